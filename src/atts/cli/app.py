@@ -1,0 +1,83 @@
+"""The commands, put together."""
+
+from typing import Annotated
+
+import typer
+
+from atts.cli.demo import demo
+from atts.cli.problems import app as problems_app
+from atts.cli.runs import calibrate, report, run
+from atts.cli.terminal import EXIT_CODES, Commands
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    # Local variables could hold a key for a model server.
+    pretty_exceptions_show_locals=False,
+    epilog=f"Start with: atts demo\n\n{EXIT_CODES}",
+)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        typer.echo(f"atts {version('atts')}")
+        raise typer.Exit
+
+
+@app.callback()
+def atts(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Asynchronous test-time scaling: a small draft model writes, a large target model scores,
+    and each chain decides by itself, at once, whether the target takes over.
+    """
+
+
+CALIBRATE_EXAMPLES = f"""Examples:
+
+    atts calibrate
+    atts calibrate --set take_over.coverage=conditional --set take_over.rate=0.2
+
+It prints the atts run command to use next.
+
+{EXIT_CODES}"""
+
+RUN_EXAMPLES = f"""The two models that come with atts, by a calibration made before:
+
+    atts calibrate --set samples=8
+    atts run --set samples=8 --set take_over.calibration=FILE
+
+The target alone, to compare with, on a problem file of your own:
+
+    atts run --set method=target-only --set problems.source=my.jsonl --set problems.count=null
+
+Every key, as a file to start your own from:
+
+    atts run --show-config > my.yaml
+    atts run --config my.yaml --set seed=1
+
+Stopped or killed? The same command goes on where it was; finished chains are not done again.
+
+{EXIT_CODES}"""
+
+REPORT_EXAMPLES = f"""Examples:
+
+    atts report runs/target-only-* runs/atts-*
+    atts report runs/demo/001/target-only --json
+
+{EXIT_CODES}"""
+
+app.command(epilog=f"Then: `atts problems show`, `atts run --help`.\n\n{EXIT_CODES}")(demo)
+app.command(epilog=CALIBRATE_EXAMPLES)(calibrate)
+app.command(epilog=RUN_EXAMPLES)(run)
+app.command(epilog=REPORT_EXAMPLES)(report)
+app.add_typer(problems_app, name="problems")

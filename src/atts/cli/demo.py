@@ -1,0 +1,149 @@
+"""``atts demo``: the main job, with the models and the problems that come with atts."""
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from atts.cli.runs import exit_if_failed
+from atts.cli.terminal import command_line, err, out, resumable, say
+
+if TYPE_CHECKING:
+    from atts.config import Config
+    from atts.reports.summary import Summary
+
+PROBLEMS = 100
+SAMPLES = 8
+BASE: Mapping[str, Any] = {
+    "turns": {"max_turns": 15, "draft_tokens": 24, "target_tokens": 24},
+    "calibration": {"problems": {"split": "calibration", "count": 150}, "samples": 4},
+}
+"""What the demo changes of the default configuration."""
+
+METHODS: Mapping[str, Mapping[str, Any]] = {
+    "draft-only": {"method": "draft-only"},
+    "target-only": {"method": "target-only"},
+    "atts-marginal": {"take_over": {"coverage": "marginal"}},
+    "atts-conditional": {"take_over": {"coverage": "conditional"}},
+}
+"""The runs that are compared, and what each changes."""
+
+FOLDER = Path("runs/demo")
+
+
+def demo(
+    problems: Annotated[
+        int, typer.Option("--problems", min=1, help="Problems to solve.")
+    ] = PROBLEMS,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Chains per problem.")] = SAMPLES,
+    directory: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="Where to; a demo that was stopped there goes on.",
+            show_default="runs/demo/NUMBER",
+        ),
+    ] = None,
+    fresh: Annotated[
+        bool,
+        typer.Option(
+            "--fresh/--no-fresh",
+            help="Without --out: start a new demo, or go on with the newest one.",
+        ),
+    ] = True,
+) -> None:
+    """Show what atts does, from calibration to a table that compares four ways to solve problems.
+
+    The draft alone, the target alone, and atts with a marginal and a conditional calibration
+    solve the same problems, with two small language models that come with atts.
+    """
+    directory = directory or _numbered_folder(fresh)
+    command = ["atts", "demo", "--problems", problems, "--samples", samples, "--out", directory]
+    say(f"Writing to {directory}")
+    with resumable(command):
+        summaries = asyncio.run(_demo(problems, samples, directory))
+    from atts.reports.table import comparison
+
+    out().print(comparison(list(summaries.items())), soft_wrap=False)
+    config = directory / "atts-marginal" / "config.yaml"
+    say(f"Everything is in {directory}. To go on from here:")
+    for text, parts in (
+        ("this table again", ["report", *(directory / name for name in METHODS)]),
+        ("the problems", ["problems", "show"]),
+        (
+            "another take-over rate",
+            ["calibrate", "--config", config, "--set", "take_over.rate=0.2"],
+        ),
+        ("your own models and problems", ["run", "--help"]),
+    ):
+        say(f"  {text}:\n    {command_line('atts', *parts)}")
+    exit_if_failed(
+        [(directory / name, summary) for name, summary in summaries.items()],
+        command_line(*command),
+    )
+
+
+async def _demo(problems: int, samples: int, directory: Path) -> "dict[str, Summary]":
+    from atts.cli.progress import Display
+    from atts.runs import jobs
+
+    configs = demo_configs(problems, samples, directory)
+    summaries = {}
+    with Display(err()) as display:
+        async with jobs.open_models(configs["atts-marginal"], ("draft", "target")) as models:
+            for config in configs.values():
+                if path := config.take_over.calibration:
+                    stage = display.stage(path.parent.name)
+                    await jobs.calibrate(config, models, path.parent, stage)
+            for name, config in configs.items():
+                stage = display.stage(name)
+                # On resuming, a chain that failed is tried again: the demo has no option for it.
+                summaries[name] = await jobs.run(
+                    config, models, directory / name, stage, retry_failed=True
+                )
+    return summaries
+
+
+def demo_configs(problems: int, samples: int, directory: Path) -> "dict[str, Config]":
+    """The configuration of each run of the demo, by the name of its folder in ``directory``."""
+    from atts.config import parse_config
+
+    configs = {}
+    for name, changes in METHODS.items():
+        tree = {**BASE, "problems": {"count": problems}, "samples": samples, **changes}
+        if "take_over" in changes:
+            path = directory / f"calibration-{changes['take_over']['coverage']}/calibration.json"
+            tree["take_over"] = {**changes["take_over"], "calibration": str(path)}
+        configs[name] = parse_config(tree, "the demo")
+    return configs
+
+
+def _numbered_folder(fresh: bool) -> Path:
+    """``runs/demo/001`` and so on: a new one, or the newest.
+
+    Raises:
+        ConfigError: there is no demo to go on with.
+        StoreError: no folder can be made.
+    """
+    from atts.errors import ConfigError, StoreError
+
+    numbers = [int(path.name) for path in FOLDER.glob("*") if path.name.isdecimal()]
+    newest = max(numbers, default=0)
+    if not fresh:
+        if not newest:
+            raise ConfigError(f"there is no demo to go on with in {FOLDER}; leave out --no-fresh")
+        return FOLDER / f"{newest:03}"
+    try:
+        while True:
+            newest += 1
+            directory = FOLDER / f"{newest:03}"
+            try:
+                directory.mkdir(parents=True)
+            except FileExistsError:  # by another demo, at this moment
+                continue
+            return directory
+    except OSError as error:
+        raise StoreError(f"cannot make a folder in {FOLDER}: {error}; use --out") from error

@@ -1,0 +1,93 @@
+"""``atts problems``: look at problem sets, and write them to files."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from atts.cli.terminal import EXIT_CODES, out, say
+from atts.reports.escape import visible
+
+if TYPE_CHECKING:
+    from atts.types import Problem
+
+GENERATED = "arithmetic"
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="List, show and export problem sets.",
+    epilog="Examples:\n\n    atts problems show arithmetic --split calibration --count 3\n"
+    f"    atts problems export arithmetic problems.jsonl --count 500\n\n{EXIT_CODES}",
+)
+
+Source = Annotated[
+    str, typer.Argument(metavar="SOURCE", help=f"{GENERATED}, or the path of a JSONL file.")
+]
+SplitOption = Annotated[
+    str, typer.Option("--split", help="train, calibration or test; ignored for a file.")
+]
+
+
+@app.command("list")
+def list_sources() -> None:
+    """List what problems.source can be."""
+    table = Table("source", "what it is", box=None, pad_edge=False)
+    table.add_row(
+        GENERATED,
+        "multi-step arithmetic word problems, generated; disjoint splits train, calibration, test",
+    )
+    table.add_row(
+        "FILE.jsonl", "one problem per line: id, question, answer, and optionally choices"
+    )
+    out().print(table, soft_wrap=False)
+
+
+@app.command()
+def show(
+    source: Source = GENERATED,
+    split: SplitOption = "test",
+    count: Annotated[int, typer.Option("--count", min=1, help="How many, from the first.")] = 5,
+) -> None:
+    """Print problems with their answers."""
+    console = out()
+    for problem in _load(source, split, count):
+        # Only the words of this file are styled: what a problem says is printed as it stands.
+        console.print(visible(problem.id), style="bold", markup=False)
+        console.print(visible(problem.question), markup=False)
+        for choice in problem.choices:
+            console.print(f"  - {visible(choice)}", markup=False)
+        console.print(f"answer: {visible(problem.answer)}\n", markup=False)
+
+
+@app.command()
+def export(
+    source: Source,
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="The JSONL file to write.")],
+    split: SplitOption = "test",
+    count: Annotated[
+        int | None,
+        typer.Option(
+            "--count",
+            min=1,
+            help="How many, from the first.",
+            show_default=f"100 of {GENERATED}, all of a file",
+        ),
+    ] = None,
+) -> None:
+    """Write problems to a JSONL file, which problems.source can then name."""
+    from atts.runs.store import atomic_write, to_jsonl
+
+    problems = _load(source, split, count)
+    atomic_write(target, to_jsonl(problems))
+    say(f"Wrote {len(problems)} problems to {target}")
+
+
+def _load(source: str, split: str, count: int | None) -> "list[Problem]":
+    from atts.config import parse_config
+    from atts.problems import load_problems
+
+    options: dict[str, object] = {"source": source, "split": split}
+    if count is not None or source != GENERATED:
+        options["count"] = count
+    return load_problems(parse_config({"problems": options}, "the command line").problems)

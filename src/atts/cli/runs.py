@@ -1,0 +1,174 @@
+"""``atts calibrate``, ``atts run`` and ``atts report``."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from atts.cli.terminal import FAILED, command_line, err, out, resumable, say
+
+if TYPE_CHECKING:
+    from atts.config import Config
+    from atts.reports.summary import Summary
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", "-c", metavar="FILE", help="A YAML configuration.", show_default="the defaults"
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change one key of the configuration, e.g. take_over.rate=0.3; may be repeated. "
+        "atts run --show-config prints every key.",
+    ),
+]
+
+
+def calibrate(
+    config_file: ConfigFile = None,
+    settings: Settings = None,
+    directory: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="Where to.",
+            show_default="runs/calibration-COVERAGE-DIGEST",
+        ),
+    ] = None,
+) -> None:
+    """Make the calibration that decides when the target takes over.
+
+    Marginal calibration runs chains on calibration problems, conditional calibration runs other
+    chains on the problems of the run itself. Their scores are written to calibration.json.
+    """
+    from atts.config import load_config
+
+    config = load_config(config_file, settings)
+    coverage = config.take_over.coverage
+    directory = directory or Path("runs") / f"calibration-{coverage}-{config.digest()}"
+    given = _given(config_file, settings)
+    with resumable(["atts", "calibrate", *given, "--out", directory]):
+        asyncio.run(_calibrate(config, directory))
+    path = directory / "calibration.json"
+    say(f"Wrote {path}. To decide by it:")
+    typer.echo(command_line("atts", "run", *given, "--set", f"take_over.calibration={path}"))
+
+
+def run(
+    config_file: ConfigFile = None,
+    settings: Settings = None,
+    directory: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Where to.", show_default="runs/METHOD-DIGEST"),
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Do the chains that failed again.")
+    ] = False,
+    show_config: Annotated[
+        bool, typer.Option("--show-config", help="Print the resolved configuration and exit.")
+    ] = False,
+) -> None:
+    """Solve problems by one method, or go on with a run that was stopped.
+
+    A run directory is named after the digest of its configuration, so the same command resumes
+    the same run.
+    """
+    from atts.config import load_config
+    from atts.runs.store import config_yaml
+
+    config = load_config(config_file, settings)
+    if show_config:
+        typer.echo(config_yaml(config), nl=False)
+        return
+    directory = directory or Path("runs") / f"{config.method}-{config.digest()}"
+    command = ["atts", "run", *_given(config_file, settings), "--out", directory]
+    with resumable([*command, "--retry-failed"] if retry_failed else command):
+        summary = asyncio.run(_run(config, directory, retry_failed))
+
+    from atts.reports.table import comparison
+
+    out().print(comparison([(directory.name, summary)]), soft_wrap=False)
+    say(f"Everything is in {directory}")
+    exit_if_failed([(directory, summary)], command_line(*command, "--retry-failed"))
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON, with everything that was computed.")
+    ] = False,
+) -> None:
+    """Compare runs in one table, computed anew from their recorded chains."""
+    from atts.reports.summary import summarise
+    from atts.reports.table import comparison
+    from atts.runs.store import read_run
+
+    recorded = [read_run(directory) for directory in runs]
+    summaries = [summarise(run.config, run.problems, run.chains) for run in recorded]
+    if as_json:
+        pairs = zip(runs, summaries, strict=True)
+        # ASCII only, so that what a model wrote cannot reach the terminal as a control character.
+        typer.echo(
+            json.dumps(
+                [{"run": str(path), **figures.model_dump(mode="json")} for path, figures in pairs],
+                indent=2,
+            )
+        )
+        return
+    names = [directory.resolve().name for directory in runs]
+    if len(set(names)) < len(names):
+        names = [str(directory) for directory in runs]
+    out().print(comparison(list(zip(names, summaries, strict=True))), soft_wrap=False)
+
+
+def exit_if_failed(runs: "list[tuple[Path, Summary]]", retry: str) -> None:
+    """Say which runs have failed chains and how to do those again.
+
+    Raises:
+        typer.Exit: with 1, if a chain failed.
+    """
+    failed = [(path, summary) for path, summary in runs if summary.failed]
+    for path, summary in failed:
+        say(
+            f"{summary.failed} of {summary.chains} chains failed and count as wrong; their errors "
+            f"are in {path / 'chains.jsonl'}",
+            style="red",
+        )
+    if failed:
+        say(f"To do them again:\n  {retry}")
+        raise typer.Exit(FAILED)
+
+
+async def _calibrate(config: "Config", directory: Path) -> None:
+    from atts.cli.progress import Display
+    from atts.runs import jobs
+
+    jobs.prepare_calibration(config)  # what is wrong shows before the models are loaded
+    with Display(err()) as display:
+        async with jobs.open_models(config, ("draft", "target")) as models:
+            await jobs.calibrate(config, models, directory, display.stage("calibration"))
+
+
+async def _run(config: "Config", directory: Path, retry_failed: bool) -> "Summary":
+    from atts.cli.progress import Display
+    from atts.runs import jobs
+
+    jobs.prepare_run(config)  # what is wrong shows before the models are loaded
+    with Display(err()) as display:
+        async with jobs.open_models(config) as models:
+            stage = display.stage(config.method)
+            return await jobs.run(config, models, directory, stage, retry_failed)
+
+
+def _given(config_file: Path | None, settings: list[str] | None) -> list[object]:
+    given: list[object] = [] if config_file is None else ["--config", config_file]
+    for setting in settings or []:
+        given += ["--set", setting]
+    return given

@@ -1,0 +1,43 @@
+"""Sampling the next token of every row of a batch, each row from its own uniform number."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from atts.engines.base import Sampling
+
+
+def sample(logits: Tensor, samplings: Sequence[Sampling], uniforms: Sequence[float]) -> list[int]:
+    """Draw one token a row by inverting the cumulative distribution at ``uniforms``.
+
+    One number a row, rather than one a token of the vocabulary, is what makes a request's
+    text independent of the other rows at next to no cost.
+
+    Args:
+        logits: shape (rows, vocabulary).
+        samplings: temperature 0 takes the likeliest token.
+        uniforms: each in [0, 1).
+    """
+    temperatures = torch.tensor([s.temperature for s in samplings], device=logits.device)
+    greedy = temperatures == 0.0
+    scaled = logits.float() / torch.where(greedy, 1.0, temperatures)[:, None]
+    probabilities = scaled.softmax(dim=-1)
+    if any(s.top_p < 1.0 for s in samplings):
+        top_p = torch.tensor([s.top_p for s in samplings], device=logits.device)
+        probabilities = _keep_nucleus(probabilities, top_p)
+    cumulative = probabilities.cumsum(dim=-1)
+    u = torch.tensor(uniforms, device=logits.device, dtype=torch.float32)
+    # Scaled by the sum, so that rounding in the sum cannot push the draw past the last token.
+    drawn = (cumulative <= (u * cumulative[:, -1])[:, None]).sum(dim=-1)
+    last = probabilities.shape[-1] - 1
+    tokens: list[int] = torch.where(greedy, logits.argmax(dim=-1), drawn.clamp(max=last)).tolist()
+    return tokens
+
+
+def _keep_nucleus(probabilities: Tensor, top_p: Tensor) -> Tensor:
+    """Zero all but the likeliest tokens that together reach ``top_p`` (arXiv 1904.09751)."""
+    ordered, order = probabilities.sort(dim=-1, descending=True)
+    before = ordered.cumsum(dim=-1) - ordered
+    kept = ordered.masked_fill(before >= top_p[:, None], 0.0)
+    return torch.zeros_like(probabilities).scatter(-1, order, kept)

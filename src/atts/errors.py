@@ -1,0 +1,60 @@
+"""Every exception that atts raises on purpose, as one tree.
+
+- ``AttsError``
+    - ``ConfigError``: the configuration or the command line is wrong
+    - ``ProblemError``: a problem file is missing or malformed
+    - ``CalibrationError``: a calibration is corrupt or was made for something else
+    - ``StoreError``: a run directory cannot be read or written
+    - ``GradingError``: an answer cannot be graded
+    - ``EngineError``: a model could not serve one request
+        - ``EmptyInputError``: there is nothing to continue or to score
+        - ``TokenIdError``: a token id is outside the model's vocabulary
+        - ``ContextLengthError``: the chain has outgrown the model's context
+        - ``EngineUnavailableError``: a passing condition; worth another try
+
+A message says what was wrong, where, and what to do about it.
+"""
+
+
+class AttsError(Exception):
+    """The root of the tree: catch this to catch every expected failure."""
+
+
+class ConfigError(AttsError):
+    """The configuration or the command line is wrong; nothing has been started."""
+
+
+class ProblemError(AttsError):
+    """A problem file is missing, empty or malformed."""
+
+
+class CalibrationError(AttsError):
+    """A calibration is corrupt, or was made for another model pair, prompt or sampling."""
+
+
+class StoreError(AttsError):
+    """A run directory cannot be read, written or resumed."""
+
+
+class GradingError(AttsError):
+    """An answer cannot be graded."""
+
+
+class EngineError(AttsError):
+    """A model could not serve one request; other requests go on."""
+
+
+class EmptyInputError(EngineError):
+    """There is nothing to continue, or no token to score."""
+
+
+class TokenIdError(EngineError):
+    """A token id is outside the model's vocabulary."""
+
+
+class ContextLengthError(EngineError):
+    """The chain has outgrown the model's context window."""
+
+
+class EngineUnavailableError(EngineError):
+    """The engine cannot serve the request now; the same request may succeed later."""

@@ -1,0 +1,27 @@
+"""Asynchronous test-time scaling (arXiv 2509.15148): a chain waits for no other chain."""
+
+from atts.methods.chain import OpenChain
+from atts.types import ChainEnd
+
+
+async def atts(chain: OpenChain) -> ChainEnd:
+    """Draft, score, decide, perhaps take over; until there is an answer."""
+    turns, mode = chain.config.turns, chain.config.take_over.mode
+    for _ in range(turns.max_turns):
+        written = await chain.generate("draft", turns.draft_tokens)
+        if written.is_empty:
+            return "stop"
+        take_over = await chain.decide(written)
+        if take_over and mode == "replace":
+            chain.discard(written)
+        else:
+            chain.append(written)
+        if take_over:
+            written = await chain.generate("target", turns.target_tokens)
+            chain.append(written)
+        chain.end_turn()
+        if chain.answer is not None:
+            return "answer"
+        if written.finish_reason == "stop":
+            return "stop"
+    return "turns"

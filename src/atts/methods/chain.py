@@ -1,0 +1,185 @@
+"""One chain while it is being written: what the methods read and write.
+
+The chain keeps its past as token ids per model and only ever appends to them, so the prefix
+that a model is sent in one turn begins with exactly the ids of the turn before, and the
+model's prefix cache hits.
+"""
+
+import hashlib
+import math
+from typing import NamedTuple
+
+from atts.config import Config
+from atts.conformal.control import Control
+from atts.engines.base import Engine, Sampling
+from atts.errors import EngineError
+from atts.grading.extract import extract_boxed
+from atts.prompts import Tokenizer
+from atts.types import Author, Chain, ChainEnd, Decision, FinishReason, Problem, Segment, Turn
+
+
+class Model(NamedTuple):
+    """A served model and its tokenizer."""
+
+    engine: Engine
+    tokenizer: Tokenizer
+
+
+Models = dict[Author, Model]
+
+
+class Written(NamedTuple):
+    """What a model wrote, before it is part of the chain."""
+
+    segment: Segment
+    token_ids: dict[Author, list[int]]
+    """The segment as each model of the chain sees it."""
+
+    @property
+    def is_empty(self) -> bool:
+        return not all(self.token_ids.values())
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        return self.segment.finish_reason
+
+
+class OpenChain:
+    """A chain in the making.
+
+    ``stream`` tells apart chains that have the same problem and sample number but must not
+    be the same, such as those of a calibration and of the run that uses it.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        sample: int,
+        models: Models,
+        config: Config,
+        control: Control | None = None,
+        stream: str = "run",
+    ) -> None:
+        self.problem = problem
+        self.sample = sample
+        self.config = config
+        self._models = models
+        self._control = control
+        self._stream = stream
+        self._turns: list[Turn] = []
+        self._segments: list[Segment] = []
+        self._decision: Decision | None = None
+        self._text = ""
+        self._token_ids = {
+            author: model.tokenizer.prompt(problem, config.prompt)
+            for author, model in models.items()
+        }
+
+    @property
+    def answer(self) -> str | None:
+        """What stands in the last complete ``\\boxed{}``, if there is one."""
+        return extract_boxed(self._text)
+
+    async def generate(self, author: Author, max_tokens: int) -> Written:
+        """Have a model continue the chain; the result is not part of it yet."""
+        engine, tokenizer = self._models[author]
+        sampling = Sampling(
+            max_tokens=max_tokens,
+            temperature=self.config.sampling.temperature,
+            top_p=self.config.sampling.top_p,
+            seed=self._seed(author),
+        )
+        completion = await engine.generate(self._token_ids[author], sampling)
+        ids, text = tokenizer.decode_whole_characters(list(completion.token_ids))
+        token_ids = {
+            other: ids if other == author else model.tokenizer.encode(text)
+            for other, model in self._models.items()
+        }
+        segment = Segment(
+            author=author,
+            text=text,
+            tokens=len(completion.token_ids),
+            finish_reason=completion.finish_reason,
+            cached_tokens=completion.cached_tokens,
+            timings=completion.timings,
+        )
+        return Written(segment, token_ids)
+
+    async def decide(self, written: Written) -> bool:
+        """Have the target score a segment; whether it takes over.
+
+        The score is s = -(1/n) sum_i log q(y_i | x, y_<i), in nats per target token
+        (arXiv 2509.15148, section 3).
+
+        Raises:
+            EngineError: the target gave no usable log-probabilities.
+        """
+        if self._control is None:
+            raise ValueError("this chain has no control to decide by")
+        prefix, new = self._token_ids["target"], written.token_ids["target"]
+        scored = await self._models["target"].engine.score(prefix + new, len(prefix))
+        score = -float(scored.logprobs.mean())
+        if len(scored.logprobs) != len(new) or not math.isfinite(score):
+            raise EngineError(
+                f"the target scored {len(scored.logprobs)} of {len(new)} tokens, mean {-score}: "
+                "these are not usable log-probabilities"
+            )
+        verdict = self._control.decide(
+            self.problem.id, len(self._turns), score, self._seed("p-value") / _SEEDS
+        )
+        self._decision = Decision(
+            score=score,
+            p_value=verdict.p_value,
+            take_over=verdict.take_over,
+            scored_tokens=len(new),
+            cached_tokens=scored.cached_tokens,
+            timings=scored.timings,
+        )
+        return verdict.take_over
+
+    def append(self, written: Written) -> None:
+        """Make a segment part of the chain, for all models."""
+        self._segments.append(written.segment)
+        self._text += written.segment.text
+        for author, ids in written.token_ids.items():
+            self._token_ids[author] += ids
+
+    def discard(self, written: Written) -> None:
+        """Record a segment that does not become part of the chain."""
+        self._segments.append(written.segment.model_copy(update={"kept": False}))
+
+    def end_turn(self) -> None:
+        self._turns.append(Turn(segments=tuple(self._segments), decision=self._decision))
+        self._segments, self._decision = [], None
+
+    def record(self, end: ChainEnd, started: float, done: float, error: str | None = None) -> Chain:
+        """The chain as it stands, an unfinished turn included; times are the run's seconds."""
+        if self._segments or self._decision:
+            self.end_turn()
+        return Chain(
+            problem_id=self.problem.id,
+            sample=self.sample,
+            end=end,
+            answer=self.answer,
+            turns=tuple(self._turns),
+            started=started,
+            done=done,
+            error=error,
+        )
+
+    def _seed(self, purpose: str) -> int:
+        """A seed from the run's seed and this place in this chain, below ``_SEEDS``."""
+        place = (
+            self.config.seed,
+            self._stream,
+            self.problem.id,
+            self.sample,
+            len(self._turns),
+            purpose,
+        )
+        digest = hashlib.blake2b(repr(place).encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "big") % _SEEDS
+
+
+_SEEDS = 2**53
+"""So that a seed is exact as a float and in the JSON of any server."""

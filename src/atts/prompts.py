@@ -1,0 +1,126 @@
+"""Prompts as token ids: the chat template and tokenizer of each model.
+
+The template is applied once, to the problem. After that a chain only ever appends: its past
+is never tokenised again, and text crosses from one model to the other a segment at a time.
+"""
+
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from atts.config import ModelOptions, PromptOptions
+from atts.errors import ConfigError
+from atts.types import Problem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_ROUND_TRIP_PROBE = " 12 + 3 = 15.\n\nSo \\boxed{15}"
+
+
+class Tokenizer:
+    """A model's tokenizer and chat template."""
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", name: str) -> None:
+        """Wrap a transformers tokenizer.
+
+        Raises:
+            ConfigError: it has no chat template, or changes text that it encodes and decodes.
+        """
+        self._tokenizer = tokenizer
+        self.name = name
+        if not tokenizer.chat_template:
+            raise ConfigError(f"{name}: the tokenizer has no chat template; is it a chat model?")
+        if self.decode(self.encode(_ROUND_TRIP_PROBE)) != _ROUND_TRIP_PROBE:
+            raise ConfigError(
+                f"{name}: the tokenizer does not give back the text that it encodes, so text "
+                "could not cross between two models; a byte-level tokenizer does"
+            )
+
+    @classmethod
+    def load(cls, options: ModelOptions) -> "Tokenizer":
+        """Load the tokenizer of a model from a folder or the Hugging Face hub.
+
+        Raises:
+            ConfigError: there is none, or it is unfit; see ``Tokenizer``.
+        """
+        from transformers import AutoTokenizer  # takes seconds, where PyTorch is installed
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(model_path(options.model))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"cannot load the tokenizer of {options.model}: {error}") from error
+        return cls(tokenizer, options.model)
+
+    def prompt(self, problem: Problem, options: PromptOptions) -> list[int]:
+        """Ids of the problem in the model's chat template, ready for the model's answer."""
+        messages = [{"role": "user", "content": question(problem)}]
+        if options.system:
+            messages.insert(0, {"role": "system", "content": options.system})
+        text = self._tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True
+        )
+        # The template writes the special tokens itself, the beginning of text included.
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
+        return ids
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of text in the middle of a chain; what looks like a special token is plain text."""
+        ids: list[int] = self._tokenizer.encode(
+            text, add_special_tokens=False, split_special_tokens=True
+        )
+        return ids
+
+    def decode(self, token_ids: list[int]) -> str:
+        text: Any = self._tokenizer.decode(
+            token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return str(text)
+
+    def decode_whole_characters(self, token_ids: list[int]) -> tuple[list[int], str]:
+        """Decode, leaving out last tokens that end in the middle of a character.
+
+        A segment that is cut at a token limit may end so; the other model could not read it.
+        """
+        ids = list(token_ids)
+        text = self.decode(ids)
+        # A character has at most four bytes, so more than three such tokens are real text.
+        for dropped in range(1, 4):
+            if not text.endswith("\ufffd"):
+                break
+            shorter = token_ids[: len(token_ids) - dropped]
+            ids, text = shorter, self.decode(shorter)
+        return ids, text
+
+
+def question(problem: Problem) -> str:
+    """What the user message says.
+
+    >>> from atts.types import Problem
+    >>> print(question(Problem(id="1", question="Which?", answer="B", choices=("x", "y"))))
+    Which?
+    <BLANKLINE>
+    A. x
+    B. y
+    """
+    if not problem.choices:
+        return problem.question
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    options = [
+        f"{letter}. {choice}" for letter, choice in zip(letters, problem.choices, strict=False)
+    ]
+    return problem.question + "\n\n" + "\n".join(options)
+
+
+def model_path(model: str) -> str:
+    """Where a model lies: the bundled ones are part of the package.
+
+    Raises:
+        ConfigError: there is no bundled model of that name.
+    """
+    owner, _, name = model.partition("/")
+    if owner != "bundled":
+        return model
+    folder = files("atts") / "assets" / name
+    if name not in ("draft", "target"):
+        raise ConfigError(f"{model}: the bundled models are bundled/draft and bundled/target")
+    return str(folder)

@@ -1,0 +1,194 @@
+"""The figures of one run, computed from its recorded chains alone."""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+
+from atts.config import Config, MethodName
+from atts.errors import GradingError
+from atts.grading.equivalence import equivalent
+from atts.grading.metrics import (
+    Grade,
+    Interval,
+    accuracy,
+    clustered_interval,
+    majority_vote,
+    pass_at_k,
+)
+from atts.types import Author, Chain, ChainEnd, Decision, Problem, Record
+
+
+class TurnRate(Record):
+    """How often the target took over in one turn, over all chains."""
+
+    turn: int
+    """From 0."""
+    decisions: int
+    rate: float
+
+
+class TakeOver(Record):
+    """The take-over rate: what was asked for, and what came of it."""
+
+    nominal: float
+    realised: Interval
+    """Take-overs as a share of all decisions, clustered by problem."""
+    decisions: int
+    by_turn: tuple[TurnRate, ...]
+
+
+class Tokens(Record):
+    """Tokens of all chains, each in the vocabulary of the model that handled them."""
+
+    draft_written: int = 0
+    """Segments that the target replaced are counted: they were written."""
+    target_written: int = 0
+    target_scored: int = 0
+    draft_cached: int = 0
+    """Prefix tokens that a request found in the key-value cache, summed over requests."""
+    target_cached: int = 0
+
+
+class Summary(Record):
+    """The content of ``summary.json``. Intervals are 95 %, clustered by problem."""
+
+    method: MethodName
+    digest: str
+    """``Config.digest()`` of the run."""
+    problems: int
+    problems_digest: str
+    """The same for two runs over the same problems, whatever their order."""
+    samples: int
+    chains: int
+    """How many are recorded; the figures are over these."""
+    expected_chains: int
+    failed: int
+    ends: dict[ChainEnd, float]
+    """Share of the chains by the reason why they ended."""
+    accuracy: Interval
+    """Per chain; a failed chain or one without an answer is wrong."""
+    majority_vote: Interval
+    pass_at_k: dict[int, Interval]
+    """For each power of two up to the chains that every begun problem has, and that number."""
+    take_over: TakeOver | None
+    """None where nothing was decided."""
+    tokens: Tokens
+    tokens_per_chain: float
+    """Mean of the tokens written, by either model."""
+    wall_seconds: float
+    """From the start of the run to the end of its last chain, pauses between resumptions left
+    out."""
+
+
+def summarise(config: Config, problems: Sequence[Problem], chains: Iterable[Chain]) -> Summary:
+    """Grade the chains and count everything.
+
+    Raises:
+        GradingError: there are no chains, or an answer cannot be graded.
+    """
+    # In a fixed order, so that the order in which chains finished leaves no trace.
+    chains = sorted(chains, key=lambda chain: chain.key)
+    if not chains:
+        raise GradingError("the run has no finished chain yet; start it, or let it go on")
+    grades = _grade(problems, chains)
+    fewest = min(map(len, grades.values()))
+    tokens = _count_tokens(chains)
+    ends = Counter(chain.end for chain in chains)
+    return Summary(
+        method=config.method,
+        digest=config.digest(),
+        problems=len(problems),
+        problems_digest=_digest(problems),
+        samples=config.samples,
+        chains=len(chains),
+        expected_chains=len(problems) * config.samples,
+        failed=ends["failed"],
+        ends={end: count / len(chains) for end, count in sorted(ends.items())},
+        accuracy=accuracy(grades),
+        majority_vote=majority_vote(grades),
+        pass_at_k={k: pass_at_k(grades, k) for k in _powers_of_two(fewest)},
+        take_over=_take_over(config, chains),
+        tokens=tokens,
+        tokens_per_chain=(tokens.draft_written + tokens.target_written) / len(chains),
+        wall_seconds=max(chain.done for chain in chains),
+    )
+
+
+def _grade(problems: Sequence[Problem], chains: Sequence[Chain]) -> dict[str, list[Grade]]:
+    gold = {problem.id: problem.answer for problem in problems}
+    known: dict[tuple[str, str], bool] = {}
+    grades: dict[str, list[Grade]] = defaultdict(list)
+    for chain in chains:
+        if chain.end == "failed" or chain.answer is None:
+            grades[chain.problem_id].append(Grade(None, correct=False))
+            continue
+        pair = (gold[chain.problem_id], chain.answer)
+        if pair not in known:  # the chains of a problem mostly agree
+            known[pair] = equivalent(*pair)
+        grades[chain.problem_id].append(Grade(chain.answer, known[pair]))
+    return dict(grades)
+
+
+def _take_over(config: Config, chains: Sequence[Chain]) -> TakeOver | None:
+    by_problem: dict[str, list[Decision]] = defaultdict(list)
+    by_turn: dict[int, list[Decision]] = defaultdict(list)
+    for chain in chains:
+        for number, turn in enumerate(chain.turns):
+            if turn.decision:
+                by_problem[chain.problem_id].append(turn.decision)
+                by_turn[number].append(turn.decision)
+    if not by_problem:
+        return None
+    return TakeOver(
+        nominal=config.take_over.rate,
+        realised=clustered_interval(
+            [_take_overs(decisions) for decisions in by_problem.values()],
+            [len(decisions) for decisions in by_problem.values()],
+        ),
+        decisions=sum(map(len, by_turn.values())),
+        by_turn=tuple(
+            TurnRate(
+                turn=turn, decisions=len(decisions), rate=_take_overs(decisions) / len(decisions)
+            )
+            for turn, decisions in sorted(by_turn.items())
+        ),
+    )
+
+
+def _take_overs(decisions: Sequence[Decision]) -> int:
+    return sum(decision.take_over for decision in decisions)
+
+
+def _count_tokens(chains: Sequence[Chain]) -> Tokens:
+    written: Counter[Author] = Counter()
+    cached: Counter[Author] = Counter()
+    scored = 0
+    for chain in chains:
+        for turn in chain.turns:
+            for segment in turn.segments:
+                written[segment.author] += segment.tokens
+                cached[segment.author] += segment.cached_tokens
+            if turn.decision:
+                scored += turn.decision.scored_tokens
+                cached["target"] += turn.decision.cached_tokens
+    return Tokens(
+        draft_written=written["draft"],
+        target_written=written["target"],
+        target_scored=scored,
+        draft_cached=cached["draft"],
+        target_cached=cached["target"],
+    )
+
+
+def _powers_of_two(largest: int) -> list[int]:
+    """Powers of two up to a number, and the number.
+
+    >>> _powers_of_two(12)
+    [1, 2, 4, 8, 12]
+    """
+    return sorted({1 << power for power in range(largest.bit_length())} | {largest})
+
+
+def _digest(problems: Sequence[Problem]) -> str:
+    lines = sorted(problem.model_dump_json() for problem in problems)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

@@ -1,0 +1,118 @@
+"""The table that compares runs."""
+
+from collections.abc import Callable, Sequence
+
+from rich import box
+from rich.table import Table
+
+from atts.grading.metrics import Interval
+from atts.reports.escape import safe_markup
+from atts.reports.summary import Summary
+
+ABSENT = "-"
+
+Figure = Callable[[Summary], str]
+"""One figure of a run as it stands in the table; ``ABSENT`` where the run has none."""
+
+
+def comparison(runs: Sequence[tuple[str, Summary]]) -> Table:
+    """A table with a column per run, (name, summary), and a row per metric.
+
+    Four runs fit in 100 columns; in fewer, an interval stands below its estimate. A metric that
+    no run has is left out.
+    """
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        show_edge=False,
+        caption="Intervals are 95 %, clustered by problem.",
+        caption_justify="left",
+    )
+    table.add_column("", no_wrap=True)
+    for name, _ in runs:
+        table.add_column(safe_markup(_in_two_lines(name)), justify="right", overflow="fold")
+    summaries = [summary for _, summary in runs]
+    for label, figure in _rows(summaries):
+        cells = [figure(summary) for summary in summaries]
+        if any(cell != ABSENT for cell in cells):
+            table.add_row(label, *cells)
+    return table
+
+
+def _rows(summaries: Sequence[Summary]) -> list[tuple[str, Figure]]:
+    ks = sorted({k for summary in summaries for k in summary.pass_at_k})
+    return [
+        ("problems x chains", lambda s: f"{s.problems} x {s.samples}"),
+        ("chains not done yet", lambda s: _count(s.expected_chains - s.chains)),
+        ("accuracy per chain, %", lambda s: _percent(s.accuracy)),
+        ("majority vote, %", lambda s: _percent(s.majority_vote)),
+        # pass@1 is the accuracy per chain
+        *((f"pass@{k}, %", _pass_at(k)) for k in ks if k > 1),
+        ("take-over, nominal, %", _nominal),
+        ("take-over, realised, %", _realised),
+        ("draft tokens written", lambda s: f"{s.tokens.draft_written:,}"),
+        ("target tokens written", lambda s: f"{s.tokens.target_written:,}"),
+        ("target tokens scored", lambda s: f"{s.tokens.target_scored:,}"),
+        ("wall time, s", lambda s: f"{s.wall_seconds:,.1f}"),
+        ("  x that of target-only", _wall_ratio(summaries)),
+        ("failed chains", lambda s: _count(s.failed)),
+    ]
+
+
+def _in_two_lines(name: str) -> str:
+    """Long names of runs are a method, a dash, and a coverage or a digest."""
+    return name.replace("-", "-\n", 1) if len(name) > 12 else name
+
+
+def _percent(interval: Interval) -> str:
+    """An estimate and its interval, in percent.
+
+    >>> _percent(Interval(estimate=0.5, low=0.25, high=1.0))
+    '50.0 (25.0-100)'
+    """
+    estimate, low, high = (
+        f"{100 * share:.1f}".replace("100.0", "100")
+        for share in (interval.estimate, interval.low, interval.high)
+    )
+    return f"{estimate} ({low}-{high})"
+
+
+def _count(number: int) -> str:
+    return f"{number:,}" if number else ABSENT
+
+
+def _pass_at(k: int) -> Figure:
+    return lambda s: _percent(s.pass_at_k[k]) if k in s.pass_at_k else ABSENT
+
+
+def _nominal(summary: Summary) -> str:
+    return f"{100 * summary.take_over.nominal:.1f}" if summary.take_over else ABSENT
+
+
+def _realised(summary: Summary) -> str:
+    return _percent(summary.take_over.realised) if summary.take_over else ABSENT
+
+
+def _wall_ratio(summaries: Sequence[Summary]) -> Figure:
+    """Wall time as a multiple of that of target-only over the same problems and samples."""
+
+    def work(summary: Summary) -> tuple[str, int]:
+        return summary.problems_digest, summary.samples
+
+    def whole(summary: Summary) -> bool:  # the time of half a run compares with nothing
+        return summary.chains == summary.expected_chains
+
+    # Of several, the first: a table has one reference.
+    references: dict[tuple[str, int], float] = {}
+    for summary in summaries:
+        if summary.method == "target-only" and whole(summary) and summary.wall_seconds > 0:
+            references.setdefault(work(summary), summary.wall_seconds)
+
+    def ratio(summary: Summary) -> str:
+        reference = references.get(work(summary))
+        if reference is None or not whole(summary):
+            return ABSENT
+        return f"{summary.wall_seconds / reference:.2f}"
+
+    return ratio

@@ -1,0 +1,203 @@
+"""The two jobs: calibrate, and run a method over a problem set. Both resume."""
+
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from atts.config import Config, ModelOptions
+from atts.conformal.calibration import Calibration
+from atts.conformal.control import Control, SequentialRanks, SplitControl
+from atts.engines.base import Engine
+from atts.errors import CalibrationError, ConfigError
+from atts.methods import METHODS
+from atts.methods.chain import Model, Models, OpenChain
+from atts.problems import load_problems
+from atts.prompts import Tokenizer, model_path
+from atts.reports.summary import Summary, summarise
+from atts.runs.limits import LimitedEngine
+from atts.runs.runner import Clock, run_chains
+from atts.runs.store import CALIBRATION, RunStore, atomic_write
+from atts.types import Author, Chain, ChainKey, Problem
+
+
+class Observer(Protocol):
+    """Watches a job, e.g. to show its progress."""
+
+    def started(self, total: int, done: int) -> None:
+        """The job has ``total`` chains, of which ``done`` were there before."""
+        ...
+
+    def chain_done(self, chain: Chain) -> None:
+        """A chain has ended and is written down."""
+        ...
+
+
+class Job(NamedTuple):
+    """Chains to be made, all of whose inputs are known to be good."""
+
+    config: Config
+    problems: Sequence[Problem]
+    calibration: Calibration | None
+    control: Control | None
+    stream: str
+
+
+def prepare_run(config: Config) -> Job:
+    """Check everything that a run needs, before any model is loaded.
+
+    Raises:
+        ProblemError: the problems cannot be read.
+        CalibrationError: the calibration is missing, corrupt, or was made for something else.
+    """
+    problems = load_problems(config.problems)
+    if not METHODS[config.method].needs_calibration:
+        return Job(config, problems, None, None, "run")
+    path = config.take_over.calibration
+    if path is None:
+        raise CalibrationError(
+            f"{config.method} decides by a calibration: make one with atts calibrate, then set "
+            "take_over.calibration to its calibration.json"
+        )
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CalibrationError(f"cannot read the calibration {path}: {error}") from error
+    calibration = Calibration.from_json(text, str(path))
+    calibration.check(config, [problem.id for problem in problems])
+    control = SplitControl(calibration, config.take_over.rate)
+    return Job(config, problems, calibration, control, "run")
+
+
+def prepare_calibration(config: Config) -> Job:
+    """Check everything that a calibration needs, before any model is loaded.
+
+    Marginal calibration takes the configuration's calibration problems; conditional takes the
+    run's own problems, but other chains, and never their answers.
+
+    Raises:
+        ProblemError: the problems cannot be read.
+    """
+    conditional = config.take_over.coverage == "conditional"
+    options = config.problems if conditional else config.calibration.problems
+    config = config.model_copy(
+        update={"method": "atts", "problems": options, "samples": config.calibration.samples}
+    )
+    control = SequentialRanks(config.take_over.rate, config.take_over.coverage)
+    return Job(config, load_problems(options), None, control, "calibration")
+
+
+async def run(
+    config: Config,
+    models: Models,
+    directory: Path,
+    observer: Observer | None = None,
+    retry_failed: bool = False,
+) -> Summary:
+    """Make the chains that ``directory`` still lacks, and sum the run up.
+
+    Raises:
+        ProblemError, CalibrationError: see ``prepare_run``.
+        ConfigError: the directory holds another run; the differing keys are named.
+        StoreError: the directory cannot be read or written.
+    """
+    job = prepare_run(config)
+    with RunStore.open(directory, job.config, job.problems, job.calibration) as store:
+        await _make_chains(job, models, store, observer, retry_failed)
+        summary = summarise(job.config, job.problems, list(store.chains.values()))
+        store.write_summary(summary)
+    return summary
+
+
+async def calibrate(
+    config: Config, models: Models, directory: Path, observer: Observer | None = None
+) -> Calibration:
+    """Make the calibration chains that ``directory`` still lacks, and ``calibration.json``.
+
+    Raises:
+        ProblemError: see ``prepare_calibration``.
+        ConfigError: the directory holds another run; the differing keys are named.
+        StoreError: the directory cannot be read or written.
+        CalibrationError: the chains gave no scores.
+    """
+    job = prepare_calibration(config)
+    with RunStore.open(directory, job.config, job.problems, None) as store:
+        for chain in store.chains.values():
+            _restore(job.control, chain)
+        await _make_chains(job, models, store, observer, retry_failed=True)
+        calibration = Calibration.from_chains(store.chains.values(), job.config)
+        atomic_write(directory / CALIBRATION, calibration.to_json())
+    return calibration
+
+
+def _restore(control: Control | None, chain: Chain) -> None:
+    """Let a control see again what it saw before the job was interrupted."""
+    for number, turn in enumerate(chain.turns):
+        if control and turn.decision:
+            control.decide(chain.problem_id, number, turn.decision.score, u=0.0)
+
+
+async def _make_chains(
+    job: Job, models: Models, store: RunStore, observer: Observer | None, retry_failed: bool
+) -> None:
+    done = {
+        key for key, chain in store.chains.items() if not (retry_failed and chain.end == "failed")
+    }
+
+    def missing() -> Iterator[partial[OpenChain]]:
+        for problem in job.problems:
+            for sample in range(job.config.samples):
+                if ChainKey(problem.id, sample) not in done:
+                    yield partial(
+                        OpenChain, problem, sample, models, job.config, job.control, job.stream
+                    )
+
+    def finished(chain: Chain) -> None:
+        store.append(chain)
+        if observer:
+            observer.chain_done(chain)
+
+    if observer:
+        observer.started(len(job.problems) * job.config.samples, len(done))
+    clock = Clock(max((chain.done for chain in store.chains.values()), default=0.0))
+    method = METHODS[job.config.method]
+    await run_chains(missing(), method, job.config.limits.chains, clock, finished)
+
+
+@asynccontextmanager
+async def open_models(
+    config: Config, authors: Collection[Author] | None = None
+) -> AsyncIterator[Models]:
+    """Load the models that the method needs, or those of ``authors``; close them at the end.
+
+    Raises:
+        ConfigError: a model or its tokenizer cannot be loaded.
+    """
+    limits = config.limits
+    in_flight = {"draft": limits.draft_requests, "target": limits.target_requests}
+    options = {"draft": config.draft, "target": config.target}
+    models: Models = {}
+    try:
+        for author in authors or METHODS[config.method].authors:
+            engine = LimitedEngine(
+                _load_engine(options[author]),
+                in_flight[author],
+                limits.attempts,
+                limits.backoff_seconds,
+            )
+            models[author] = Model(engine, Tokenizer.load(options[author]))
+        yield models
+    finally:
+        for model in models.values():
+            await model.engine.aclose()
+
+
+def _load_engine(options: ModelOptions) -> Engine:
+    try:
+        from atts.engines.inprocess import InProcessEngine
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"the in-process engine needs {error.name}: pip install 'atts[inprocess]'"
+        ) from error
+    return InProcessEngine.load(options, model_path(options.model))

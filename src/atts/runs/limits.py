@@ -1,0 +1,53 @@
+"""Limits and retries around an engine, request by request."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
+from tenacity.wait import wait_random_exponential
+
+from atts.engines.base import Completion, Engine, Sampling, Scored
+from atts.errors import EngineUnavailableError
+
+Result = TypeVar("Result")
+LONGEST_WAIT_SECONDS = 60.0
+
+
+class LimitedEngine:
+    """An engine with at most ``in_flight`` requests at a time, which retries passing failures.
+
+    A chain whose request fails in a passing way so loses one request, not its past turns.
+    """
+
+    def __init__(
+        self, engine: Engine, in_flight: int, attempts: int, backoff_seconds: float
+    ) -> None:
+        self._engine = engine
+        self._room = asyncio.Semaphore(in_flight)
+        self._attempts = attempts
+        self._backoff_seconds = backoff_seconds
+
+    async def generate(self, token_ids: Sequence[int], sampling: Sampling) -> Completion:
+        return await self._retry(lambda: self._engine.generate(token_ids, sampling))
+
+    async def score(self, token_ids: Sequence[int], start: int) -> Scored:
+        return await self._retry(lambda: self._engine.score(token_ids, start))
+
+    async def aclose(self) -> None:
+        await self._engine.aclose()
+
+    async def _retry(self, request: Callable[[], Awaitable[Result]]) -> Result:
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(EngineUnavailableError),
+            stop=stop_after_attempt(self._attempts),
+            wait=wait_random_exponential(self._backoff_seconds, max=LONGEST_WAIT_SECONDS),
+            reraise=True,
+        )
+
+        async def within_limit() -> Result:
+            # Waiting for another try holds no place: the others may go on meanwhile.
+            async with self._room:
+                return await request()
+
+        return await retrying(within_limit)

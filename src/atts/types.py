@@ -1,0 +1,112 @@
+"""The nouns of the system: problems, and what is recorded of the chains that solve them.
+
+All of these are written to and read from JSON lines, so they are validated models; the
+types that only pass between a method and an engine live in ``atts.engines.base``.
+"""
+
+from typing import Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Author = Literal["draft", "target"]
+FinishReason = Literal["stop", "length"]
+"""Why a model stopped writing: it wrote its end-of-sequence token, or reached the limit."""
+
+ChainEnd = Literal["answer", "stop", "turns", "context", "failed"]
+"""Why a chain ended: an answer in ``\\boxed{}``, an end-of-sequence without one, the last
+turn, a full context window, or an error."""
+
+
+class Record(BaseModel):
+    """Base of everything that is stored: immutable, and closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+
+class Problem(Record):
+    """A question with its gold answer."""
+
+    id: str = Field(min_length=1)
+    question: str = Field(min_length=1)
+    answer: str = Field(min_length=1)
+    choices: tuple[str, ...] = ()
+    """The options of a multiple-choice question, in the order shown; empty if open."""
+
+
+class ChainKey(NamedTuple):
+    """What identifies a chain within a run."""
+
+    problem_id: str
+    sample: int
+
+
+class Timings(Record):
+    """Moments in the life of one request, in seconds on the process's monotonic clock."""
+
+    queued: float
+    """The request was made."""
+    started: float
+    """The engine began to work on it."""
+    first_token: float
+    """The first token (or the scores) existed."""
+    done: float
+
+
+class Segment(Record):
+    """The text that one model added to a chain in one request."""
+
+    author: Author
+    text: str
+    tokens: int
+    """Number of tokens, in the author's own vocabulary."""
+    finish_reason: FinishReason
+    cached_tokens: int
+    """Length of the prefix whose key-value cache the author's engine still held."""
+    timings: Timings
+    kept: bool = True
+    """False if the target wrote its own text instead of this segment (``replace``)."""
+
+
+class Decision(Record):
+    """The conformal decision on one draft segment."""
+
+    score: float
+    """Mean negative log-likelihood per target token, in nats."""
+    p_value: float
+    take_over: bool
+    scored_tokens: int
+    """Number of tokens, in the target's vocabulary, that were scored."""
+    cached_tokens: int
+    timings: Timings
+
+
+class Turn(Record):
+    """One round of a chain: what was written, and what was decided about it."""
+
+    segments: tuple[Segment, ...]
+    decision: Decision | None = None
+    """None where there was nothing to decide: one model only, or an empty segment."""
+
+
+class Chain(Record):
+    """One finished line of reasoning: a line of ``chains.jsonl``."""
+
+    problem_id: str
+    sample: int
+    end: ChainEnd
+    answer: str | None
+    """What stands in the last ``\\boxed{}``, as written."""
+    turns: tuple[Turn, ...]
+    started: float
+    """Seconds since the run's clock started."""
+    done: float
+    error: str | None = None
+
+    @property
+    def key(self) -> ChainKey:
+        return ChainKey(self.problem_id, self.sample)
+
+    @property
+    def text(self) -> str:
+        """The chain's reasoning as it stands, without segments that were replaced."""
+        return "".join(s.text for turn in self.turns for s in turn.segments if s.kept)

@@ -1,0 +1,426 @@
+"""``atts run``, ``calibrate``, ``demo`` and ``report``: what is called, printed and returned.
+
+The jobs are played by a fake, so no model is loaded.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+from atts.cli.demo import demo_configs
+from atts.config import Config, load_config, parse_config
+from atts.errors import (
+    AttsError,
+    CalibrationError,
+    ConfigError,
+    EngineError,
+    GradingError,
+    ProblemError,
+    StoreError,
+)
+from atts.reports.summary import Summary, summarise
+from atts.runs import jobs
+from atts.runs.store import RunStore
+from atts.types import Chain, Decision, Problem, Timings, Turn
+
+TIMINGS = Timings(queued=0.0, started=0.1, first_token=0.2, done=0.3)
+PROBLEMS = [Problem(id="p0", question="1 + 1?", answer="2")]
+
+Invoke = Callable[..., Result]
+
+
+def make_chain(sample: int = 0, failed: bool = False) -> Chain:
+    decision = Decision(
+        score=1.0, p_value=0.2, take_over=True, scored_tokens=3, cached_tokens=0, timings=TIMINGS
+    )
+    return Chain(
+        problem_id="p0",
+        sample=sample,
+        end="failed" if failed else "answer",
+        answer=None if failed else "2",
+        turns=(Turn(segments=(), decision=decision),),
+        started=0.0,
+        done=2.0,
+        error="EngineError: lost" if failed else None,
+    )
+
+
+@dataclass
+class FakeJobs:
+    """Stands in for ``atts.runs.jobs`` and keeps what it was asked."""
+
+    asked: list[tuple[str, Config, Path]] = field(default_factory=list)
+    opened: list[Collection[str] | None] = field(default_factory=list)
+    retried: list[bool] = field(default_factory=list)
+    raises: BaseException | None = None
+    failed: int = 0
+    closed: int = 0
+
+    @asynccontextmanager
+    async def open_models(
+        self, _config: Config, authors: Collection[str] | None = None
+    ) -> AsyncIterator[object]:
+        self.opened.append(authors)
+        try:
+            yield {}
+        finally:
+            self.closed += 1
+
+    async def calibrate(
+        self, config: Config, _models: object, directory: Path, observer: jobs.Observer | None
+    ) -> None:
+        self.asked.append(("calibrate", config, directory))
+        self._observe(observer, config)
+
+    async def run(
+        self,
+        config: Config,
+        _models: object,
+        directory: Path,
+        observer: jobs.Observer | None,
+        retry_failed: bool = False,
+    ) -> Summary:
+        self.asked.append(("run", config, directory))
+        self.retried.append(retry_failed)
+        chains = self._observe(observer, config)
+        return summarise(config, PROBLEMS, chains)
+
+    def _observe(self, observer: jobs.Observer | None, config: Config) -> list[Chain]:
+        chains = [make_chain(n, failed=n < self.failed) for n in range(min(config.samples, 4))]
+        if observer:
+            observer.started(len(chains), 1)
+            for chain in chains[1:]:
+                observer.chain_done(chain)
+        if self.raises:
+            raise self.raises
+        return chains
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeJobs:
+    fake = FakeJobs()
+    for name in ("open_models", "calibrate", "run"):
+        monkeypatch.setattr(jobs, name, getattr(fake, name))
+    monkeypatch.setattr(jobs, "prepare_run", lambda _config: None)
+    monkeypatch.setattr(jobs, "prepare_calibration", lambda _config: None)
+    return fake
+
+
+def test_run_uses_a_folder_named_after_its_configuration(invoke: Invoke, fake: FakeJobs) -> None:
+    result = invoke("run", "--set", "method=draft-only", "--set", "samples=3")
+    assert result.exit_code == 0, result.output
+    ((job, config, directory),) = fake.asked
+    assert (job, config.method, config.samples) == ("run", "draft-only", 3)
+    assert directory == Path("runs") / f"draft-only-{config.digest()}"
+    assert "accuracy per chain" in result.stdout
+    assert f"Everything is in {directory}" in result.stderr
+    assert (fake.opened, fake.closed, fake.retried) == ([None], 1, [False])
+
+
+def test_run_takes_a_file_a_folder_and_retries(
+    invoke: Invoke, fake: FakeJobs, tmp_path: Path
+) -> None:
+    (tmp_path / "my.yaml").write_text("seed: 5\nsamples: 2\n")
+    result = invoke("run", "-c", "my.yaml", "--set", "samples=1", "--out", "here", "--retry-failed")
+    assert result.exit_code == 0, result.output
+    ((_, config, directory),) = fake.asked
+    assert (config.seed, config.samples, directory) == (5, 1, Path("here"))
+    assert fake.retried == [True]
+
+
+def test_show_config_prints_a_configuration_file(
+    invoke: Invoke, fake: FakeJobs, tmp_path: Path
+) -> None:
+    result = invoke("run", "--set", "samples=3", "--show-config")
+    assert result.exit_code == 0
+    (tmp_path / "shown.yaml").write_text(result.stdout)
+    assert load_config(tmp_path / "shown.yaml") == parse_config({"samples": 3}, "the test")
+    assert fake.asked == []
+
+
+def test_calibrate_says_what_to_run_next(invoke: Invoke, fake: FakeJobs) -> None:
+    settings = ("--set", "take_over.coverage=conditional", "--set", "prompt.system=Be brief.")
+    result = invoke("calibrate", *settings)
+    assert result.exit_code == 0, result.output
+    ((job, config, directory),) = fake.asked
+    assert job == "calibrate"
+    assert directory == Path("runs") / f"calibration-conditional-{config.digest()}"
+    assert result.stdout == (
+        "atts run --set take_over.coverage=conditional --set 'prompt.system=Be brief.' "
+        f"--set take_over.calibration={directory}/calibration.json\n"
+    )
+    assert fake.opened == [("draft", "target")]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ConfigError, 2),
+        (ProblemError, 2),
+        (CalibrationError, 2),
+        (StoreError, 1),
+        (EngineError, 1),
+        (GradingError, 1),
+    ],
+)
+def test_an_expected_error_is_a_message_and_an_exit_code(
+    invoke: Invoke, fake: FakeJobs, error: type[AttsError], code: int
+) -> None:
+    fake.raises = error("went [red]wrong\x1b[2J")
+    result = invoke("run")
+    assert result.exit_code == code
+    assert "Error: went [red]wrong\\x1b[2J" in result.stderr
+    assert "\x1b" not in result.output
+    assert "Traceback" not in result.output
+    assert fake.closed == 1
+
+
+def test_an_unexpected_error_is_not_hidden(invoke: Invoke, fake: FakeJobs) -> None:
+    fake.raises = ZeroDivisionError("surprise")
+    result = invoke("run")
+    assert result.exit_code == 1
+    assert result.exception is fake.raises
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--set", "nonsense=1"], "nonsense: unknown key"),
+        (["run", "--set", "take_over.rate=1.5"], "take_over.rate: "),
+        (["run", "--set", "take_over.rate"], "--set takes key=value"),
+        (["run", "--config", "missing.yaml"], "cannot read the configuration missing.yaml"),
+        (["calibrate", "--set", "samples=0"], "samples: "),
+        (["demo", "--samples", "0"], "--samples"),
+        (["demo", "--no-fresh"], "there is no demo to go on with"),
+        (["report"], "Missing argument"),
+        (["fly"], "No such command"),
+        (["run", "--fly"], "No such option"),
+    ],
+)
+def test_wrong_use_exits_with_2(
+    invoke: Invoke, fake: FakeJobs, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stdout == ""
+    assert fake.asked == []
+    assert list(tmp_path.iterdir()) == []  # nothing was started
+
+
+def test_failed_chains_are_counted_and_exit_with_1(invoke: Invoke, fake: FakeJobs) -> None:
+    fake.failed = 2
+    result = invoke("run", "--set", "seed=3", "--out", "my run")
+    assert result.exit_code == 1
+    assert "accuracy per chain" in result.stdout
+    assert "2 of 4 chains failed" in result.stderr
+    assert "my run/chains.jsonl" in result.stderr
+    assert "  atts run --set seed=3 --out 'my run' --retry-failed\n" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (
+            ["run", "--set", "seed=3", "--out", "my run"],
+            "atts run --set seed=3 --out 'my run'",
+        ),
+        (["run", "--out", "x", "--retry-failed"], "atts run --out x --retry-failed"),
+        (["calibrate", "--out", "x"], "atts calibrate --out x"),
+        (
+            ["demo", "--problems", "7"],
+            "atts demo --problems 7 --samples 8 --out runs/demo/001",
+        ),
+    ],
+)
+def test_ctrl_c_says_how_to_go_on(
+    invoke: Invoke, fake: FakeJobs, arguments: list[str], command: str
+) -> None:
+    fake.raises = KeyboardInterrupt()
+    result = invoke(*arguments)
+    assert result.exit_code == 130
+    assert f"  {command}\n" in result.stderr
+    assert "Traceback" not in result.output
+    assert fake.closed == 1
+
+
+INTERRUPTED = """
+import asyncio
+from contextlib import asynccontextmanager
+from atts.cli import main
+from atts.runs import jobs
+
+@asynccontextmanager
+async def open_models(config, authors=None):
+    try:
+        yield {}
+    finally:
+        print("closed", flush=True)
+
+async def run(*arguments):
+    print("running", flush=True)
+    await asyncio.sleep(60)
+
+jobs.open_models, jobs.run, jobs.prepare_run = open_models, run, lambda config: None
+main()
+"""
+
+
+def test_a_real_interrupt_closes_the_models_and_says_how_to_go_on(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, "run", "--out", "here"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONWARNINGS": "error"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "running\n"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert out == "closed\n"
+    assert err.endswith("To go on from here:\n  atts run --out here\n")
+    assert process.returncode == 130
+
+
+def test_demo_calibrates_both_ways_then_runs_four_methods(invoke: Invoke, fake: FakeJobs) -> None:
+    result = invoke("demo", "--problems", "5", "--samples", "3")
+    assert result.exit_code == 0, result.output
+    folder = Path("runs/demo/001")
+    assert [(job, directory) for job, _, directory in fake.asked] == [
+        ("calibrate", folder / "calibration-marginal"),
+        ("calibrate", folder / "calibration-conditional"),
+        ("run", folder / "draft-only"),
+        ("run", folder / "target-only"),
+        ("run", folder / "atts-marginal"),
+        ("run", folder / "atts-conditional"),
+    ]
+    assert len(fake.opened) == 1  # the models are loaded once
+    assert {config.problems.count for _, config, _ in fake.asked} == {5}
+    assert {config.samples for _, config, _ in fake.asked} == {3}
+    for word in ("draft-only", "target-only", "marginal", "conditional", "x that of target-only"):
+        assert word in result.stdout
+    assert f"atts report {folder}/draft-only {folder}/target-only" in result.stderr
+
+
+def test_the_demo_decides_by_its_own_calibrations() -> None:
+    configs = demo_configs(5, 3, Path("here"))
+    for coverage in ("marginal", "conditional"):
+        take_over = configs[f"atts-{coverage}"].take_over
+        assert take_over.coverage == coverage
+        assert take_over.calibration == Path(f"here/calibration-{coverage}/calibration.json")
+        assert take_over.rate == 0.4
+    assert configs["target-only"].take_over.calibration is None
+    assert all(each.calibration.problems.split == "calibration" for each in configs.values())
+    assert all(each.problems.split == "test" for each in configs.values())
+
+
+def test_each_demo_has_a_folder_of_its_own_unless_told(invoke: Invoke, fake: FakeJobs) -> None:
+    for arguments in (["demo"], ["demo"], ["demo", "--no-fresh"], ["demo", "--out", "mine"]):
+        result = invoke(*arguments)
+        assert result.exit_code == 0, result.output
+    folders = [directory.parent for job, _, directory in fake.asked if job == "calibrate"]
+    assert folders[::2] == [*(Path(f"runs/demo/00{n}") for n in (1, 2, 2)), Path("mine")]
+
+
+def test_a_demo_with_failed_chains_exits_with_1(invoke: Invoke, fake: FakeJobs) -> None:
+    fake.failed = 1
+    result = invoke("demo", "--out", "mine")
+    assert result.exit_code == 1
+    assert result.stderr.count("1 of 4 chains failed") == 4
+    assert "  atts demo --problems 100 --samples 8 --out mine\n" in result.stderr
+    assert fake.retried == [True] * 4
+
+
+def record(directory: Path, method: str, *chains: Chain) -> None:
+    config = parse_config({"method": method, "samples": 4}, "the test")
+    with RunStore.open(directory, config, PROBLEMS, None) as store:
+        for chain in chains:
+            store.append(chain)
+
+
+def test_report_computes_from_the_chains(invoke: Invoke, tmp_path: Path) -> None:
+    record(tmp_path / "one", "target-only", make_chain(0), make_chain(1))
+    record(tmp_path / "two", "atts", make_chain(0))
+    (tmp_path / "one" / "summary.json").write_text("not read")
+
+    result = invoke("report", "one", "two")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.split()[:2] == ["one", "two"]
+    assert "chains not done yet" in result.stdout
+
+    result = invoke("report", "one", "two", "--json")
+    assert result.exit_code == 0
+    one, two = json.loads(result.stdout)
+    assert (one["run"], one["method"], one["chains"]) == ("one", "target-only", 2)
+    assert two["take_over"]["realised"]["estimate"] == 1.0
+
+
+def test_report_tells_runs_of_one_name_apart(invoke: Invoke, tmp_path: Path) -> None:
+    for parent in ("x", "y"):
+        record(tmp_path / parent / "run", "atts", make_chain(0))
+    result = invoke("report", "x/run", "y/run/")
+    assert result.stdout.split()[:2] == ["x/run", "y/run"]
+
+
+def test_report_of_no_run_fails(invoke: Invoke, tmp_path: Path) -> None:
+    result = invoke("report", "missing")
+    assert result.exit_code == 1
+    assert "missing is not a run directory" in result.stderr
+    record(tmp_path / "empty", "atts")
+    result = invoke("report", "empty")
+    assert result.exit_code == 1
+    assert "no finished chain yet" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "taught"),
+    [
+        (["--help"], ["demo", "calibrate", "run", "report", "problems", "Exit codes: 0 done"]),
+        (["demo", "--help"], ["--fresh", "runs/demo/NUMBER", "default: 100"]),
+        (["calibrate", "--help"], ["calibration-COVERAGE-DIGEST", "--set take_over.coverage="]),
+        (
+            ["run", "--help"],
+            ["--retry-failed", "--show-config > my.yaml", "runs/METHOD-DIGEST", "130 stopped"],
+        ),
+        (["report", "--help"], ["--json", "atts report runs/"]),
+        (["problems", "--help"], ["list", "show", "export"]),
+    ],
+)
+def test_help_teaches(invoke: Invoke, arguments: list[str], taught: list[str]) -> None:
+    result = invoke(*arguments)
+    assert result.exit_code == 0
+    for words in taught:
+        assert words in result.stdout
+
+
+def test_without_a_command_the_help_is_shown(invoke: Invoke) -> None:
+    result = invoke()
+    assert result.exit_code == 2
+    assert "Start with: atts demo" in result.output
+
+
+def test_the_version_is_printed(invoke: Invoke) -> None:
+    result = invoke("--version")
+    assert (result.exit_code, result.stdout.split()[0]) == (0, "atts")
+
+
+def test_starting_imports_nothing_heavy() -> None:
+    code = "import sys, atts.cli.app; print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = {"numpy", "pydantic", "torch", "transformers", "yaml"}
+    assert not heavy & set(found.stdout.split())
+    shown = subprocess.run(
+        [sys.executable, "-m", "atts", "--version"], capture_output=True, text=True, check=True
+    )
+    assert shown.stdout.startswith("atts ")

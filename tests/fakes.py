@@ -1,0 +1,87 @@
+"""Stand-ins that many tests share: a scripted engine and a tokenizer of single bytes."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from tokenizers import Tokenizer as FastTokenizer
+from tokenizers import decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from atts.engines.base import Completion, Sampling, Scored
+from atts.prompts import Tokenizer
+from atts.types import FinishReason, Timings
+
+NOW = Timings(queued=0.0, started=0.0, first_token=0.0, done=0.0)
+
+
+class FakeEngine:
+    """An engine whose text is given by a function of what it is sent; one id is one byte."""
+
+    def __init__(
+        self,
+        write: Callable[[str], str] = lambda _: "",
+        logprob: Callable[[str], float] = lambda _: -1.0,
+        seconds: float = 0.0,
+    ) -> None:
+        self.write = write
+        self.logprob = logprob
+        self.seconds = seconds
+        self.generated: list[tuple[str, Sampling]] = []
+        self.scored: list[tuple[str, str]] = []
+        self.in_flight = 0
+        self.most_in_flight = 0
+        self.aborted = 0
+        self.closed = False
+
+    async def generate(self, token_ids: Sequence[int], sampling: Sampling) -> Completion:
+        prompt = bytes(token_ids).decode()
+        self.generated.append((prompt, sampling))
+        await self._work()
+        text = self.write(prompt).encode()
+        finish: FinishReason = "length" if len(text) > sampling.max_tokens else "stop"
+        return Completion(tuple(text[: sampling.max_tokens]), finish, 0, NOW)
+
+    async def score(self, token_ids: Sequence[int], start: int) -> Scored:
+        text = bytes(token_ids).decode()
+        self.scored.append((text[:start], text[start:]))
+        await self._work()
+        logprobs = np.full(len(token_ids) - start, self.logprob(text[start:]))
+        return Scored(logprobs, start, NOW)
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+    async def _work(self) -> None:
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            await asyncio.sleep(self.seconds)
+        except asyncio.CancelledError:
+            self.aborted += 1
+            raise
+        finally:
+            self.in_flight -= 1
+
+
+def byte_tokenizer(name: str = "bytes", template: str | None = None) -> Tokenizer:
+    """One id for each byte, so that a prompt can be read off its ids; no merges."""
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    characters = {_character(byte): byte for byte in range(256)}
+    assert set(alphabet) == set(characters)
+    fast = FastTokenizer(models.BPE(vocab=characters, merges=[]))
+    fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    fast.decoder = decoders.ByteLevel()
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=fast)
+    wrapped.chat_template = template or (
+        "{% for m in messages %}{{ m['role'][0] }}:{{ m['content'] }}\n{% endfor %}a:"
+    )
+    return Tokenizer(wrapped, name)
+
+
+def _character(byte: int) -> str:
+    """The printable character that byte-level tokenizers write for a byte (GPT-2's table)."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    if byte in printable:
+        return chr(byte)
+    return chr(256 + [b for b in range(256) if b not in printable].index(byte))

@@ -1,0 +1,108 @@
+import re
+import time
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from atts.grading.extract import extract_boxed
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"\boxed{7}", "7"),
+        (r"so \boxed{1}, no, \boxed{2}.", "2"),
+        (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+        (r"\boxed{x^{2^{3}}} done", "x^{2^{3}}"),
+        (r"\boxed {5}", "5"),
+        ("\\boxed \n {5}", "5"),
+        (r"\fbox{B}", "B"),
+        (r"\boxed{ 3 }", "3"),
+        ("\\boxed{a\nb}", "a\nb"),
+        (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
+        (r"\boxed{\{1}", r"\{1"),
+        (r"\boxed{a\}b}", r"a\}b"),
+        (r"\boxed{a\\}", r"a\\"),
+        (r"\\\boxed{4}", "4"),
+        (r"\\boxed{4}", "4"),
+        (r"\boxed{1} and \boxed{2", "1"),
+        (r"\boxed{1 and \boxed{2}", "2"),
+        (r"{ open \boxed{3}", "3"),
+        (r"} closed \boxed{3}", "3"),
+        (r"\boxed{x = \boxed{3}}", "3"),
+        (r"\boxed{5} goes into \boxed{}", "5"),
+        ("\\boxed{6}\\", "6"),
+    ],
+)
+def test_takes_the_last_complete_box(text: str, answer: str) -> None:
+    assert extract_boxed(text) == answer
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "7", r"\boxed", r"\boxed 7", r"\boxed{}", r"\boxed{ }", r"\boxed{7", r"\boxed{7\}", "{7}"],
+)
+def test_without_a_complete_box_there_is_no_answer(text: str) -> None:
+    assert extract_boxed(text) is None
+
+
+def naive(text: str) -> str | None:
+    """From every box, last first, count braces until they balance: plain but quadratic."""
+    opened = [m.end() for m in re.finditer(r"\\(?:boxed|fbox)\s*\{", text)]
+    for start in reversed(opened):
+        depth, i = 1, start
+        while i < len(text) and depth:
+            if text[i] == "\\":
+                i += 2
+                continue
+            depth += {"{": 1, "}": -1}.get(text[i], 0)
+            i += 1
+        if not depth and text[start : i - 1].strip():
+            return text[start : i - 1].strip()
+    return None
+
+
+# No lone backslash before a box: there the two differ on purpose in what is escaped.
+PIECES = st.sampled_from(["\\boxed{", "\\fbox {", "{", "}", "\\{", "\\}", "1", " ", "\\frac"])
+
+
+@given(st.lists(PIECES, max_size=30).map("".join))
+@example("\\boxed{\\boxed{}}")
+def test_agrees_with_counting_braces_from_every_box(text: str) -> None:
+    assert extract_boxed(text) == naive(text)
+
+
+@given(st.text(alphabet="\\boxedf{} 1\n"))
+def test_any_text_is_taken(text: str) -> None:
+    answer = extract_boxed(text)
+    assert answer is None or (answer in text and answer == answer.strip() != "")
+
+
+@given(st.text(alphabet="ab1{} ", min_size=1).filter(lambda s: s.strip()))
+def test_a_balanced_text_comes_out_as_it_went_in(text: str) -> None:
+    depth = 0
+    balanced = ""
+    for character in text:
+        depth += {"{": 1, "}": -1}.get(character, 0)
+        if depth < 0:
+            depth = 0
+            continue
+        balanced += character
+    balanced += "}" * depth
+    expected = balanced.strip() or None
+    assert extract_boxed(f"thus \\boxed{{{balanced}}} qed") == expected
+
+
+LONG_SPACE = "\\boxed" + " " * 50
+
+
+@pytest.mark.parametrize(
+    "piece", ["\\boxed{", "\\boxed ", LONG_SPACE, "\\boxed{}", "\\", "{", "}", "\\boxed{1}{"]
+)
+def test_time_is_linear_in_the_text(piece: str) -> None:
+    text = piece * (300_000 // len(piece))
+    start = time.perf_counter()
+    extract_boxed(text)
+    # A fraction of a second; a quadratic search of that many characters takes many minutes.
+    assert time.perf_counter() - start < 10

@@ -1,0 +1,190 @@
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from atts.errors import ProblemError
+from atts.grading.equivalence import equivalent
+from atts.grading.extract import extract_boxed
+from atts.problems.jsonl import read_problems
+from atts.types import Problem
+
+DATA = Path(__file__).parents[2].parent / "shared" / "data" / "problems"
+GOOD = {"id": "p1", "question": "1 + 1?", "answer": "2"}
+
+
+def write(folder: Path, *lines: object) -> Path:
+    """A problem file: texts as they are, anything else as JSON."""
+    path = folder / "problems.jsonl"
+    texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
+    path.write_text("\n".join(texts) + "\n", encoding="utf-8")
+    return path
+
+
+def changed(**values: object) -> dict[str, object]:
+    return {**GOOD, **values}
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(ProblemError) as caught:
+        read_problems(path)
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+def test_reads_problems_in_order(tmp_path: Path) -> None:
+    choice = {"id": "p0", "question": "Which?", "answer": "B", "choices": ["one", 2]}
+    assert read_problems(write(tmp_path, GOOD, choice)) == [
+        Problem(id="p1", question="1 + 1?", answer="2"),
+        Problem(id="p0", question="Which?", answer="B", choices=("one", "2")),
+    ]
+
+
+def test_other_keys_and_blank_lines_are_ignored(tmp_path: Path) -> None:
+    path = write(tmp_path, "", changed(level=5, subject="Algebra", choices=None), "  \t", "")
+    assert read_problems(path) == [Problem.model_validate(GOOD)]
+
+
+def test_numbers_become_texts(tmp_path: Path) -> None:
+    (problem,) = read_problems(write(tmp_path, changed(id=7, answer=0.5)))
+    assert (problem.id, problem.answer) == ("7", "0.5")
+
+
+def test_windows_files_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "windows.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(GOOD).encode() + b"\r\n")
+    assert read_problems(path) == [Problem.model_validate(GOOD)]
+
+
+TEXTS = st.text(st.characters(codec="utf-8"), min_size=1).filter(lambda text: text.strip())
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(TEXTS, TEXTS, TEXTS), min_size=1, unique_by=lambda row: row[0]))
+def test_reads_any_text_as_it_was_written(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str, str]]
+) -> None:
+    problems = [Problem(id=i, question=question, answer=answer) for i, question, answer in rows]
+    lines = [json.dumps(problem.model_dump(), ensure_ascii=False) for problem in problems]
+    assert read_problems(write(tmp_path_factory.getbasetemp(), *lines)) == problems
+
+
+# --- one test for each bad input ------------------------------------------------------------
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    assert "there is no problem file" in refusal(tmp_path / "absent.jsonl")
+
+
+def test_a_folder(tmp_path: Path) -> None:
+    assert "is a folder; name a JSONL file" in refusal(tmp_path)
+
+
+def test_a_path_through_a_file(tmp_path: Path) -> None:
+    assert "cannot read" in refusal(write(tmp_path, GOOD) / "inside.jsonl")
+
+
+@pytest.mark.parametrize("content", ["", "\n\n  \n"])
+def test_an_empty_file(tmp_path: Path, content: str) -> None:
+    assert "holds no problems" in refusal(write(tmp_path, content))
+
+
+def test_not_utf8(tmp_path: Path) -> None:
+    path = tmp_path / "latin1.jsonl"
+    path.write_bytes(json.dumps(GOOD).encode() + b'\n{"question": "caf\xe9"}\n')
+    message = refusal(path)
+    assert "line 2: not UTF-8" in message
+    assert "save the file as UTF-8" in message
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["{", '{"id": "p2", "question"', "nonsense", "[" * 100_000, '{"id": ' + "9" * 5000 + "}"],
+)
+def test_a_line_that_is_not_json(tmp_path: Path, line: str) -> None:
+    assert "line 3: not valid JSON" in refusal(write(tmp_path, GOOD, "", line))
+
+
+@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
+def test_a_constant_that_json_does_not_have(tmp_path: Path, constant: str) -> None:
+    line = f'{{"id": "p2", "question": "?", "answer": {constant}}}'
+    assert f"line 2: not valid JSON ({constant} is no JSON number)" in refusal(
+        write(tmp_path, GOOD, line)
+    )
+
+
+def test_a_number_beyond_floats(tmp_path: Path) -> None:
+    line = '{"id": "p2", "question": "?", "answer": 1e999}'
+    assert "line 2: 'answer' is too large a number" in refusal(write(tmp_path, GOOD, line))
+
+
+@pytest.mark.parametrize("line", ['["p1", "?", "2"]', '"text"', "3", "null"])
+def test_a_line_that_is_not_an_object(tmp_path: Path, line: str) -> None:
+    message = refusal(write(tmp_path, GOOD, line))
+    assert "line 2: a JSON " in message
+    assert "not an object" in message
+
+
+@pytest.mark.parametrize("key", ["id", "question", "answer"])
+def test_a_missing_key(tmp_path: Path, key: str) -> None:
+    line = {name: value for name, value in GOOD.items() if name != key}
+    message = refusal(write(tmp_path, line))
+    assert f"line 1: the key '{key}' is missing" in message
+    assert "every problem needs id, question, answer" in message
+
+
+def test_duplicate_ids(tmp_path: Path) -> None:
+    message = refusal(write(tmp_path, changed(id=1), GOOD, "", changed(id="1")))
+    assert "line 4: the id '1' was given before, in line 1" in message
+
+
+@pytest.mark.parametrize("key", ["id", "question", "answer"])
+@pytest.mark.parametrize("text", ["", " \n\t"])
+def test_a_blank_text(tmp_path: Path, key: str, text: str) -> None:
+    assert f"line 1: '{key}' is blank" in refusal(write(tmp_path, changed(**{key: text})))
+
+
+@pytest.mark.parametrize("key", ["id", "answer"])
+@pytest.mark.parametrize("value", [None, True, ["2"], {"value": 2}])
+def test_a_value_that_is_no_text(tmp_path: Path, key: str, value: object) -> None:
+    assert f"line 1: '{key}' must be a text" in refusal(write(tmp_path, changed(**{key: value})))
+
+
+@pytest.mark.parametrize("value", [None, 3, ["?"]])
+def test_a_question_that_is_no_text(tmp_path: Path, value: object) -> None:
+    assert "line 1: 'question' must be a text" in refusal(write(tmp_path, changed(question=value)))
+
+
+@pytest.mark.parametrize("value", ["A B", {"A": "one"}, 4])
+def test_choices_that_are_no_list(tmp_path: Path, value: object) -> None:
+    assert "line 1: 'choices' must be a list" in refusal(write(tmp_path, changed(choices=value)))
+
+
+@pytest.mark.parametrize("value", ["", None, ["nested"]])
+def test_a_choice_that_is_no_text(tmp_path: Path, value: object) -> None:
+    assert "line 1: 'choices' " in refusal(write(tmp_path, changed(choices=["one", value])))
+
+
+def test_half_a_surrogate_pair(tmp_path: Path) -> None:
+    line = '{"id": "p1", "question": "\\ud800?", "answer": "2"}'
+    assert "line 1: 'question' holds half of a surrogate pair" in refusal(write(tmp_path, line))
+
+
+# --- real problem files ---------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="the data folder is not beside this checkout")
+def test_real_files_are_read_and_their_gold_answers_equal_themselves() -> None:
+    paths = sorted(DATA.glob("*.jsonl"))
+    assert paths, f"{DATA} holds no problem files"
+    for path in paths:
+        with path.open(encoding="utf-8") as lines:
+            count = sum(1 for _ in lines)
+        problems = read_problems(path)
+        assert len(problems) == count
+        for problem in problems:
+            boxed = extract_boxed(f"Hence \\boxed{{{problem.answer}}}.")
+            assert boxed is not None, problem.id
+            assert equivalent(problem.answer, boxed), problem.id

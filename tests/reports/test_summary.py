@@ -1,0 +1,107 @@
+"""The figures of a run, against counts by hand."""
+
+from collections.abc import Callable
+
+import pytest
+
+from atts.config import Config, parse_config
+from atts.errors import GradingError
+from atts.reports.summary import Summary, summarise
+from atts.types import Chain, Problem
+
+MakeChain = Callable[..., Chain]
+PROBLEMS = [
+    Problem(id="a", question="1 + 1?", answer="2"),
+    Problem(id="b", question="3 + 4?", answer="7"),
+]
+
+
+def config(samples: int = 4, method: str = "atts") -> Config:
+    return parse_config({"samples": samples, "method": method}, "the test")
+
+
+def test_everything_is_counted(make_chain: MakeChain) -> None:
+    chains = [
+        make_chain("a", 0, "2", (True, False), done=5.0),
+        make_chain("a", 1, "2.0", (False,), done=9.5),
+        make_chain("a", 2, "3", (True,)),
+        make_chain("a", 3, None, (True, True), end="turns"),
+        make_chain("b", 0, "7", (False,)),
+        make_chain("b", 1, "8", ()),
+        make_chain("b", 2, "8", (False,)),
+        # What a failed chain had reached by then does not count.
+        make_chain("b", 3, "7", (False,), end="failed"),
+    ]
+    summary = summarise(config(), PROBLEMS, chains)
+
+    assert (summary.problems, summary.samples) == (2, 4)
+    assert (summary.chains, summary.expected_chains, summary.failed) == (8, 8, 1)
+    assert summary.ends == {"answer": 6 / 8, "turns": 1 / 8, "failed": 1 / 8}
+    assert summary.accuracy.estimate == 3 / 8
+    assert summary.majority_vote.estimate == 1 / 2  # a is right, b votes for 8
+    assert list(summary.pass_at_k) == [1, 2, 4]
+    assert summary.pass_at_k[1].estimate == pytest.approx(3 / 8)
+    assert summary.pass_at_k[4].estimate == 1.0
+    assert summary.wall_seconds == 9.5
+
+    assert summary.take_over
+    assert summary.take_over.nominal == 0.4
+    assert summary.take_over.decisions == 9
+    assert summary.take_over.realised.estimate == pytest.approx(4 / 9)
+    low, high = summary.take_over.realised.low, summary.take_over.realised.high
+    assert low == 0.0  # b never takes over, and may be drawn twice
+    assert high == pytest.approx(4 / 6)
+    assert [(t.turn, t.decisions) for t in summary.take_over.by_turn] == [(0, 7), (1, 2)]
+    assert [t.rate for t in summary.take_over.by_turn] == pytest.approx([3 / 7, 1 / 2])
+
+    assert summary.tokens.draft_written == 9 * 10  # replaced segments were written too
+    assert summary.tokens.target_written == 4 * 7
+    assert summary.tokens.target_scored == 9 * 8
+    assert summary.tokens.draft_cached == 9 * 3
+    assert summary.tokens.target_cached == 4 * 3 + 9 * 5
+    assert summary.tokens_per_chain == pytest.approx((90 + 28) / 8)
+
+
+def test_the_order_of_the_chains_leaves_no_trace(make_chain: MakeChain) -> None:
+    chains = [make_chain(p, s, "2", (s % 2 == 0,)) for p in "ab" for s in range(4)]
+    assert summarise(config(), PROBLEMS, chains) == summarise(config(), PROBLEMS, chains[::-1])
+
+
+def test_without_decisions_there_is_no_take_over_rate(make_chain: MakeChain) -> None:
+    chains = [make_chain("a", 0, "2"), make_chain("b", 0, None, end="stop")]
+    summary = summarise(config(1, "target-only"), PROBLEMS, chains)
+    assert summary.take_over is None
+    assert summary.tokens_per_chain == 0
+
+
+def test_an_unfinished_run_is_summarised_as_far_as_it_is(make_chain: MakeChain) -> None:
+    chains = [make_chain("a", 0, "2"), make_chain("a", 1, "2"), make_chain("b", 0, "7")]
+    summary = summarise(config(), PROBLEMS, chains)
+    assert (summary.chains, summary.expected_chains) == (3, 8)
+    assert summary.accuracy.estimate == 1.0
+    assert list(summary.pass_at_k) == [1]
+
+
+@pytest.mark.parametrize(("samples", "ks"), [(1, [1]), (6, [1, 2, 4, 6]), (8, [1, 2, 4, 8])])
+def test_pass_at_k_for_powers_of_two_and_all(
+    make_chain: MakeChain, samples: int, ks: list[int]
+) -> None:
+    chains = [make_chain(p, s, "2") for p in "ab" for s in range(samples)]
+    assert list(summarise(config(samples), PROBLEMS, chains).pass_at_k) == ks
+
+
+def test_a_run_without_chains_has_no_figures() -> None:
+    with pytest.raises(GradingError, match="no finished chain yet"):
+        summarise(config(), PROBLEMS, [])
+
+
+def test_the_problems_digest_is_that_of_the_set(make_chain: MakeChain) -> None:
+    chains = [make_chain("a", 0, "2")]
+    one = summarise(config(), PROBLEMS, chains).problems_digest
+    assert summarise(config(), PROBLEMS[::-1], chains).problems_digest == one
+    assert summarise(config(), PROBLEMS[:1], chains).problems_digest != one
+
+
+def test_a_summary_survives_json(make_chain: MakeChain) -> None:
+    summary = summarise(config(), PROBLEMS, [make_chain("a", 0, "2", (True,))])
+    assert Summary.model_validate_json(summary.model_dump_json()) == summary

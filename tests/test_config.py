@@ -1,0 +1,192 @@
+"""The configuration: every way in which it can be wrong, and what the digest covers."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from atts.config import Config, differing_keys, flatten, load_config, parse_config
+from atts.errors import ConfigError
+
+
+def test_no_file_and_no_settings_are_the_defaults() -> None:
+    assert load_config() == Config()
+
+
+@pytest.mark.parametrize("text", ["", "# nothing yet\n", "{}"])
+def test_an_empty_file_is_the_defaults(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    assert load_config(path) == Config()
+
+
+def test_settings_change_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("samples: 4\ntake_over: {rate: 0.2, mode: replace}\n")
+    config = load_config(
+        path, ["take_over.rate=0.3", "problems.count=null", "prompt.system=a=b", "samples=5"]
+    )
+    assert config.samples == 5
+    assert (config.take_over.rate, config.take_over.mode) == (0.3, "replace")
+    assert config.problems.count is None
+    assert config.prompt.system == "a=b"
+
+
+def test_part_of_a_group_leaves_the_rest_of_it_as_it_stands_there() -> None:
+    config = load_config(None, ["draft.device=cpu", "calibration.problems.count=5"])
+    assert config.draft.model == "bundled/draft"
+    assert config.target == Config().target
+    assert config.calibration.problems.split == "calibration"
+
+
+def test_the_last_of_equal_settings_counts() -> None:
+    assert load_config(None, ["samples=2", "samples=3"]).samples == 3
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("nonsense=1", "nonsense: unknown key"),
+        ("sampels=1", "sampels: unknown key; did you mean samples?"),
+        ("rate=0.3", "rate: unknown key; did you mean take_over.rate?"),
+        ("take_over.rat=0.3", "take_over.rat: unknown key; did you mean take_over.rate?"),
+        ("take_over.rate=1.5", "take_over.rate: Input should be less than or equal to 1"),
+        ("take_over.rate=-0.1", "take_over.rate: Input should be greater than or equal to 0"),
+        ("take_over.rate=.nan", "take_over.rate: "),
+        ("take_over.rate=", "take_over.rate: "),
+        ("sampling.temperature=.inf", "sampling.temperature: Input should be a finite number"),
+        ("sampling.temperature=-1", "sampling.temperature: "),
+        ("sampling.top_p=0", "sampling.top_p: "),
+        ("samples=0", "samples: "),
+        ("samples=1.5", "samples: "),
+        ("samples=many", "samples: "),
+        ("seed=-1", "seed: "),
+        ("problems.count=0", "problems.count: "),
+        ("problems.split=validation", "problems.split: "),
+        ("method=magic", "method: "),
+        ("draft.model=''", "draft.model: "),
+        ("take_over=3", "take_over: "),
+        ("limits.attempts=0", "limits.attempts: "),
+    ],
+)
+def test_a_wrong_key_or_value_is_named(setting: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, [setting])
+    assert f"\n  {message}" in str(caught.value)
+    assert "the command line" in str(caught.value)
+
+
+def test_every_wrong_key_is_named_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("samples: 0\ncolour: red\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert str(path) in str(caught.value)
+    assert "samples:" in str(caught.value)
+    assert "colour:" in str(caught.value)
+
+
+@pytest.mark.parametrize("setting", ["samples", "=5", ""])
+def test_a_setting_without_key_or_value_is_refused(setting: str) -> None:
+    with pytest.raises(ConfigError, match="--set takes key=value"):
+        load_config(None, [setting])
+
+
+@pytest.mark.parametrize("value", ["[", "{a", "2026-99-99", "[" * 400])
+def test_a_setting_that_is_not_yaml_is_refused(value: str) -> None:
+    with pytest.raises(ConfigError, match="the value is not valid YAML"):
+        load_config(None, [f"samples={value}"])
+
+
+def test_a_setting_below_a_value_is_refused() -> None:
+    with pytest.raises(ConfigError, match="samples is a value, not a group"):
+        load_config(None, ["samples=3", "samples.more=1"])
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot read the configuration .*missing\.yaml"):
+        load_config(tmp_path / "missing.yaml")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"samples: [", "is not valid YAML"),
+        (b"seed: 2026-99-99", "is not valid YAML"),
+        (b"a: &a [*a", "is not valid YAML"),
+        (b"samples: !!python/object/apply:os.getcwd []", "is not valid YAML"),
+        (b"\xff\xfe\xfa", "cannot read the configuration"),
+        (b"- samples", "must hold keys and values, not a list"),
+        (b"42", "must hold keys and values, not a int"),
+        (b"1: 2", "wrong configuration"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_refused(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        load_config(path)
+
+
+def test_a_folder_is_no_configuration(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read the configuration"):
+        load_config(tmp_path)
+
+
+def test_a_configuration_survives_yaml(tmp_path: Path) -> None:
+    config = load_config(None, ["take_over.calibration=a/b.json", "prompt.system='\u00e9 [x]: #'"])
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    again = load_config(path)
+    assert again == config
+    assert again.digest() == config.digest()
+
+
+def test_the_digest_covers_what_results_depend_on() -> None:
+    digest = Config().digest()
+    assert len(digest) == 16
+    choices = {
+        "split": "train",
+        "dtype": "float16",
+        "mode": "replace",
+        "coverage": "conditional",
+        "method": "draft-only",
+    }
+    by_type = {"str": "other", "int": 7, "float": 0.25, "bool": True, "NoneType": "x.json"}
+    for key, value in flatten(Config().model_dump(mode="json")).items():
+        leaf = key.rpartition(".")[2]
+        if leaf == "engine":  # there is only one
+            continue
+        other = choices.get(leaf, by_type[type(value).__name__])
+        changed = load_config(None, [f"{key}={yaml.safe_dump(other)}"])
+        # Limits change no result; of the calibration the content counts, not where it is.
+        neutral = key.startswith("limits.") or key == "take_over.calibration"
+        assert (changed.digest() == digest) == neutral, key
+
+
+def test_the_calibration_fingerprint_leaves_out_what_a_calibration_outlives() -> None:
+    ours = Config().calibration_fingerprint()
+    theirs = load_config(
+        None, ["samples=3", "seed=4", "problems.count=5", "draft.device=cpu", "limits.chains=1"]
+    ).calibration_fingerprint()
+    assert differing_keys(ours, theirs) == []
+    other = load_config(
+        None, ["turns.draft_tokens=5", "take_over.rate=0.1", "target.dtype=float16"]
+    )
+    assert differing_keys(ours, other.calibration_fingerprint()) == [
+        "take_over.rate",
+        "target.dtype",
+        "turns.draft_tokens",
+    ]
+
+
+def test_parse_config_names_its_source() -> None:
+    with pytest.raises(ConfigError, match="wrong configuration in the demo"):
+        parse_config({"samples": 0}, "the demo")
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        setattr(Config(), "samples", 3)  # noqa: B010  (mypy knows better)
