@@ -26,7 +26,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 SEED = 1
 CONTEXT = 1024
 HEAD = 32
-DRAFT_FAULTS = 0.10
+DRAFT_FAULTS = 0.22
 """Share of faulty lines in the draft's training data; sets how often the draft is right."""
 
 
@@ -62,7 +62,7 @@ def plans(draft_faults: float) -> dict[str, Plan]:
         heads=3,
         inner=256,
         documents=300_000,
-        epochs=8,
+        epochs=5,
         rows=256,
         rate=4e-3,
         seed=SEED,
@@ -76,9 +76,9 @@ def plans(draft_faults: float) -> dict[str, Plan]:
         layers=8,
         heads=4,
         inner=704,
-        documents=500_000,
-        epochs=3,
-        rows=256,
+        documents=560_000,
+        epochs=4,
+        rows=512,
         rate=2e-3,
         seed=SEED + 1,
     )

@@ -137,9 +137,12 @@ class Config(Options):
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def what_results_depend_on(self) -> dict[str, Any]:
-        """All keys but the limits, and the calibration's path: its content is what counts."""
+        """All keys but the limits, and how the calibration came about: its content counts."""
         return flatten(
-            self.model_dump(mode="json", exclude={"limits": True, "take_over": {"calibration"}})
+            self.model_dump(
+                mode="json",
+                exclude={"limits": True, "calibration": True, "take_over": {"calibration"}},
+            )
         )
 
     def calibration_fingerprint(self) -> dict[str, Any]:

@@ -111,7 +111,6 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeJobs:
     for name in ("open_models", "calibrate", "run"):
         monkeypatch.setattr(jobs, name, getattr(fake, name))
     monkeypatch.setattr(jobs, "prepare_run", lambda _config: None)
-    monkeypatch.setattr(jobs, "prepare_calibration", lambda _config: None)
     return fake
 
 
@@ -153,7 +152,8 @@ def test_calibrate_says_what_to_run_next(invoke: Invoke, fake: FakeJobs) -> None
     assert result.exit_code == 0, result.output
     ((job, config, directory),) = fake.asked
     assert job == "calibrate"
-    assert directory == Path("runs") / f"calibration-conditional-{config.digest()}"
+    digest = jobs.prepare_calibration(config).config.digest()
+    assert directory == Path("runs") / f"calibration-conditional-{digest}"
     assert result.stdout == (
         "atts run --set take_over.coverage=conditional --set 'prompt.system=Be brief.' "
         f"--set take_over.calibration={directory}/calibration.json\n"

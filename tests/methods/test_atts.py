@@ -1,5 +1,7 @@
 """The method itself, against scripted engines that record what they are sent."""
 
+import itertools
+
 import pytest
 from fakes import FakeEngine, byte_tokenizer
 
@@ -115,7 +117,7 @@ async def test_a_model_is_always_sent_what_it_was_sent_before_and_more(config: C
         [prompt for prompt, _ in target.generated],
     ):
         assert len(sent) > 1
-        for earlier, later in zip(sent, sent[1:], strict=False):
+        for earlier, later in itertools.pairwise(sent):
             assert later.startswith(earlier)
             assert len(later) > len(earlier)
     assert target.scored[0] == ("Q=1+1?;", "thinking")
@@ -172,7 +174,7 @@ async def test_unusable_log_probabilities_are_an_error(config: Config, logprob: 
 
 async def test_a_segment_cut_within_a_character_loses_only_that_character(config: Config) -> None:
     draft = FakeEngine()
-    draft.write = lambda p: "1234567é and more"  # 8 bytes end in the middle of é
+    draft.write = lambda _: "1234567é and more"  # 8 bytes end in the middle of é
     chain = await solve(open_chain(config, draft, FakeEngine(), ScriptedControl()))
     assert chain.text == "1234567" * 4
     assert chain.turns[0].segments[0].tokens == 8

@@ -49,10 +49,13 @@ def calibrate(
     chains on the problems of the run itself. Their scores are written to calibration.json.
     """
     from atts.config import load_config
+    from atts.runs.jobs import prepare_calibration
 
     config = load_config(config_file, settings)
-    coverage = config.take_over.coverage
-    directory = directory or Path("runs") / f"calibration-{coverage}-{config.digest()}"
+    # What is wrong with the input shows here, before the models are loaded.
+    job = prepare_calibration(config)
+    name = f"calibration-{config.take_over.coverage}-{job.config.digest()}"
+    directory = directory or Path("runs") / name
     given = _given(config_file, settings)
     with resumable(["atts", "calibrate", *given, "--out", directory]):
         asyncio.run(_calibrate(config, directory))
@@ -150,7 +153,6 @@ async def _calibrate(config: "Config", directory: Path) -> None:
     from atts.cli.progress import Display
     from atts.runs import jobs
 
-    jobs.prepare_calibration(config)  # what is wrong shows before the models are loaded
     with Display(err()) as display:
         async with jobs.open_models(config, ("draft", "target")) as models:
             await jobs.calibrate(config, models, directory, display.stage("calibration"))

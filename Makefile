@@ -1,0 +1,47 @@
+# Two commands for a new user: `make demo` and `make test`. Each sets up .venv if need be.
+
+PYTHON ?= python3
+# Another build of PyTorch: make demo TORCH="torch --index-url https://download.pytorch.org/whl/cu130"
+TORCH ?= torch==2.13.0 -c constraints.txt
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+.PHONY: demo test check-format lint types pytest fix bench clean
+
+demo: .venv/.runtime
+	$(BIN)/atts demo
+
+test: check-format lint types pytest
+
+check-format: .venv/.dev
+	$(BIN)/ruff format --check
+
+lint: .venv/.dev
+	$(BIN)/ruff check
+
+types: .venv/.dev
+	$(BIN)/mypy
+
+pytest: .venv/.dev
+	$(BIN)/pytest
+
+fix: .venv/.dev
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+# Minutes on two cores; not part of the checks, because timings depend on the machine.
+bench: .venv/.dev
+	$(BIN)/python benchmarks/inprocess.py
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+.venv/.runtime: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) $(TORCH)
+	$(PIP) -c constraints.txt -e '.[inprocess]'
+	touch $@
+
+.venv/.dev: .venv/.runtime
+	$(PIP) -c constraints.txt -e '.[inprocess,dev]'
+	touch $@

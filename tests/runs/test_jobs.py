@@ -1,0 +1,219 @@
+"""Calibrating and running, with scripted engines and real run directories."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+from killed_run import SeededEngine, make_config, make_models
+
+from atts.config import Config
+from atts.conformal.calibration import Calibration
+from atts.errors import CalibrationError, ConfigError, EngineError, ProblemError
+from atts.methods.chain import Model
+from atts.runs import jobs
+from atts.runs.store import CALIBRATION, CHAINS, read_run
+from atts.types import Chain
+
+TESTS = Path(__file__).parents[1]
+
+
+class Watch:
+    def __init__(self) -> None:
+        self.total = self.already = 0
+        self.chains: list[Chain] = []
+
+    def started(self, total: int, done: int) -> None:
+        self.total, self.already = total, done
+
+    def chain_done(self, chain: Chain) -> None:
+        self.chains.append(chain)
+
+
+def write_problems(path: Path, name: str, count: int) -> Path:
+    lines = [
+        json.dumps({"id": f"{name}{i}", "question": f"{i}+{i}?", "answer": "4"})
+        for i in range(count)
+    ]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture
+async def config(tmp_path: Path) -> Config:
+    """A configuration of 10 problems x 4 chains whose calibration has been made."""
+    problems = write_problems(tmp_path / "problems.jsonl", "p", 10)
+    held_out = write_problems(tmp_path / "held_out.jsonl", "h", 20)
+    config = make_config(problems, tmp_path / "calibration" / CALIBRATION)
+    options = config.calibration.problems.model_copy(
+        update={"source": str(held_out), "count": None}
+    )
+    config = config.model_copy(
+        update={"calibration": config.calibration.model_copy(update={"problems": options})}
+    )
+    await jobs.calibrate(config, make_models(0.0), tmp_path / "calibration")
+    return config
+
+
+def what_matters(chain: Chain) -> tuple[object, ...]:
+    """A chain without its times."""
+    decisions = [(t.decision.score, t.decision.take_over) for t in chain.turns if t.decision]
+    return chain.key, chain.end, chain.answer, chain.text, decisions
+
+
+@pytest.mark.usefixtures("config")
+def test_a_calibration_holds_the_scores_of_every_turn(tmp_path: Path) -> None:
+    text = (tmp_path / "calibration" / CALIBRATION).read_text()
+    calibration = Calibration.from_json(text, "calibration")
+    chains = read_run(tmp_path / "calibration").chains
+    decisions = [t.decision for c in chains for t in c.turns if t.decision]
+    assert len(chains) == 20 * 16
+    assert sorted(s for scores in calibration.scores.values() for s in scores) == sorted(
+        d.score for d in decisions
+    )
+    assert set(calibration.scores) == {f"h{i}" for i in range(20)}
+    assert max(len(c.turns) for c in chains) > 1
+    # Sequential ranks take over at the nominal rate: within four standard deviations here.
+    rate = sum(d.take_over for d in decisions) / len(decisions)
+    assert rate == pytest.approx(0.4, abs=4 * (0.24 / len(decisions)) ** 0.5)
+
+
+async def test_conditional_calibration_runs_other_chains_on_the_same_problems(
+    config: Config, tmp_path: Path
+) -> None:
+    take_over = config.take_over.model_copy(
+        update={"coverage": "conditional", "calibration": tmp_path / "conditional" / CALIBRATION}
+    )
+    config = config.model_copy(update={"take_over": take_over})
+    await jobs.calibrate(config, make_models(0.0), tmp_path / "conditional")
+    summary = await jobs.run(config, make_models(0.0), tmp_path / "run")
+    assert summary.chains == 40
+    calibrating = {c.key: c.text for c in read_run(tmp_path / "conditional").chains}
+    running = {c.key: c.text for c in read_run(tmp_path / "run").chains}
+    assert running.keys() < calibrating.keys()
+    same = sum(calibrating[key] == text for key, text in running.items())
+    assert same < len(running) / 2
+
+
+async def test_running_again_makes_nothing_again(config: Config, tmp_path: Path) -> None:
+    first = await jobs.run(config, make_models(0.0), tmp_path / "run")
+    before = (tmp_path / "run" / CHAINS).read_bytes()
+    models, watch = make_models(0.0), Watch()
+    again = await jobs.run(config, models, tmp_path / "run", watch)
+    assert again == first
+    assert (watch.total, watch.already, watch.chains) == (40, 40, [])
+    assert (tmp_path / "run" / CHAINS).read_bytes() == before
+
+
+def run_and_kill(config: Config, directory: Path, after_chains: int) -> None:
+    """Run in another process, and kill it -9 once so many chains are written."""
+    script = str(Path(__file__).with_name("killed_run.py"))
+    arguments = [config.problems.source, str(config.take_over.calibration), str(directory)]
+    chains = directory / CHAINS
+    with subprocess.Popen(
+        [sys.executable, script, *arguments], env=os.environ | {"PYTHONPATH": str(TESTS)}
+    ) as process:
+        try:
+            while not chains.exists() or chains.read_bytes().count(b"\n") < after_chains:
+                assert process.poll() is None, "the run ended before it could be killed"
+                time.sleep(0.005)
+        finally:
+            process.send_signal(signal.SIGKILL)
+
+
+async def test_a_killed_run_resumes_to_the_same_chains(config: Config, tmp_path: Path) -> None:
+    undisturbed = await jobs.run(config, make_models(0.0), tmp_path / "undisturbed")
+    killed = tmp_path / "killed"
+    run_and_kill(config, killed, after_chains=8)
+    with (killed / CHAINS).open("ab") as file:
+        file.write(b'{"problem_id": "p9", "sam')  # as a kill in mid-write leaves it
+    survivors = (killed / CHAINS).read_bytes().count(b"\n")
+    assert 8 <= survivors < 40
+
+    watch = Watch()
+    resumed = await jobs.run(config, make_models(0.0), killed, watch)
+    assert (watch.already, len(watch.chains)) == (survivors, 40 - survivors)
+    assert sorted(map(what_matters, read_run(killed).chains), key=str) == sorted(
+        map(what_matters, read_run(tmp_path / "undisturbed").chains), key=str
+    )
+    assert resumed.accuracy == undisturbed.accuracy
+    assert resumed.take_over == undisturbed.take_over
+
+
+async def test_a_resumed_calibration_remembers_what_it_saw(config: Config, tmp_path: Path) -> None:
+    whole = tmp_path / "calibration"
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    for file in whole.iterdir():
+        (cut / file.name).write_bytes(file.read_bytes())
+    lines = (cut / CHAINS).read_bytes().splitlines(keepends=True)
+    (cut / CHAINS).write_bytes(b"".join(lines[:160]))
+    (cut / CALIBRATION).unlink()
+    await jobs.calibrate(config, make_models(0.0), cut)
+    decisions = [t.decision for c in read_run(cut).chains[160:] for t in c.turns if t.decision]
+    # The first p-value of a control that had forgotten everything would be its tie-breaker;
+    # with 160 chains behind it, p-values lie on a grid of hundredths and finer.
+    rate = sum(d.take_over for d in decisions) / len(decisions)
+    assert rate == pytest.approx(0.4, abs=4 * (0.24 / len(decisions)) ** 0.5)
+    assert len(read_run(cut).chains) == 320
+
+
+async def test_failed_chains_are_kept_until_told_to_retry(config: Config, tmp_path: Path) -> None:
+    models = make_models(0.0)
+
+    class BrokenEngine(SeededEngine):
+        async def score(self, *_: object) -> NoReturn:
+            raise EngineError("out of memory")
+
+    models["target"] = Model(BrokenEngine(), models["target"].tokenizer)
+    first = await jobs.run(config, models, tmp_path / "run")
+    assert (first.failed, first.chains) == (40, 40)
+    kept = await jobs.run(config, make_models(0.0), tmp_path / "run")
+    assert kept.failed == 40
+    mended = await jobs.run(config, make_models(0.0), tmp_path / "run", retry_failed=True)
+    assert (mended.failed, mended.chains) == (0, 40)
+
+
+async def test_bad_input_is_refused_before_any_model_is_loaded(
+    config: Config, tmp_path: Path
+) -> None:
+    def changed(**changes: object) -> Config:
+        return config.model_copy(update=changes)
+
+    take_over = config.take_over
+    without = changed(take_over=take_over.model_copy(update={"calibration": None}))
+    with pytest.raises(CalibrationError, match="atts calibrate"):
+        jobs.prepare_run(without)
+    missing = changed(
+        take_over=take_over.model_copy(update={"calibration": tmp_path / "none.json"})
+    )
+    with pytest.raises(CalibrationError, match=r"none\.json"):
+        jobs.prepare_run(missing)
+    corrupt = tmp_path / "corrupt.json"
+    corrupt.write_text('{"version": 1, "sco')
+    with pytest.raises(CalibrationError, match=r"corrupt\.json is not a calibration"):
+        jobs.prepare_run(changed(take_over=take_over.model_copy(update={"calibration": corrupt})))
+    with pytest.raises(CalibrationError, match=r"sampling\.temperature: 0\.8.* 0\.5 in the run"):
+        jobs.prepare_run(changed(sampling=config.sampling.model_copy(update={"temperature": 0.5})))
+    with pytest.raises(ProblemError, match="nowhere"):
+        jobs.prepare_run(
+            changed(problems=config.problems.model_copy(update={"source": "nowhere.jsonl"}))
+        )
+
+
+async def test_another_configuration_in_the_same_directory_is_refused(
+    config: Config, tmp_path: Path
+) -> None:
+    await jobs.run(config, make_models(0.0), tmp_path / "run")
+    with pytest.raises(ConfigError, match="seed"):
+        await jobs.run(config.model_copy(update={"seed": 7}), make_models(0.0), tmp_path / "run")
+    wider = config.limits.model_copy(update={"chains": 1})
+    resumed = await jobs.run(
+        config.model_copy(update={"limits": wider}), make_models(0.0), tmp_path / "run"
+    )
+    assert resumed.chains == 40

@@ -1,0 +1,81 @@
+"""Limits and retries around an engine."""
+
+import asyncio
+
+import pytest
+from fakes import FakeEngine
+
+from atts.engines.base import Sampling
+from atts.errors import ContextLengthError, EngineError, EngineUnavailableError
+from atts.runs.limits import LimitedEngine
+
+SAMPLING = Sampling(max_tokens=8, temperature=0.8, top_p=1.0, seed=1)
+HELLO = list(b"hello")
+
+
+def failing(times: int, error: Exception) -> FakeEngine:
+    """An engine that fails so many times, then works."""
+    left = times
+
+    def write(_: str) -> str:
+        nonlocal left
+        if left:
+            left -= 1
+            raise error
+        return "world"
+
+    return FakeEngine(write=write)
+
+
+async def test_at_most_so_many_requests_are_in_flight() -> None:
+    engine = FakeEngine(seconds=0.001)
+    limited = LimitedEngine(engine, in_flight=3, attempts=1, backoff_seconds=0.0)
+    generates = [limited.generate(HELLO, SAMPLING) for _ in range(10)]
+    scores = [limited.score(HELLO, 1) for _ in range(10)]
+    await asyncio.gather(*generates, *scores)
+    assert engine.most_in_flight == 3
+    assert (len(engine.generated), len(engine.scored)) == (10, 10)
+
+
+async def test_a_passing_failure_is_retried() -> None:
+    engine = failing(2, EngineUnavailableError("busy"))
+    limited = LimitedEngine(engine, in_flight=1, attempts=3, backoff_seconds=0.0)
+    completion = await limited.generate(HELLO, SAMPLING)
+    assert bytes(completion.token_ids) == b"world"
+    assert [sampling.seed for _, sampling in engine.generated] == [1, 1, 1]
+
+
+async def test_tries_are_limited_and_the_last_error_is_raised() -> None:
+    engine = failing(5, EngineUnavailableError("busy"))
+    limited = LimitedEngine(engine, in_flight=1, attempts=3, backoff_seconds=0.0)
+    with pytest.raises(EngineUnavailableError, match="busy"):
+        await limited.generate(HELLO, SAMPLING)
+    assert len(engine.generated) == 3
+
+
+@pytest.mark.parametrize("error", [EngineError("broken"), ContextLengthError("too long")])
+async def test_other_failures_are_not_retried(error: EngineError) -> None:
+    engine = failing(1, error)
+    limited = LimitedEngine(engine, in_flight=1, attempts=3, backoff_seconds=0.0)
+    with pytest.raises(type(error)):
+        await limited.generate(HELLO, SAMPLING)
+    assert len(engine.generated) == 1
+
+
+async def test_waiting_for_another_try_holds_no_place() -> None:
+    engine = failing(1, EngineUnavailableError("busy"))
+    limited = LimitedEngine(engine, in_flight=1, attempts=2, backoff_seconds=3600.0)
+    waiting = asyncio.create_task(limited.generate(HELLO, SAMPLING))
+    while not engine.generated:  # noqa: ASYNC110 - the fake has nothing to wait for
+        await asyncio.sleep(0)
+    completion = await asyncio.wait_for(limited.generate(HELLO, SAMPLING), timeout=10)
+    assert bytes(completion.token_ids) == b"world"
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+
+
+async def test_closing_closes_the_engine() -> None:
+    engine = FakeEngine()
+    await LimitedEngine(engine, in_flight=1, attempts=1, backoff_seconds=0.0).aclose()
+    assert engine.closed
