@@ -46,19 +46,37 @@ class Tokenizer:
         from transformers import AutoTokenizer  # takes seconds, where PyTorch is installed
 
         try:
-            tokenizer = AutoTokenizer.from_pretrained(model_path(options.model))
-        except (OSError, ValueError) as error:
+            tokenizer = AutoTokenizer.from_pretrained(
+                model_path(options.model),
+                # Without this, transformers asks on the terminal whether to run code of its own.
+                trust_remote_code=False,
+            )
+        except ConfigError:
+            raise
+        except Exception as error:  # the tokenizers library raises bare exceptions
             raise ConfigError(f"cannot load the tokenizer of {options.model}: {error}") from error
         return cls(tokenizer, options.model)
 
     def prompt(self, problem: Problem, options: PromptOptions) -> list[int]:
-        """Ids of the problem in the model's chat template, ready for the model's answer."""
+        """Ids of the problem in the model's chat template, ready for the model's answer.
+
+        Raises:
+            ConfigError: the template refuses the messages; some know no system message.
+        """
+        from jinja2 import TemplateError  # what transformers renders chat templates with
+
         messages = [{"role": "user", "content": question(problem)}]
         if options.system:
             messages.insert(0, {"role": "system", "content": options.system})
-        text = self._tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True
-        )
+        try:
+            text = self._tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True
+            )
+        except TemplateError as error:
+            raise ConfigError(
+                f"{self.name}: the chat template refuses the prompt: {error}; if it is the system "
+                "message, set prompt.system to an empty text"
+            ) from error
         # The template writes the special tokens itself, the beginning of text included.
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
         return ids

@@ -5,6 +5,7 @@ Text never reaches an engine. It crosses only between the two models' tokenizers
 prefix cache always hits.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -27,6 +28,16 @@ class Sampling:
     temperature: float
     top_p: float
     seed: int
+
+    def __post_init__(self) -> None:
+        # Here, because a value that fails in the middle of a batch would fail the whole batch.
+        if (
+            self.max_tokens < 1
+            or not 0.0 <= self.temperature < math.inf
+            or not 0.0 < self.top_p <= 1.0
+            or self.seed < 0
+        ):
+            raise ValueError(f"not a way to sample: {self}")
 
 
 class Completion(NamedTuple):

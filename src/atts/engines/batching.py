@@ -21,11 +21,14 @@ from transformers import PreTrainedModel
 from atts.engines.base import Completion, Sampling, Scored
 from atts.engines.kv_cache import BLOCK, PrefixStore, Row, Window, block_keys
 from atts.engines.sampling import sample
-from atts.errors import EngineError
+from atts.errors import EngineError, EngineUnavailableError
 from atts.types import FinishReason, Timings
 
 TOKENS_PER_PASS = 2048
-"""Most tokens that one joining pass computes, so that running requests do not starve."""
+"""Most tokens that one joining pass computes, so that running requests do not starve.
+
+A request that is longer on its own joins alone.
+"""
 
 
 @dataclass(eq=False)
@@ -95,37 +98,52 @@ class Batcher:
 
     def step(self) -> None:
         """Let waiting requests join, then write one token for each running request."""
-        self._drop_cancelled()
+        self._waiting = [r for r in self._waiting if not r.future.cancelled()]
+        self._guard_running(self._drop_cancelled)
         if self._waiting:
             joining = self._next_to_join()
             self._waiting = [r for r in self._waiting if r not in joining]
-            self._guard(self._join, joining)
-        if self._running and not self._guard(self._write_one_token, self._running):
-            self._running = []
-            self._window = self._empty_window()
+            joined = self._guard(lambda: self._join(joining), joining)
+            if not joined and not set(joining).isdisjoint(self._running):
+                self._lose_running()
+        if self._running:
+            self._guard_running(self._write_one_token)
 
-    def fail_all(self, error: EngineError) -> None:
+    def fail_all(self, reason: str) -> None:
         for request in self._waiting + self._running:
-            request.fail(error)
+            request.fail(EngineError(reason))
         self._waiting, self._running = [], []
 
     def _empty_window(self) -> Window:
         return Window(self._num_layers, slack=True)
 
-    def _guard(self, work: Callable[[list[Request]], None], requests: list[Request]) -> bool:
+    def _guard(self, work: Callable[[], None], requests: list[Request]) -> bool:
         """Whether the work succeeded; if not, it fails these requests and no others."""
         try:
-            work(requests)
+            work()
         except Exception as error:  # the callers get it: the model's thread must live on
-            failure = EngineError(f"the model failed: {type(error).__name__}: {error}")
-            failure.__cause__ = error
+            # With fewer requests at a time the memory may be enough.
+            passing = isinstance(error, torch.OutOfMemoryError)
+            kind = EngineUnavailableError if passing else EngineError
             for request in requests:
+                failure = kind(f"the model failed: {type(error).__name__}: {error}")
+                failure.__cause__ = error
                 request.fail(failure)
             return False
         return True
 
+    def _guard_running(self, work: Callable[[], None]) -> None:
+        if not self._guard(work, self._running):
+            self._lose_running()
+
+    def _lose_running(self) -> None:
+        """Start afresh: work that failed half-way may have left the window inconsistent."""
+        for request in self._running:
+            request.fail(EngineUnavailableError("lost with a failure of the running batch"))
+        self._running = []
+        self._window = self._empty_window()
+
     def _drop_cancelled(self) -> None:
-        self._waiting = [r for r in self._waiting if not r.future.cancelled()]
         for index in reversed(range(len(self._running))):
             if self._running[index].future.cancelled():
                 self._leave(index)
@@ -192,7 +210,8 @@ class Batcher:
         for index in reversed(range(len(writing))):
             self._take_token(joined_at + index, first_tokens[index])
 
-    def _write_one_token(self, requests: list[Request]) -> None:
+    def _write_one_token(self) -> None:
+        requests = self._running
         logits = self._forward([[r.written[-1]] for r in requests], self._window, 1)
         tokens = self._sample(logits[:, -1], requests)
         for index in reversed(range(len(tokens))):
@@ -201,6 +220,10 @@ class Batcher:
     def _take_token(self, index: int, token: int) -> None:
         """Give a running request its next token; resolve it if that was the last."""
         request = self._running[index]
+        if token < 0:
+            self._leave(index)
+            request.fail(EngineError("the model's logits are not finite numbers"))
+            return
         if token in self._end_ids:
             finish: FinishReason = "stop"
         else:
@@ -222,6 +245,9 @@ class Batcher:
         self._window.remove(index)
         self._running[index] = self._running[-1]
         self._running.pop()
+        if not self._running:
+            # A burst of long requests must not hold its memory for ever.
+            self._window = self._empty_window()
 
     def _resolve_score(self, request: Request, logits: Tensor) -> None:
         asked = len(request.token_ids) - request.needed_from - 1

@@ -5,17 +5,20 @@ so that the event loop stays free.
 """
 
 import asyncio
+import inspect
 import queue
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.utils.logging import disable_progress_bar
 
 from atts.config import ModelOptions
 from atts.engines.base import Completion, Sampling, Scored
@@ -39,19 +42,24 @@ class InProcessEngine:
         """Take over ``model``, which must be in evaluation mode.
 
         Raises:
-            ConfigError: the model keeps a state that is not a key-value cache per token.
+            ConfigError: the model keeps a state that is not a key-value cache per token, or
+                does not say how long its context is.
         """
         config = model.config.get_text_config()
         layers = DynamicCache(config=config).layers
-        if any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers):
+        takes = inspect.signature(model.forward).parameters
+        if any(
+            type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers
+        ) or not {"past_key_values", "position_ids", "attention_mask"} <= set(takes):
             raise ConfigError(
                 f"{model.config.model_type}: not every layer of this model is attention with a "
-                "key-value cache, which is all that the in-process engine can batch"
+                "key-value cache and given positions, which is all that the in-process engine "
+                "can batch"
             )
         self.vocab_size: int = config.vocab_size
-        self.context_length: int = config.max_position_embeddings
+        self.context_length: int = context_length(model)
         on_cpu = model.device.type == "cpu"
-        self._batcher = Batcher(
+        batcher = Batcher(
             model,
             cache_tokens,
             end_of_sequence_ids(model),
@@ -60,32 +68,17 @@ class InProcessEngine:
         # None asks the thread to stop.
         self._inbox: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._closed = False
-        self._thread = threading.Thread(target=self._serve, name="atts-engine", daemon=True)
+        self._closing = threading.Lock()
+        # The thread alone holds the model, so that it is freed when the thread ends.
+        self._thread = threading.Thread(
+            target=self._serve, args=(batcher,), name="atts-engine", daemon=True
+        )
         self._thread.start()
 
     @classmethod
     def load(cls, options: ModelOptions, path: str) -> "InProcessEngine":
-        """Load a model from a folder or the Hugging Face hub, safetensors only.
-
-        Raises:
-            ConfigError: the model cannot be loaded, or the device is not there.
-        """
-        device = options.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        dtype = options.dtype
-        if dtype == "auto" and device == "cpu":
-            dtype = "float32"
-        try:
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                path, dtype=dtype, use_safetensors=True
-            )
-            model.to(device)
-        except (OSError, ValueError, RuntimeError, AssertionError) as error:
-            raise ConfigError(
-                f"cannot load the model {options.model} on {device}: {error}"
-            ) from error
-        return cls(model.eval(), options.cache_tokens)
+        """Load a model and serve it; see ``load_model``."""
+        return cls(load_model(options, path), options.cache_tokens)
 
     async def generate(self, token_ids: Sequence[int], sampling: Sampling) -> Completion:
         ids = self._checked(token_ids)
@@ -117,13 +110,12 @@ class InProcessEngine:
         return scored
 
     async def aclose(self) -> None:
-        self._closed = True
-        self._inbox.put(None)
+        with self._closing:
+            self._closed = True
+            self._inbox.put(None)
         await asyncio.to_thread(self._thread.join)
 
     def _checked(self, token_ids: Sequence[int]) -> list[int]:
-        if self._closed:
-            raise EngineError("the engine is closed")
         ids = list(token_ids)
         if not ids:
             raise EmptyInputError("no tokens to continue or to score")
@@ -136,25 +128,95 @@ class InProcessEngine:
         return ids
 
     async def _submit(self, request: Request) -> Any:  # noqa: ANN401 - as the caller knows
-        self._inbox.put(request)
+        with self._closing:  # so that no request comes after the last one that is served
+            if self._closed:
+                raise EngineError("the engine is closed")
+            self._inbox.put(request)
         return await asyncio.wrap_future(request.future)
 
-    def _serve(self) -> None:
-        """The life of the engine's thread."""
-        while self._receive():
-            self._batcher.step()
-        self._batcher.fail_all(EngineError("the engine was closed"))
+    def _serve(self, batcher: Batcher) -> None:
+        """The life of the engine's thread; whatever ends it, no caller is left waiting."""
+        reason = "the engine was closed"
+        try:
+            while self._receive(batcher):
+                batcher.step()
+        except BaseException as error:
+            reason = f"the engine's thread died: {type(error).__name__}: {error}"
+            raise
+        finally:
+            with self._closing:
+                self._closed = True
+                self._inbox.put(None)
+            while (request := self._inbox.get()) is not None:
+                batcher.add(request)
+            batcher.fail_all(reason)
 
-    def _receive(self) -> bool:
+    def _receive(self, batcher: Batcher) -> bool:
         """Pass new requests on, waiting for one if there is nothing to do; false to stop."""
         while True:
             try:
-                request = self._inbox.get(block=self._batcher.idle)
+                request = self._inbox.get(block=batcher.idle)
             except queue.Empty:
                 return True
             if request is None:
                 return False
-            self._batcher.add(request)
+            batcher.add(request)
+
+
+def load_model(options: ModelOptions, path: str) -> PreTrainedModel:
+    """Load a model from a folder or the Hugging Face hub, safetensors only.
+
+    Raises:
+        ConfigError: the model cannot be loaded, or the device is not there.
+    """
+    device = options.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = options.dtype
+    if dtype == "auto" and device == "cpu":
+        dtype = "float32"
+    disable_progress_bar()  # it would tear the run's own progress display
+    from_pretrained: Any = AutoModelForCausalLM.from_pretrained
+    try:
+        model, found = from_pretrained(
+            path,
+            dtype=dtype,
+            use_safetensors=True,
+            # Without this, transformers asks on the terminal whether to run a model's own code.
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+        model.to(device)
+    except (OSError, ValueError, RuntimeError, AssertionError, SafetensorError) as error:
+        raise ConfigError(f"cannot load the model {options.model} on {device}: {error}") from error
+    if found["missing_keys"]:
+        raise ConfigError(
+            f"the model {options.model} lacks weights, which would be random: "
+            f"{', '.join(sorted(found['missing_keys']))}"
+        )
+    return cast("PreTrainedModel", model.eval())
+
+
+def context_length(model: PreTrainedModel) -> int:
+    """How many tokens the model can see.
+
+    Rotary embeddings that change with the length of the input end where they would change:
+    beyond, a chain's kept keys would no longer fit, and would depend on the batch.
+
+    Raises:
+        ConfigError: the model does not say.
+    """
+    config = model.config.get_text_config()
+    length = getattr(config, "max_position_embeddings", None)
+    if not isinstance(length, int) or length < 1:
+        raise ConfigError(
+            f"{model.config.model_type}: the model's configuration has no max_position_embeddings"
+        )
+    ropes: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
+    for rope in (ropes, *(value for value in ropes.values() if isinstance(value, dict))):
+        if rope.get("rope_type") in ("dynamic", "longrope"):
+            length = min(length, rope.get("original_max_position_embeddings") or length)
+    return length
 
 
 def end_of_sequence_ids(model: PreTrainedModel) -> frozenset[int]:

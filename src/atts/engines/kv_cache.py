@@ -101,6 +101,7 @@ class Window(Cache):
         index, start = len(self.starts), self.end - length
         self.starts.append(start)
         self.begin = min(self.begin, start) if index else start
+        self._blank(index)
         if row is None or length <= 0:
             return
         for layer, tensors in zip(self._layers, row, strict=True):
@@ -118,6 +119,7 @@ class Window(Cache):
                 for buffer in layer.buffers:
                     buffer[index, :, columns] = buffer[last, :, columns]
             self.starts[index] = self.starts[last]
+            self._blank(index)
         self.starts.pop()
         self.begin = min(self.starts, default=self.end)
 
@@ -127,6 +129,12 @@ class Window(Cache):
             [buffer[index, :, columns].clone() for buffer in layer.buffers]
             for layer in self._layers
         ]
+
+    def _blank(self, index: int) -> None:
+        """Zero the columns before a row: NaN that another row left there would reach this one."""
+        for layer in self._layers:
+            for buffer in layer.buffers:
+                buffer[index, :, : self.starts[index]] = 0
 
     def _moved(self, old: Tensor, columns: slice) -> Tensor:
         """A new buffer that holds the used part of ``old`` in ``columns``."""
@@ -169,7 +177,8 @@ class PrefixStore:
         self.capacity = capacity
         self.size = 0
         self._entries: OrderedDict[int, _Entry] = OrderedDict()
-        self._by_block: dict[int, int] = {}
+        self._by_block: dict[int, list[int]] = {}
+        """The entries that begin with these blocks, the newest last."""
         self._next_id = 0
 
     def find(self, token_ids: Sequence[int]) -> tuple[Row | None, int]:
@@ -178,9 +187,10 @@ class PrefixStore:
         The row may be longer than the match; only its first tokens count then.
         """
         for key in reversed(block_keys(token_ids)):
-            entry_id = self._by_block.get(key)
-            if entry_id is None:
+            entry_ids = self._by_block.get(key)
+            if entry_ids is None:
                 continue
+            entry_id = entry_ids[-1]
             entry = self._entries[entry_id]
             length = _common_length(entry.token_ids, token_ids)
             if length:
@@ -194,7 +204,9 @@ class PrefixStore:
         keys = block_keys(ids)
         if not keys or len(ids) > self.capacity:
             return
-        for entry_id in {self._by_block[key] for key in keys if key in self._by_block}:
+        for entry_id in [
+            e for key in keys for e in self._by_block.get(key, []) if self._ends(e, key)
+        ]:
             shorter = self._entries[entry_id].token_ids
             if len(shorter) <= len(ids) and ids[: len(shorter)] == shorter:
                 self._drop(entry_id)
@@ -205,7 +217,7 @@ class PrefixStore:
         self._entries[entry_id] = _Entry(ids, row, keys)
         self.size += len(ids)
         for key in keys:
-            self._by_block[key] = entry_id
+            self._by_block.setdefault(key, []).append(entry_id)
 
     def clear(self) -> None:
         self._entries.clear()
@@ -216,8 +228,13 @@ class PrefixStore:
         entry = self._entries.pop(entry_id)
         self.size -= len(entry.token_ids)
         for key in entry.keys:
-            if self._by_block.get(key) == entry_id:
+            self._by_block[key].remove(entry_id)
+            if not self._by_block[key]:
                 del self._by_block[key]
+
+    def _ends(self, entry_id: int, key: int) -> bool:
+        """Whether an entry's last whole block is the one of this key."""
+        return self._entries[entry_id].keys[-1] == key
 
 
 def block_keys(token_ids: Sequence[int]) -> list[int]:

@@ -18,20 +18,28 @@ def sample(logits: Tensor, samplings: Sequence[Sampling], uniforms: Sequence[flo
         logits: shape (rows, vocabulary).
         samplings: temperature 0 takes the likeliest token.
         uniforms: each in [0, 1).
+
+    Returns:
+        One token id a row; -1 where the logits are not numbers to sample from.
     """
     temperatures = torch.tensor([s.temperature for s in samplings], device=logits.device)
     greedy = temperatures == 0.0
-    scaled = logits.float() / torch.where(greedy, 1.0, temperatures)[:, None]
+    logits = logits.float()
+    # The largest becomes 0 before the division, so that no temperature is too small for it.
+    shifted = logits - logits.amax(dim=-1, keepdim=True)
+    scaled = shifted / torch.where(greedy, 1.0, temperatures)[:, None]
     probabilities = scaled.softmax(dim=-1)
     if any(s.top_p < 1.0 for s in samplings):
         top_p = torch.tensor([s.top_p for s in samplings], device=logits.device)
         probabilities = _keep_nucleus(probabilities, top_p)
     cumulative = probabilities.cumsum(dim=-1)
     u = torch.tensor(uniforms, device=logits.device, dtype=torch.float32)
-    # Scaled by the sum, so that rounding in the sum cannot push the draw past the last token.
-    drawn = (cumulative <= (u * cumulative[:, -1])[:, None]).sum(dim=-1)
-    last = probabilities.shape[-1] - 1
-    tokens: list[int] = torch.where(greedy, logits.argmax(dim=-1), drawn.clamp(max=last)).tolist()
+    total = cumulative[:, -1]
+    # Below the sum even after rounding: a draw past it would be a token of no probability.
+    threshold = torch.minimum(u * total, torch.nextafter(total, torch.zeros_like(total)))
+    drawn = (cumulative <= threshold[:, None]).sum(dim=-1)
+    chosen = torch.where(greedy, logits.argmax(dim=-1), drawn)
+    tokens: list[int] = torch.where(total.isfinite(), chosen, -1).tolist()
     return tokens
 
 
@@ -39,5 +47,7 @@ def _keep_nucleus(probabilities: Tensor, top_p: Tensor) -> Tensor:
     """Zero all but the likeliest tokens that together reach ``top_p`` (arXiv 1904.09751)."""
     ordered, order = probabilities.sort(dim=-1, descending=True)
     before = ordered.cumsum(dim=-1) - ordered
-    kept = ordered.masked_fill(before >= top_p[:, None], 0.0)
+    # A row that keeps everything is left as it is, so that it does not depend on other rows.
+    outside = (before >= top_p[:, None]) & (top_p < 1.0)[:, None]
+    kept = ordered.masked_fill(outside, 0.0)
     return torch.zeros_like(probabilities).scatter(-1, order, kept)

@@ -1,0 +1,159 @@
+"""Prompts and tokenizers: what crosses between text and token ids, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+from fakes import byte_tokenizer
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import normalizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from atts.config import ModelOptions, PromptOptions
+from atts.errors import ConfigError
+from atts.prompts import Tokenizer, model_path, question
+from atts.types import Problem
+
+PROBLEM = Problem(id="p", question="1+1?", answer="2")
+BYTES = byte_tokenizer()
+
+whole_text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\ufffd"))
+
+
+def unwrapped(template: str | None = None) -> PreTrainedTokenizerFast:
+    """A byte tokenizer of transformers, to be changed before it is wrapped."""
+    tokenizer = byte_tokenizer(template=template)._tokenizer
+    assert isinstance(tokenizer, PreTrainedTokenizerFast)
+    return tokenizer
+
+
+def with_special_tokens(template: str | None = None) -> PreTrainedTokenizerFast:
+    tokenizer = unwrapped(template)
+    tokenizer.add_special_tokens({"bos_token": "<s>", "eos_token": "<|end|>"})
+    return tokenizer
+
+
+@given(whole_text)
+def test_text_survives_the_way_through_token_ids(text: str) -> None:
+    assert BYTES.decode(BYTES.encode(text)) == text
+
+
+@given(whole_text, st.data())
+def test_a_cut_inside_a_character_leaves_it_out(text: str, data: st.DataObject) -> None:
+    ids = BYTES.encode(text)
+    cut = data.draw(st.integers(0, len(ids)))
+    kept, decoded = BYTES.decode_whole_characters(ids[:cut])
+    # With one id for each byte: the longest prefix that ends at the end of a character.
+    assert decoded == text.encode()[:cut].decode(errors="ignore")
+    assert kept == BYTES.encode(decoded) == ids[: len(kept)]
+
+
+@pytest.mark.parametrize("cut", range(5))
+def test_every_cut_of_a_character_of_four_bytes(cut: int) -> None:
+    ids = BYTES.encode("a\U0001f600")
+    kept, text = BYTES.decode_whole_characters(ids[: 1 + cut])
+    assert (len(kept), text) == ((5, "a\U0001f600") if cut == 4 else (1, "a"))
+
+
+def test_what_looks_like_a_special_token_in_a_chain_is_plain_text() -> None:
+    tokenizer = Tokenizer(with_special_tokens(), "special")
+    text = "so <|end|> is <s>"
+    ids = tokenizer.encode(text)
+    assert ids == BYTES.encode(text)
+    assert tokenizer.decode(ids) == text
+
+
+def test_special_tokens_that_a_model_writes_are_no_text() -> None:
+    plain = with_special_tokens()
+    tokenizer = Tokenizer(plain, "special")
+    assert tokenizer.decode([*tokenizer.encode("a"), plain.eos_token_id]) == "a"
+
+
+def test_a_prompt_has_one_beginning_of_text_when_template_and_tokenizer_both_add_it() -> None:
+    plain = with_special_tokens("{{ bos_token }}u:{{ messages[-1]['content'] }}<|end|>a:")
+    begin, end = plain.bos_token_id, plain.eos_token_id
+    plain.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", begin)]
+    )
+    assert plain.encode("x")[0] == begin  # this tokenizer does add it by itself
+    tokenizer = Tokenizer(plain, "begins")
+    tokenizer.encode("a chain's text")  # which must not change how prompts are read
+    ids = tokenizer.prompt(PROBLEM, PromptOptions(system=""))
+    assert ids == [begin, *BYTES.encode("u:1+1?"), end, *BYTES.encode("a:")]
+    assert begin not in tokenizer.encode("in the middle")
+
+
+@pytest.mark.parametrize(
+    ("system", "expected"), [("Be brief.", "s:Be brief.\nu:1+1?\na:"), ("", "u:1+1?\na:")]
+)
+def test_an_empty_system_message_is_left_out(system: str, expected: str) -> None:
+    ids = BYTES.prompt(PROBLEM, PromptOptions(system=system))
+    assert BYTES.decode(ids) == expected
+
+
+def test_a_template_that_refuses_the_system_message_says_what_to_do() -> None:
+    template = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+        "{{ messages[0]['content'] }}"
+    )
+    tokenizer = byte_tokenizer("strict", template)
+    with pytest.raises(ConfigError, match=r"strict.*no system role.*prompt\.system"):
+        tokenizer.prompt(PROBLEM, PromptOptions(system="Be brief."))
+    assert tokenizer.decode(tokenizer.prompt(PROBLEM, PromptOptions(system=""))) == "1+1?"
+
+
+def test_choices_are_lettered_after_the_question() -> None:
+    problem = Problem(id="p", question="Which?", answer="B", choices=("one", "two", "three"))
+    assert question(problem) == "Which?\n\nA. one\nB. two\nC. three"
+    assert question(PROBLEM) == "1+1?"
+
+
+def test_a_tokenizer_without_a_chat_template_is_refused() -> None:
+    plain = unwrapped()
+    plain.chat_template = None
+    with pytest.raises(ConfigError, match=r"mute.*no chat template"):
+        Tokenizer(plain, "mute")
+
+
+@pytest.mark.parametrize(
+    "change", [normalizers.Lowercase(), normalizers.Strip(), normalizers.Replace("\n\n", "\n")]
+)
+def test_a_tokenizer_that_changes_text_is_refused(change: normalizers.Normalizer) -> None:
+    plain = unwrapped()
+    plain.backend_tokenizer.normalizer = change
+    with pytest.raises(ConfigError, match=r"lossy.*does not give back"):
+        Tokenizer(plain, "lossy")
+
+
+def test_a_saved_tokenizer_is_loaded(tmp_path: Path) -> None:
+    unwrapped().save_pretrained(tmp_path)
+    tokenizer = Tokenizer.load(ModelOptions(model=str(tmp_path)))
+    prompt = PromptOptions(system="")
+    assert tokenizer.prompt(PROBLEM, prompt) == BYTES.prompt(PROBLEM, prompt)
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "{}", "[]"])
+def test_a_missing_or_damaged_tokenizer_is_refused(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        unwrapped().save_pretrained(tmp_path)
+        (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(ConfigError, match="cannot load the tokenizer"):
+        Tokenizer.load(ModelOptions(model=str(tmp_path)))
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nowhere"):
+        Tokenizer.load(ModelOptions(model=str(tmp_path / "nowhere")))
+
+
+@pytest.mark.parametrize("name", ["bundled/xyz", "bundled", "bundled/", "bundled/draft/x"])
+def test_unknown_bundled_models_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="bundled/draft and bundled/target"):
+        model_path(name)
+    with pytest.raises(ConfigError, match="bundled/draft and bundled/target"):
+        Tokenizer.load(ModelOptions(model=name))
+
+
+def test_other_models_are_what_they_are_called() -> None:
+    assert model_path("some/folder") == "some/folder"
+    assert Path(model_path("bundled/draft")).parts[-2:] == ("assets", "draft")
