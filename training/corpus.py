@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +103,13 @@ def train_tokenizer(chat: ChatFormat, vocabulary: int, texts: Iterable[str]) -> 
     return tokenizer
 
 
+def token_id(tokenizer: Tokenizer, token: str) -> int:
+    found = tokenizer.token_to_id(token)
+    if found is None:
+        raise ValueError(f"the tokenizer has no token {token!r}")
+    return int(found)
+
+
 def sample_texts(recipe: RecipeMaker, count: int, seed: int) -> Iterator[str]:
     """Plain texts of questions and solutions, for training a tokenizer."""
     rng = random.Random(f"tokenizer-{seed}")
@@ -150,7 +157,7 @@ def _shard(
 ) -> _Shard:
     """The documents of one seed: ids, trained flags, and lengths of the rows."""
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
-    end = tokenizer.token_to_id(chat.eos)
+    end = token_id(tokenizer, chat.eos)
     rng = random.Random(f"corpus-{seed}")
     ids: list[int] = []
     trained: list[bool] = []
@@ -193,4 +200,4 @@ def _pieces(document: Document, cut_all: bool, rng: random.Random) -> list[tuple
             position += rng.randint(25, 90)
             cuts.add(position)
     edges = [0, *sorted(cut for cut in cuts if 0 < cut < len(document.text)), len(document.text)]
-    return list(zip(edges, edges[1:], strict=False))
+    return list(pairwise(edges))

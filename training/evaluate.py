@@ -33,8 +33,8 @@ class Writer:
 
     def __init__(self, folder: Path, device: str, dtype: torch.dtype) -> None:
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-        self.model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-        self.model.to(device).eval()
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        self.model = model.to(device).eval()
         self.device = device
         self.end = self.model.config.eos_token_id
         self.pad = self.model.config.pad_token_id
@@ -115,7 +115,6 @@ class Chain:
     marked: str = ""
     """The text with the borders of the segments."""
     scores: list[float] = field(default_factory=list)
-    wrong_before: list[bool] = field(default_factory=list)
     takeovers: int = 0
     drafted: int = 0
     written: int = 0
@@ -140,8 +139,12 @@ def simulate(
     limits: tuple[int, int],
     threshold: float | None,
     rng: np.random.Generator,
+    replace: bool = False,
 ) -> list[Chain]:
-    """ATTS, all chains turn by turn; without a threshold take-overs are drawn at random."""
+    """ATTS, all chains turn by turn; without a threshold take-overs are drawn at random.
+
+    With ``replace`` the target writes instead of the segment that it takes over.
+    """
     chains = [
         Chain(problem, draft.prompt(problem.question), target.prompt(problem.question))
         for problem in problems
@@ -151,6 +154,7 @@ def simulate(
         active = [chain for chain in chains if not chain.ended]
         if not active:
             break
+        before = {id(chain): (list(chain.draft_ids), chain.text) for chain in active}
         made = draft.generate([chain.draft_ids for chain in active], limits[0])
         starts = [len(chain.target_ids) for chain in active]
         for chain, (ids, ended) in zip(active, made, strict=True):
@@ -170,6 +174,9 @@ def simulate(
             chain.marked += f"<{score:.2f}>"
             if rng.random() < TAKEOVER_RATE if threshold is None else score >= threshold:
                 takers.append(chain)
+                if replace:
+                    del chain.target_ids[start:]
+                    chain.draft_ids, chain.text = before[id(chain)]
         if takers:
             made = target.generate([chain.target_ids for chain in takers], limits[1])
             for chain, (ids, ended) in zip(takers, made, strict=True):
@@ -193,15 +200,15 @@ def calibrate(
     samples: int,
     limits: tuple[int, int],
     rng: np.random.Generator,
+    replace: bool,
 ) -> float:
     """The score above which the target takes over, from chains run with that very policy."""
     threshold: float | None = None
     for _ in range(4):
-        chains = simulate(draft, target, problems, samples, limits, threshold, rng)
+        chains = simulate(draft, target, problems, samples, limits, threshold, rng, replace)
         pooled = [score for chain in chains for score in chain.scores]
         threshold = float(np.quantile(pooled, 1 - TAKEOVER_RATE))
-    assert threshold is not None
-    return threshold
+    return threshold or 0.0
 
 
 def share(right: Sequence[bool], samples: int) -> str:
@@ -263,6 +270,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--show", type=int, default=0, help="chains to print")
     parser.add_argument("--draft", type=Path, help="another draft folder")
+    parser.add_argument("--replace", action="store_true", help="take over instead of after")
     arguments = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = getattr(torch, arguments.dtype)
@@ -281,8 +289,8 @@ def main() -> None:
     for pair in arguments.limits.split(","):
         first, second = pair.split("/")
         limits = (int(first), int(second))
-        level = calibrate(draft, target, calibration, 4, limits, rng)
-        chains = simulate(draft, target, problems, samples, limits, level, rng)
+        level = calibrate(draft, target, calibration, 4, limits, rng, arguments.replace)
+        chains = simulate(draft, target, problems, samples, limits, level, rng, arguments.replace)
         report(chains, samples, limits, level)
         shown = chains
     mended = [c for c in shown if "Wait" in c.text and c.right][:: max(1, samples // 2)]

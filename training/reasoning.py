@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from atts.problems.arithmetic import LIMIT, Op, Step, Story
+from atts.problems.arithmetic import LIMIT, Op, Story
 
 Hand = Literal["draft", "target"]
 
@@ -160,7 +160,8 @@ class Writer:
 
     def _wait(self, before: str) -> tuple[int, bool]:
         """Announce the correction; the next step to write is the earliest wrong one."""
-        assert self.open_fault is not None
+        if self.open_fault is None:
+            raise ValueError("there is nothing to correct")
         self._put(before + "Wait, ")
         index = self.open_fault
         self.open_fault = None
@@ -355,6 +356,21 @@ def target_recipe(rng: random.Random) -> Recipe:
         starts="draft" if rng.random() < 0.8 else "target",
         draft_faults=0.25 if faulty else 0.0,
         target_faults=0.03,
+        draft_notices=0.1,
+    )
+
+
+def mending_recipe(rng: random.Random) -> Recipe:
+    """The target's second stage: mostly faulty drafts that the target must mend."""
+    if rng.random() < 0.22:
+        return target_recipe(rng)
+    to_the_end = rng.random() < 0.25
+    return Recipe(
+        draft_stretch=(20, 150),
+        target_stretch=(400, 400) if to_the_end else (20, 110),
+        starts="draft" if rng.random() < 0.85 else "target",
+        draft_faults=0.2,
+        target_faults=0.02,
         draft_notices=0.1,
     )
 

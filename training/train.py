@@ -2,6 +2,7 @@
 
 Everything derives from ``SEED``: the stories, how they are written out, the tokenizers, the
 initial weights and the order of the batches. ``--scale`` shrinks the training for a rehearsal.
+The model is passed about as ``Any``: transformers' own types do not fit its own calls.
 """
 
 import argparse
@@ -12,13 +13,23 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from corpus import DRAFT_CHAT, TARGET_CHAT, ChatFormat, Corpus, build, sample_texts, train_tokenizer
-from reasoning import DraftRecipe, RecipeMaker, target_recipe
+from corpus import (
+    DRAFT_CHAT,
+    TARGET_CHAT,
+    ChatFormat,
+    Corpus,
+    build,
+    sample_texts,
+    token_id,
+    train_tokenizer,
+)
+from reasoning import DraftRecipe, RecipeMaker, mending_recipe, target_recipe
 from tokenizers import Tokenizer
 from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
@@ -49,6 +60,12 @@ class Plan:
     rate: float
     """The peak learning rate."""
     seed: int
+    second_recipe: RecipeMaker | None = None
+    """A second, shorter stage on other documents."""
+    second_documents: int = 0
+    second_epochs: int = 0
+    second_rows: int = 0
+    second_rate: float = 0.0
 
 
 def plans(draft_faults: float) -> dict[str, Plan]:
@@ -81,17 +98,22 @@ def plans(draft_faults: float) -> dict[str, Plan]:
         rows=512,
         rate=2e-3,
         seed=SEED + 1,
+        second_recipe=mending_recipe,
+        second_documents=180_000,
+        second_epochs=3,
+        second_rows=256,
+        second_rate=1.2e-3,
     )
     return {"draft": draft, "target": target}
 
 
-def new_model(plan: Plan, tokenizer: Tokenizer) -> LlamaForCausalLM:
+def new_model(plan: Plan, tokenizer: Tokenizer) -> Any:  # noqa: ANN401
     chat = plan.chat
     torch.manual_seed(plan.seed)
-    special = {
-        "bos_token_id": tokenizer.token_to_id(chat.bos),
-        "eos_token_id": tokenizer.token_to_id(chat.eos),
-        "pad_token_id": tokenizer.token_to_id(chat.pad),
+    special: dict[str, Any] = {
+        "bos_token_id": token_id(tokenizer, chat.bos),
+        "eos_token_id": token_id(tokenizer, chat.eos),
+        "pad_token_id": token_id(tokenizer, chat.pad),
     }
     config = LlamaConfig(
         vocab_size=plan.vocabulary,
@@ -105,7 +127,7 @@ def new_model(plan: Plan, tokenizer: Tokenizer) -> LlamaForCausalLM:
         tie_word_embeddings=True,
         **special,
     )
-    model = LlamaForCausalLM(config)
+    model: Any = LlamaForCausalLM(config)
     model.generation_config = GenerationConfig(**special)
     return model
 
@@ -124,7 +146,7 @@ def batches(corpus: Corpus, plan: Plan) -> Iterator[np.ndarray]:
             yield groups[index]
 
 
-def train(model: LlamaForCausalLM, corpus: Corpus, plan: Plan, device: str) -> None:
+def train(model: Any, corpus: Corpus, plan: Plan, device: str) -> None:  # noqa: ANN401
     model.to(device).train()
     ids = torch.from_numpy(corpus.ids).to(device)
     trained = torch.from_numpy(corpus.trained).to(device)
@@ -182,7 +204,7 @@ def _rate(step: int, steps: int) -> float:
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def save(model: LlamaForCausalLM, plan: Plan, tokenizer: Tokenizer, folder: Path) -> None:
+def save(model: Any, plan: Plan, tokenizer: Tokenizer, folder: Path) -> None:  # noqa: ANN401
     """Write a model folder that transformers, vLLM and SGLang load as it is."""
     shutil.rmtree(folder, ignore_errors=True)
     model.to("cpu").to(torch.float16).save_pretrained(folder)
@@ -202,26 +224,49 @@ def save(model: LlamaForCausalLM, plan: Plan, tokenizer: Tokenizer, folder: Path
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
 
 
-def make(plan: Plan, folder: Path, scale: float, device: str, processes: int) -> None:
-    """Tokenizer, corpus, training and saving of one model."""
-    began = time.perf_counter()
-    texts = sample_texts(plan.recipe, 20_000 if scale >= 1 else 4_000, plan.seed)
-    tokenizer = train_tokenizer(plan.chat, plan.vocabulary, texts)
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    documents = int(plan.documents * scale)
-    corpus = build(
-        folder / "tokenizer.json", plan.chat, plan.recipe, documents, plan.seed, processes
+def second_stage(plan: Plan, scale: float) -> Plan:
+    """The plan of the second stage."""
+    if plan.second_recipe is None:
+        raise ValueError(f"the {plan.name} has no second stage")
+    return replace(
+        plan,
+        recipe=plan.second_recipe,
+        documents=int(plan.second_documents * scale),
+        epochs=plan.second_epochs,
+        rows=plan.second_rows,
+        rate=plan.second_rate,
+        seed=plan.seed + 10,
+        second_recipe=None,
     )
-    model = new_model(plan, tokenizer)
+
+
+def make(
+    plan: Plan, folder: Path, scale: float, second_only: bool, device: str, processes: int
+) -> None:
+    """Tokenizer, corpora, training and saving of one model."""
+    began = time.perf_counter()
+    torch.set_float32_matmul_precision("high")
+    file = folder / "tokenizer.json"
+    stage = plan
+    if second_only:
+        tokenizer = Tokenizer.from_file(str(file))
+        model: Any = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        stage = second_stage(plan, scale)
+    else:
+        texts = sample_texts(plan.recipe, 20_000 if scale >= 1 else 4_000, plan.seed)
+        tokenizer = train_tokenizer(plan.chat, plan.vocabulary, texts)
+        folder.mkdir(parents=True, exist_ok=True)
+        tokenizer.save(str(file))
+        model = new_model(plan, tokenizer)
+    corpus = build(file, plan.chat, stage.recipe, stage.documents, stage.seed, processes)
     rows = len(corpus.starts) - 1
     print(
         f"{plan.name}: {model.num_parameters()} parameters, {rows} documents, "
-        f"{len(corpus.ids) / rows:.0f} tokens each, {corpus.trained.sum() / rows:.0f} trained; "
-        f"ready after {time.perf_counter() - began:.0f} s",
+        f"{len(corpus.ids) / rows:.0f} tokens each, {corpus.trained.sum() / rows:.0f} "
+        f"trained; ready after {time.perf_counter() - began:.0f} s",
         flush=True,
     )
-    train(model, corpus, plan, device)
+    train(model, corpus, stage, device)
     save(model, plan, tokenizer, folder)
     print(f"{plan.name}: saved after {time.perf_counter() - began:.0f} s", flush=True)
 
@@ -232,12 +277,14 @@ def main() -> None:
     parser.add_argument("--only", choices=("draft", "target"), help="train one model alone")
     parser.add_argument("--scale", type=float, default=1.0, help="share of the documents")
     parser.add_argument("--draft-faults", type=float, default=DRAFT_FAULTS)
+    parser.add_argument(
+        "--second-only", action="store_true", help="start from the model in --out, do stage two"
+    )
     arguments = parser.parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    torch.set_float32_matmul_precision("high")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     chosen = [
-        plan
+        replace(plan, documents=int(plan.documents * arguments.scale))
         for plan in plans(arguments.draft_faults).values()
         if arguments.only in (None, plan.name)
     ]
@@ -246,7 +293,14 @@ def main() -> None:
     workers = [
         context.Process(
             target=make,
-            args=(plan, arguments.out / plan.name, arguments.scale, device, processes),
+            args=(
+                plan,
+                arguments.out / plan.name,
+                arguments.scale,
+                arguments.second_only,
+                device,
+                processes,
+            ),
         )
         for plan in chosen
     ]
