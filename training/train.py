@@ -99,10 +99,10 @@ def plans(draft_faults: float) -> dict[str, Plan]:
         rate=2e-3,
         seed=SEED + 1,
         second_recipe=mending_recipe,
-        second_documents=180_000,
-        second_epochs=3,
-        second_rows=256,
-        second_rate=1.2e-3,
+        second_documents=22_000,
+        second_epochs=1,
+        second_rows=48,
+        second_rate=5e-4,
     )
     return {"draft": draft, "target": target}
 
@@ -186,7 +186,7 @@ def train(model: Any, corpus: Corpus, plan: Plan, device: str) -> None:  # noqa:
         optimizer.zero_grad(set_to_none=True)
         schedule.step()
         tokens += batch.size * longest
-        if step % 500 == 0 or step == steps - 1:
+        if step % 50 == 0 or step == steps - 1:
             spent = time.perf_counter() - began
             print(
                 f"{plan.name}: step {step} of {steps}, loss {loss.item():.4f}, "
