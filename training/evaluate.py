@@ -120,6 +120,12 @@ class Chain:
     written: int = 0
     scored: int = 0
     ended: bool = False
+    doubted: int = 0
+    """No box in the text up to here ends the chain: the target took over after it."""
+
+    @property
+    def concluded(self) -> bool:
+        return BOX.search(self.text[self.doubted :]) is not None
 
     @property
     def right(self) -> bool:
@@ -180,6 +186,8 @@ def simulate(
         if takers:
             made = target.generate([chain.target_ids for chain in takers], limits[1])
             for chain, (ids, ended) in zip(takers, made, strict=True):
+                if chain.concluded:
+                    chain.doubted = len(chain.text)
                 text = target.decode(ids)
                 chain.takeovers += 1
                 chain.target_ids += ids
@@ -189,7 +197,7 @@ def simulate(
                 chain.written += len(ids)
                 chain.ended = ended
         for chain in active:
-            chain.ended = chain.ended or BOX.search(chain.text) is not None
+            chain.ended = chain.ended or chain.concluded
     return chains
 
 

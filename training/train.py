@@ -36,23 +36,17 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 SEED = 1
 CONTEXT = 1024
+TOKENIZER_TEXTS = 20_000
 HEAD = 32
 DRAFT_FAULTS = 0.22
 """Share of faulty lines in the draft's training data; sets how often the draft is right."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What one model is and how it is trained."""
+class Stage:
+    """What a model is trained on, and how."""
 
-    name: str
-    chat: ChatFormat
     recipe: RecipeMaker
-    vocabulary: int
-    hidden: int
-    layers: int
-    heads: int
-    inner: int
     documents: int
     epochs: int
     rows: int
@@ -60,56 +54,61 @@ class Plan:
     rate: float
     """The peak learning rate."""
     seed: int
-    second_recipe: RecipeMaker | None = None
-    """A second, shorter stage on other documents."""
-    second_documents: int = 0
-    second_epochs: int = 0
-    second_rows: int = 0
-    second_rate: float = 0.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one model is, and the stages of its training."""
+
+    name: str
+    chat: ChatFormat
+    vocabulary: int
+    hidden: int
+    layers: int
+    heads: int
+    inner: int
+    stages: tuple[Stage, ...]
 
 
 def plans(draft_faults: float) -> dict[str, Plan]:
     draft = Plan(
         name="draft",
         chat=DRAFT_CHAT,
-        recipe=DraftRecipe(draft_faults),
         vocabulary=512,
         hidden=96,
         layers=3,
         heads=3,
         inner=256,
-        documents=300_000,
-        epochs=5,
-        rows=256,
-        rate=4e-3,
-        seed=SEED,
+        stages=(
+            Stage(
+                DraftRecipe(draft_faults),
+                documents=300_000,
+                epochs=5,
+                rows=256,
+                rate=4e-3,
+                seed=SEED,
+            ),
+        ),
     )
     target = Plan(
         name="target",
         chat=TARGET_CHAT,
-        recipe=target_recipe,
         vocabulary=768,
         hidden=256,
         layers=8,
         heads=4,
         inner=704,
-        documents=560_000,
-        epochs=4,
-        rows=512,
-        rate=2e-3,
-        seed=SEED + 1,
-        second_recipe=mending_recipe,
-        second_documents=22_000,
-        second_epochs=1,
-        second_rows=48,
-        second_rate=5e-4,
+        stages=(
+            Stage(target_recipe, documents=560_000, epochs=4, rows=512, rate=2e-3, seed=SEED + 1),
+            Stage(mending_recipe, documents=22_000, epochs=1, rows=48, rate=5e-4, seed=SEED + 11),
+        ),
     )
     return {"draft": draft, "target": target}
 
 
 def new_model(plan: Plan, tokenizer: Tokenizer) -> Any:  # noqa: ANN401
     chat = plan.chat
-    torch.manual_seed(plan.seed)
+    torch.manual_seed(plan.stages[0].seed)
     special: dict[str, Any] = {
         "bos_token_id": token_id(tokenizer, chat.bos),
         "eos_token_id": token_id(tokenizer, chat.eos),
@@ -132,21 +131,21 @@ def new_model(plan: Plan, tokenizer: Tokenizer) -> Any:  # noqa: ANN401
     return model
 
 
-def batches(corpus: Corpus, plan: Plan) -> Iterator[np.ndarray]:
+def batches(corpus: Corpus, stage: Stage) -> Iterator[np.ndarray]:
     """Row numbers of one batch after another; rows of a batch have about the same length."""
-    rng = np.random.default_rng(plan.seed)
+    rng = np.random.default_rng(stage.seed)
     lengths = np.diff(corpus.starts)
-    for _ in range(plan.epochs):
+    for _ in range(stage.epochs):
         order = rng.permutation(len(lengths))
         groups = []
-        for chunk in np.array_split(order, max(1, len(order) // (plan.rows * 100))):
+        for chunk in np.array_split(order, max(1, len(order) // (stage.rows * 100))):
             by_length = chunk[np.argsort(lengths[chunk], kind="stable")]
-            groups += np.array_split(by_length, max(1, len(chunk) // plan.rows))
+            groups += np.array_split(by_length, max(1, len(chunk) // stage.rows))
         for index in rng.permutation(len(groups)):
             yield groups[index]
 
 
-def train(model: Any, corpus: Corpus, plan: Plan, device: str) -> None:  # noqa: ANN401
+def train(model: Any, corpus: Corpus, stage: Stage, device: str) -> None:  # noqa: ANN401
     model.to(device).train()
     ids = torch.from_numpy(corpus.ids).to(device)
     trained = torch.from_numpy(corpus.trained).to(device)
@@ -155,16 +154,16 @@ def train(model: Any, corpus: Corpus, plan: Plan, device: str) -> None:  # noqa:
     others = [p for p in model.parameters() if p.dim() == 1]
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}],
-        lr=plan.rate,
+        lr=stage.rate,
         betas=(0.9, 0.98),
         fused=device == "cuda",
     )
     rows = len(corpus.starts) - 1
-    steps = plan.epochs * (rows // plan.rows)
+    steps = stage.epochs * (rows // stage.rows)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
     began = time.perf_counter()
     tokens = 0
-    for step, batch in enumerate(batches(corpus, plan)):
+    for step, batch in enumerate(batches(corpus, stage)):
         chosen = torch.from_numpy(batch).to(device)
         first, last = starts[chosen], starts[chosen + 1]
         longest = int(np.max(corpus.starts[batch + 1] - corpus.starts[batch]))
@@ -189,7 +188,7 @@ def train(model: Any, corpus: Corpus, plan: Plan, device: str) -> None:  # noqa:
         if step % 50 == 0 or step == steps - 1:
             spent = time.perf_counter() - began
             print(
-                f"{plan.name}: step {step} of {steps}, loss {loss.item():.4f}, "
+                f"step {step} of {steps}, loss {loss.item():.4f}, "
                 f"{tokens / 1e6:.0f} M tokens, {spent:.0f} s",
                 flush=True,
             )
@@ -224,51 +223,42 @@ def save(model: Any, plan: Plan, tokenizer: Tokenizer, folder: Path) -> None:  #
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
 
 
-def second_stage(plan: Plan, scale: float) -> Plan:
-    """The plan of the second stage."""
-    if plan.second_recipe is None:
-        raise ValueError(f"the {plan.name} has no second stage")
-    return replace(
-        plan,
-        recipe=plan.second_recipe,
-        documents=int(plan.second_documents * scale),
-        epochs=plan.second_epochs,
-        rows=plan.second_rows,
-        rate=plan.second_rate,
-        seed=plan.seed + 10,
-        second_recipe=None,
-    )
-
-
-def make(
-    plan: Plan, folder: Path, scale: float, second_only: bool, device: str, processes: int
-) -> None:
-    """Tokenizer, corpora, training and saving of one model."""
-    began = time.perf_counter()
+def make(plan: Plan, folder: Path, first: int, device: str, processes: int) -> None:
+    """Train one model, from the stage numbered ``first`` on, and save it after each."""
     torch.set_float32_matmul_precision("high")
     file = folder / "tokenizer.json"
-    stage = plan
-    if second_only:
-        tokenizer = Tokenizer.from_file(str(file))
-        model: Any = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        stage = second_stage(plan, scale)
-    else:
-        texts = sample_texts(plan.recipe, 20_000 if scale >= 1 else 4_000, plan.seed)
-        tokenizer = train_tokenizer(plan.chat, plan.vocabulary, texts)
+    if first == 1:
         folder.mkdir(parents=True, exist_ok=True)
-        tokenizer.save(str(file))
-        model = new_model(plan, tokenizer)
-    corpus = build(file, plan.chat, stage.recipe, stage.documents, stage.seed, processes)
-    rows = len(corpus.starts) - 1
-    print(
-        f"{plan.name}: {model.num_parameters()} parameters, {rows} documents, "
-        f"{len(corpus.ids) / rows:.0f} tokens each, {corpus.trained.sum() / rows:.0f} "
-        f"trained; ready after {time.perf_counter() - began:.0f} s",
-        flush=True,
-    )
-    train(model, corpus, stage, device)
-    save(model, plan, tokenizer, folder)
-    print(f"{plan.name}: saved after {time.perf_counter() - began:.0f} s", flush=True)
+        texts = sample_texts(plan.stages[0].recipe, TOKENIZER_TEXTS, plan.stages[0].seed)
+        train_tokenizer(plan.chat, plan.vocabulary, texts).save(str(file))
+    tokenizer = Tokenizer.from_file(str(file))
+    for number, stage in enumerate(plan.stages[first - 1 :], first):
+        began = time.perf_counter()
+        model: Any = (
+            new_model(plan, tokenizer)
+            if number == 1
+            else LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        )
+        corpus = build(file, plan.chat, stage.recipe, stage.documents, stage.seed, processes)
+        rows = len(corpus.starts) - 1
+        print(
+            f"{plan.name}, stage {number}: {model.num_parameters()} parameters, {rows} documents, "
+            f"{len(corpus.ids) / rows:.0f} tokens each, {corpus.trained.sum() / rows:.0f} "
+            f"trained; ready after {time.perf_counter() - began:.0f} s",
+            flush=True,
+        )
+        train(model, corpus, stage, device)
+        save(model, plan, tokenizer, folder)
+        print(
+            f"{plan.name}, stage {number}: saved after {time.perf_counter() - began:.0f} s",
+            flush=True,
+        )
+
+
+def scaled(plan: Plan, scale: float) -> Plan:
+    """The same plan with a share of its documents."""
+    stages = (replace(s, documents=int(s.documents * scale)) for s in plan.stages)
+    return replace(plan, stages=tuple(stages))
 
 
 def main() -> None:
@@ -278,13 +268,13 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="share of the documents")
     parser.add_argument("--draft-faults", type=float, default=DRAFT_FAULTS)
     parser.add_argument(
-        "--second-only", action="store_true", help="start from the model in --out, do stage two"
+        "--from-stage", type=int, default=1, help="after 1: go on from the model in --out"
     )
     arguments = parser.parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     device = "cuda" if torch.cuda.is_available() else "cpu"
     chosen = [
-        replace(plan, documents=int(plan.documents * arguments.scale))
+        scaled(plan, arguments.scale)
         for plan in plans(arguments.draft_faults).values()
         if arguments.only in (None, plan.name)
     ]
@@ -296,8 +286,7 @@ def main() -> None:
             args=(
                 plan,
                 arguments.out / plan.name,
-                arguments.scale,
-                arguments.second_only,
+                arguments.from_stage,
                 device,
                 processes,
             ),
