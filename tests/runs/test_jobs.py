@@ -73,8 +73,17 @@ def test_a_calibration_holds_the_scores_of_every_turn(tmp_path: Path) -> None:
     chains = read_run(tmp_path / "calibration").chains
     decisions = [t.decision for c in chains for t in c.turns if t.decision]
     assert len(chains) == 20 * 16
-    assert sorted(s for scores in calibration.scores.values() for s in scores) == sorted(
-        d.score for d in decisions
+    recorded = sorted(
+        (c.problem_id, number, t.decision.score)
+        for c in chains
+        for number, t in enumerate(c.turns)
+        if t.decision
+    )
+    assert recorded == sorted(
+        (problem_id, number, score)
+        for problem_id, turns in calibration.scores.items()
+        for number, scores in enumerate(turns)
+        for score in scores
     )
     assert set(calibration.scores) == {f"h{i}" for i in range(20)}
     assert max(len(c.turns) for c in chains) > 1
@@ -116,7 +125,8 @@ def run_and_kill(config: Config, directory: Path, after_chains: int) -> None:
     arguments = [config.problems.source, str(config.take_over.calibration), str(directory)]
     chains = directory / CHAINS
     with subprocess.Popen(
-        [sys.executable, script, *arguments], env=os.environ | {"PYTHONPATH": str(TESTS)}
+        [sys.executable, script, *arguments],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])},
     ) as process:
         try:
             while not chains.exists() or chains.read_bytes().count(b"\n") < after_chains:
@@ -161,6 +171,32 @@ async def test_a_resumed_calibration_remembers_what_it_saw(config: Config, tmp_p
     rate = sum(d.take_over for d in decisions) / len(decisions)
     assert rate == pytest.approx(0.4, abs=4 * (0.24 / len(decisions)) ** 0.5)
     assert len(read_run(cut).chains) == 320
+
+
+@pytest.mark.parametrize("control", ["online", "adaptive"])
+async def test_a_run_that_learns_resumes_with_what_it_learnt(
+    config: Config, tmp_path: Path, control: str
+) -> None:
+    """One chain at a time, so that the order of arrival is that of the problems."""
+    take_over = config.take_over.model_copy(update={"control": control, "calibration": None})
+    one = config.limits.model_copy(update={"chains": 1})
+    config = config.model_copy(update={"take_over": take_over, "limits": one})
+    await jobs.run(config, make_models(0.0), tmp_path / "undisturbed")
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    for file in (tmp_path / "undisturbed").iterdir():
+        (cut / file.name).write_bytes(file.read_bytes())
+    lines = (cut / CHAINS).read_bytes().splitlines(keepends=True)
+    (cut / CHAINS).write_bytes(b"".join(lines[:17]))
+    await jobs.run(config, make_models(0.0), cut)
+
+    def decided(directory: Path) -> list[tuple[object, ...]]:
+        decisions = [t.decision for c in read_run(directory).chains for t in c.turns if t.decision]
+        return [(d.order, d.score, d.p_value, d.threshold, d.take_over) for d in decisions]
+
+    assert decided(cut) == decided(tmp_path / "undisturbed")
+    assert [order for order, *_ in decided(cut)] == list(range(len(decided(cut))))
+    assert not (cut / CALIBRATION).exists()
 
 
 async def test_failed_chains_are_kept_until_told_to_retry(config: Config, tmp_path: Path) -> None:

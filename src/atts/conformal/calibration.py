@@ -4,14 +4,23 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, FiniteFloat, ValidationError
+from pydantic import AfterValidator, Field, FiniteFloat, ValidationError
 
 from atts.config import Config, Coverage, differing_keys
 from atts.errors import CalibrationError
 from atts.types import Chain, Record
 
 Scalar = str | int | float | bool | None
-ProblemScores = Annotated[tuple[FiniteFloat, ...], Field(min_length=1)]
+
+
+def _some_score(turns: tuple[tuple[float, ...], ...]) -> tuple[tuple[float, ...], ...]:
+    if not any(turns):
+        raise ValueError("there is no score in any turn")
+    return turns
+
+
+ProblemScores = Annotated[tuple[tuple[FiniteFloat, ...], ...], AfterValidator(_some_score)]
+"""The scores of a problem by turn: element t has those of turn t of all its chains."""
 
 _NAMED = 3
 """How many problem ids a message names before it only counts them."""
@@ -20,12 +29,14 @@ _NAMED = 3
 class Calibration(Record):
     """What ``atts calibrate`` makes and a run decides by: the content of ``calibration.json``."""
 
-    version: Literal[1]
+    version: Literal[2]
     fingerprint: dict[str, Scalar]
     """The configuration that it was made under: ``Config.calibration_fingerprint()``."""
     coverage: Coverage
     scores: Annotated[dict[str, ProblemScores], Field(min_length=1)]
-    """Problem id -> scores of its chains' segments, all turns, in nats per token."""
+    """Problem id -> for each turn, the scores of its chains' segments in that turn.
+
+    Within a turn the scores stand in the order of the samples."""
 
     @classmethod
     def from_chains(cls, chains: Iterable[Chain], config: Config) -> Self:
@@ -36,7 +47,7 @@ class Calibration(Record):
         Raises:
             CalibrationError: there is not one score, or a score is not a finite number.
         """
-        scores: dict[str, list[float]] = {}
+        scores: dict[str, list[list[float]]] = {}
         chains = sorted(chains, key=lambda chain: chain.key)
         for chain in chains:
             if chain.end == "failed":
@@ -49,7 +60,9 @@ class Calibration(Record):
                         f"problem {chain.problem_id}, sample {chain.sample}, turn {number}: the "
                         f"score is {turn.decision.score}, not a finite number; run the chain again"
                     )
-                scores.setdefault(chain.problem_id, []).append(turn.decision.score)
+                turns = scores.setdefault(chain.problem_id, [])
+                turns += [[] for _ in range(number + 1 - len(turns))]
+                turns[number].append(turn.decision.score)
         if not scores:
             failed = [chain for chain in chains if chain.end == "failed"]
             raise CalibrationError(
@@ -58,10 +71,13 @@ class Calibration(Record):
                 + (f"; the first error: {failed[0].error}" if failed else "")
             )
         return cls(
-            version=1,
+            version=2,
             fingerprint=config.calibration_fingerprint(),
             coverage=config.take_over.coverage,
-            scores={problem_id: tuple(values) for problem_id, values in scores.items()},
+            scores={
+                problem_id: tuple(tuple(values) for values in turns)
+                for problem_id, turns in scores.items()
+            },
         )
 
     def to_json(self) -> str:

@@ -42,6 +42,9 @@ def comparison(runs: Sequence[tuple[str, Summary]]) -> Table:
 
 def _rows(summaries: Sequence[Summary]) -> list[tuple[str, Figure]]:
     ks = sorted({k for summary in summaries for k in summary.pass_at_k})
+    turns = max(
+        (t.turn + 1 for s in summaries if s.take_over for t in s.take_over.by_turn), default=0
+    )
     return [
         ("problems x chains", lambda s: f"{s.problems} x {s.samples}"),
         ("chains not done yet", lambda s: _count(s.expected_chains - s.chains)),
@@ -51,6 +54,7 @@ def _rows(summaries: Sequence[Summary]) -> list[tuple[str, Figure]]:
         *((f"pass@{k}, %", _pass_at(k)) for k in ks if k > 1),
         ("take-over, nominal, %", _nominal),
         ("take-over, realised, %", _realised),
+        *((f"  turn {turn}, % of decisions", _in_turn(turn)) for turn in range(turns)),
         ("draft tokens written", lambda s: f"{s.tokens.draft_written:,}"),
         ("target tokens written", lambda s: f"{s.tokens.target_written:,}"),
         ("target tokens scored", lambda s: f"{s.tokens.target_scored:,}"),
@@ -92,6 +96,17 @@ def _nominal(summary: Summary) -> str:
 
 def _realised(summary: Summary) -> str:
     return _percent(summary.take_over.realised) if summary.take_over else ABSENT
+
+
+def _in_turn(turn: int) -> Figure:
+    """The realised take-over rate of one turn, and of how many decisions."""
+
+    def rate(summary: Summary) -> str:
+        by_turn = summary.take_over.by_turn if summary.take_over else ()
+        found = next((each for each in by_turn if each.turn == turn), None)
+        return f"{100 * found.rate:.1f} of {found.decisions:,}" if found else ABSENT
+
+    return rate
 
 
 def _wall_ratio(summaries: Sequence[Summary]) -> Figure:

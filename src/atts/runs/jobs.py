@@ -8,7 +8,8 @@ from typing import NamedTuple, Protocol
 
 from atts.config import Config, ModelOptions
 from atts.conformal.calibration import Calibration
-from atts.conformal.control import Control, SequentialRanks, SplitControl
+from atts.conformal.control import Control
+from atts.conformal.controls import calibrating_control, make_control
 from atts.engines.base import Engine
 from atts.errors import CalibrationError, ConfigError
 from atts.methods import METHODS
@@ -50,23 +51,20 @@ def prepare_run(config: Config) -> Job:
     Raises:
         ProblemError: the problems cannot be read.
         CalibrationError: the calibration is missing, corrupt, or was made for something else.
+        ConfigError: the control's options exclude each other.
     """
     problems = load_problems(config.problems)
     if not METHODS[config.method].needs_calibration:
         return Job(config, problems, None, None, "run")
-    path = config.take_over.calibration
-    if path is None:
-        raise CalibrationError(
-            f"{config.method} decides by a calibration: make one with atts calibrate, then set "
-            "take_over.calibration to its calibration.json"
-        )
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CalibrationError(f"cannot read the calibration {path}: {error}") from error
-    calibration = Calibration.from_json(text, str(path))
-    calibration.check(config, [problem.id for problem in problems])
-    control = SplitControl(calibration, config.take_over.rate)
+    calibration = None
+    if path := config.take_over.calibration:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise CalibrationError(f"cannot read the calibration {path}: {error}") from error
+        calibration = Calibration.from_json(text, str(path))
+        calibration.check(config, [problem.id for problem in problems])
+    control = make_control(config.take_over, calibration)
     return Job(config, problems, calibration, control, "run")
 
 
@@ -84,7 +82,7 @@ def prepare_calibration(config: Config) -> Job:
     config = config.model_copy(
         update={"method": "atts", "problems": options, "samples": config.calibration.samples}
     )
-    control = SequentialRanks(config.take_over.rate, config.take_over.coverage)
+    control = calibrating_control(config.take_over)
     return Job(config, load_problems(options), None, control, "calibration")
 
 
@@ -123,19 +121,10 @@ async def calibrate(
     """
     job = prepare_calibration(config)
     with RunStore.open(directory, job.config, job.problems, None) as store:
-        for chain in store.chains.values():
-            _restore(job.control, chain)
         await _make_chains(job, models, store, observer, retry_failed=True)
         calibration = Calibration.from_chains(store.chains.values(), job.config)
         atomic_write(directory / CALIBRATION, calibration.to_json())
     return calibration
-
-
-def _restore(control: Control | None, chain: Chain) -> None:
-    """Let a control see again what it saw before the job was interrupted."""
-    for number, turn in enumerate(chain.turns):
-        if control and turn.decision:
-            control.decide(chain.problem_id, number, turn.decision.score, u=0.0)
 
 
 async def _make_chains(
@@ -144,6 +133,8 @@ async def _make_chains(
     done = {
         key for key, chain in store.chains.items() if not (retry_failed and chain.end == "failed")
     }
+    if job.control:  # a chain that is done again counts once
+        job.control.restore_all(store.chains[key] for key in store.chains if key in done)
 
     def missing() -> Iterator[partial[OpenChain]]:
         for problem in job.problems:
