@@ -193,7 +193,7 @@ async def test_a_take_over_is_in_flight_until_the_target_has_written(config: Con
         during.append(control.done)
         if len(during) == 2:
             raise EngineError("lost")
-        return "more"
+        return "more and more"
 
     chain = open_chain(
         config, FakeEngine(write=lambda _: "on and on"), FakeEngine(write=write), control

@@ -21,14 +21,7 @@ def comparison(runs: Sequence[tuple[str, Summary]]) -> Table:
     Four runs fit in 100 columns; in fewer, an interval stands below its estimate. A metric that
     no run has is left out.
     """
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-        show_edge=False,
-        caption="Intervals are 95 %, clustered by problem.",
-        caption_justify="left",
-    )
+    table = plain_table("Intervals are 95 %, clustered by problem.")
     table.add_column("", no_wrap=True)
     for name, _ in runs:
         table.add_column(safe_markup(_in_two_lines(name)), justify="right", overflow="fold")
@@ -38,6 +31,18 @@ def comparison(runs: Sequence[tuple[str, Summary]]) -> Table:
         if any(cell != ABSENT for cell in cells):
             table.add_row(label, *cells)
     return table
+
+
+def plain_table(caption: str) -> Table:
+    """A table without columns yet, with a caption below it."""
+    return Table(
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        show_edge=False,
+        caption=caption,
+        caption_justify="left",
+    )
 
 
 def _rows(summaries: Sequence[Summary]) -> list[tuple[str, Figure]]:
