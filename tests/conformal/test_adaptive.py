@@ -196,7 +196,7 @@ def test_equals_the_adaptive_inference_of_mapie() -> None:
     x, residuals = np.zeros((200, 1)), np.concatenate([half, -half])
     zero = DummyRegressor(strategy="constant", constant=0.0).fit(x, residuals)
     oracle = regression.TimeSeriesRegressor(zero, method="aci", cv="prefit").fit(x, residuals)
-    scores = (tuple(np.abs(half).tolist()),)
+    scores = tuple((score,) for score in np.abs(half).tolist())
     calibration = Calibration(version=2, fingerprint={}, coverage="marginal", scores={"a": scores})
     split = SplitControl(calibration, 0.4)
     ours = AdaptiveControl(split, 0.4, AdaptiveOptions(track="all", step=0.02))

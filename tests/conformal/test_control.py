@@ -1,6 +1,6 @@
 from collections.abc import Callable
 from fractions import Fraction
-from itertools import permutations
+from itertools import permutations, zip_longest
 from math import factorial, nan, prod, sqrt
 
 import numpy as np
@@ -23,7 +23,8 @@ def calibration(coverage: Coverage, scores: dict[str, tuple[float, ...]]) -> Cal
 
 
 def by_turns(coverage: Coverage, scores: dict[str, tuple[tuple[float, ...], ...]]) -> Calibration:
-    return Calibration(version=2, fingerprint={}, coverage=coverage, scores=scores)
+    chains = {problem: tuple(zip_longest(*turns)) for problem, turns in scores.items()}
+    return Calibration(version=2, fingerprint={}, coverage=coverage, scores=chains)
 
 
 def split(rate: float) -> Control:

@@ -119,7 +119,7 @@ def test_a_simulated_pool_is_bounded_seeded_and_complete(
 
 def test_perplexities_are_read_without_unpickling(tmp_path: Path) -> None:
     np.save(tmp_path / "good.npy", np.array([1.0, math.e]))
-    assert load_calibration(tmp_path / "good.npy").scores == {"all": ((0.0, 1.0),)}
+    assert load_calibration(tmp_path / "good.npy").scores == {"all": ((0.0,), (1.0,))}
     np.save(tmp_path / "pickled.npy", np.array([{}], dtype=object), allow_pickle=True)
     with pytest.raises(CalibrationError, match=r"pickled\.npy.*allow_pickle"):
         load_calibration(tmp_path / "pickled.npy")

@@ -16,6 +16,7 @@ from atts.config import Config
 from atts.conformal.calibration import Calibration
 from atts.errors import CalibrationError, ConfigError, EngineError, ProblemError
 from atts.methods.chain import Model
+from atts.reports.summary import summarise
 from atts.runs import jobs
 from atts.runs.store import CALIBRATION, CHAINS, read_run
 from atts.types import Chain
@@ -27,12 +28,16 @@ class Watch:
     def __init__(self) -> None:
         self.total = self.already = 0
         self.chains: list[Chain] = []
+        self.warnings: list[str] = []
 
     def started(self, total: int, done: int) -> None:
         self.total, self.already = total, done
 
     def chain_done(self, chain: Chain) -> None:
         self.chains.append(chain)
+
+    def warned(self, message: str) -> None:
+        self.warnings.append(message)
 
 
 def write_problems(path: Path, name: str, count: int) -> Path:
@@ -81,9 +86,10 @@ def test_a_calibration_holds_the_scores_of_every_turn(tmp_path: Path) -> None:
     )
     assert recorded == sorted(
         (problem_id, number, score)
-        for problem_id, turns in calibration.scores.items()
-        for number, scores in enumerate(turns)
-        for score in scores
+        for problem_id, scored in calibration.scores.items()
+        for turns in scored
+        for number, score in enumerate(turns)
+        if score is not None
     )
     assert set(calibration.scores) == {f"h{i}" for i in range(20)}
     assert max(len(c.turns) for c in chains) > 1
@@ -197,6 +203,34 @@ async def test_a_run_that_learns_resumes_with_what_it_learnt(
     assert decided(cut) == decided(tmp_path / "undisturbed")
     assert [order for order, *_ in decided(cut)] == list(range(len(decided(cut))))
     assert not (cut / CALIBRATION).exists()
+
+
+async def test_a_drift_is_told_while_the_run_goes_on_and_in_its_summary(
+    config: Config, tmp_path: Path
+) -> None:
+    assert config.take_over.calibration
+    content = json.loads(config.take_over.calibration.read_text())
+    for chains in content["scores"].values():
+        chains[:] = [[score - 9.0 for score in turns] for turns in chains]
+    shifted = tmp_path / "shifted.json"
+    shifted.write_text(json.dumps(content))
+    problems = config.problems.model_copy(
+        update={"source": str(write_problems(tmp_path / "many.jsonl", "m", 40))}
+    )
+    changes: dict[str, object] = {"problems": problems, "samples": 1}
+    config = config.model_copy(update=changes)
+    for path, drifted in ((config.take_over.calibration, False), (shifted, True)):
+        take_over = config.take_over.model_copy(update={"calibration": path})
+        watch, directory = Watch(), tmp_path / f"run-{drifted}"
+        summary = await jobs.run(
+            config.model_copy(update={"take_over": take_over}), make_models(0.0), directory, watch
+        )
+        assert summary.drift
+        assert summary.drift.alarm == drifted
+        assert len(watch.warnings) == drifted
+        assert all("higher than those of the calibration" in text for text in watch.warnings)
+        again = read_run(directory)
+        assert summarise(*again[:3], again.calibration) == summary
 
 
 async def test_failed_chains_are_kept_until_told_to_retry(config: Config, tmp_path: Path) -> None:

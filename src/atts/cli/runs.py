@@ -114,7 +114,9 @@ def report(
     from atts.runs.store import read_run
 
     recorded = [read_run(directory) for directory in runs]
-    summaries = [summarise(run.config, run.problems, run.chains) for run in recorded]
+    summaries = [
+        summarise(run.config, run.problems, run.chains, run.calibration) for run in recorded
+    ]
     if as_json:
         pairs = zip(runs, summaries, strict=True)
         # ASCII only, so that what a model wrote cannot reach the terminal as a control character.
@@ -129,6 +131,9 @@ def report(
     if len(set(names)) < len(names):
         names = [str(directory) for directory in runs]
     out().print(comparison(list(zip(names, summaries, strict=True))), soft_wrap=False)
+    for name, summary, run in zip(names, summaries, recorded, strict=True):
+        if summary.drift and (message := summary.drift.message(run.calibration is not None)):
+            say(f"{name}: {message}", style="yellow")
 
 
 def exit_if_failed(runs: "list[tuple[Path, Summary]]", retry: str) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, FiniteFloat, ValidationError
@@ -13,14 +14,18 @@ from atts.types import Chain, Record
 Scalar = str | int | float | bool | None
 
 
-def _some_score(turns: tuple[tuple[float, ...], ...]) -> tuple[tuple[float, ...], ...]:
-    if not any(turns):
+ChainScores = tuple[FiniteFloat | None, ...]
+"""The scores of a chain's turns, from turn 0; None where nothing was decided."""
+
+
+def _some_score(chains: tuple[ChainScores, ...]) -> tuple[ChainScores, ...]:
+    if all(score is None for chain in chains for score in chain):
         raise ValueError("there is no score in any turn")
-    return turns
+    return chains
 
 
-ProblemScores = Annotated[tuple[tuple[FiniteFloat, ...], ...], AfterValidator(_some_score)]
-"""The scores of a problem by turn: element t has those of turn t of all its chains."""
+ProblemScores = Annotated[tuple[ChainScores, ...], AfterValidator(_some_score)]
+"""The scores of a problem's chains that did not fail, in the order of their samples."""
 
 _NAMED = 3
 """How many problem ids a message names before it only counts them."""
@@ -34,9 +39,7 @@ class Calibration(Record):
     """The configuration that it was made under: ``Config.calibration_fingerprint()``."""
     coverage: Coverage
     scores: Annotated[dict[str, ProblemScores], Field(min_length=1)]
-    """Problem id -> for each turn, the scores of its chains' segments in that turn.
-
-    Within a turn the scores stand in the order of the samples."""
+    """Problem id -> the scores of its chains, turn by turn."""
 
     @classmethod
     def from_chains(cls, chains: Iterable[Chain], config: Config) -> Self:
@@ -47,7 +50,7 @@ class Calibration(Record):
         Raises:
             CalibrationError: there is not one score, or a score is not a finite number.
         """
-        scores: dict[str, list[list[float]]] = {}
+        scores: dict[str, list[ChainScores]] = {}
         chains = sorted(chains, key=lambda chain: chain.key)
         for chain in chains:
             if chain.end == "failed":
@@ -60,9 +63,9 @@ class Calibration(Record):
                         f"problem {chain.problem_id}, sample {chain.sample}, turn {number}: the "
                         f"score is {turn.decision.score}, not a finite number; run the chain again"
                     )
-                turns = scores.setdefault(chain.problem_id, [])
-                turns += [[] for _ in range(number + 1 - len(turns))]
-                turns[number].append(turn.decision.score)
+            turns = tuple(turn.decision.score if turn.decision else None for turn in chain.turns)
+            if any(score is not None for score in turns):
+                scores.setdefault(chain.problem_id, []).append(turns)
         if not scores:
             failed = [chain for chain in chains if chain.end == "failed"]
             raise CalibrationError(
@@ -74,11 +77,17 @@ class Calibration(Record):
             version=2,
             fingerprint=config.calibration_fingerprint(),
             coverage=config.take_over.coverage,
-            scores={
-                problem_id: tuple(tuple(values) for values in turns)
-                for problem_id, turns in scores.items()
-            },
+            scores={problem_id: tuple(turns) for problem_id, turns in scores.items()},
         )
+
+    def by_turn(self, problem_id: str | None = None) -> list[list[float]]:
+        """The scores of each turn, from turn 0: of one problem, or of all."""
+        problems = self.scores.values() if problem_id is None else [self.scores[problem_id]]
+        chains = [chain for problem in problems for chain in problem]
+        return [
+            [score for score in same_turn if score is not None]
+            for same_turn in zip_longest(*chains)
+        ]
 
     def to_json(self) -> str:
         """The text of ``calibration.json``; ``from_json`` gives back an equal object."""

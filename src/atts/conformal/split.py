@@ -1,11 +1,9 @@
 """Split conformal control: a calibration that was made before, and does not change."""
 
-from itertools import zip_longest
-
 import numpy as np
 from numpy.typing import NDArray
 
-from atts.conformal.calibration import Calibration, ProblemScores
+from atts.conformal.calibration import Calibration
 from atts.conformal.control import Control, Verdict, checked_rate
 from atts.conformal.groups import FEWEST, TurnGroups
 from atts.conformal.pvalues import p_value
@@ -27,7 +25,7 @@ class SplitControl(Control):
     ...     version=2,
     ...     fingerprint={},
     ...     coverage="marginal",
-    ...     scores={"a": ((0.2, 0.4),), "b": ((0.6,),)},
+    ...     scores={"a": ((0.2,), (0.4,)), "b": ((0.6,),)},
     ... )
     >>> SplitControl(calibration, rate=0.4).decide("c", turn=0, score=0.5, u=0.5)
     Verdict(p_value=0.375, threshold=0.4, take_over=True)
@@ -42,14 +40,14 @@ class SplitControl(Control):
         self._rate = checked_rate(rate)
         coverage = calibration.coverage
         self._conditional = coverage == "conditional"
-        problems = calibration.scores
-        if not self._conditional:
-            problems = {"": pooled(calibration)}
+        problems = {"": calibration.by_turn()}
+        if self._conditional:
+            problems = {name: calibration.by_turn(name) for name in calibration.scores}
         self._groups: dict[str, TurnGroups] = {}
         self._sorted: dict[tuple[str, int], NDArray[np.float64]] = {}
         for problem_id, turns in problems.items():
             if not by_turn:
-                turns = (tuple(score for scores in turns for score in scores),)
+                turns = [[score for scores in turns for score in scores]]
             groups = TurnGroups([len(scores) for scores in turns], FEWEST[coverage])
             members: dict[int, list[float]] = {}
             for turn, scores in enumerate(turns):
@@ -73,11 +71,3 @@ class SplitControl(Control):
                 "conditional; calibrate on the problems that are evaluated"
             )
         return Verdict.of(p_value(self._sorted[name, groups.of(turn)], score, u), self._rate)
-
-
-def pooled(calibration: Calibration) -> ProblemScores:
-    """The scores of all problems, by turn."""
-    return tuple(
-        tuple(score for scores in same_turn for score in scores)
-        for same_turn in zip_longest(*calibration.scores.values(), fillvalue=())
-    )

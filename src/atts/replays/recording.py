@@ -73,8 +73,8 @@ def load_calibration(path: Path) -> Calibration:
         raise CalibrationError(f"cannot read the calibration {path}: {error}") from error
     if perplexities.ndim != 1 or perplexities.dtype.kind != "f" or not np.all(perplexities > 0):
         raise CalibrationError(f"{path} does not hold a row of perplexities, all above 0")
-    scores = tuple(np.log(perplexities).tolist())
-    return Calibration(version=2, fingerprint={}, coverage="marginal", scores={"all": (scores,)})
+    scores = tuple((score,) for score in np.log(perplexities).tolist())
+    return Calibration(version=2, fingerprint={}, coverage="marginal", scores={"all": scores})
 
 
 def _load_run(path: Path) -> Recording:

@@ -207,14 +207,11 @@ def _others(
     recording: Recording, options: TakeOverOptions, fold_of: FoldOf, fold: int
 ) -> Calibration:
     """A calibration of all chains that are not in a fold."""
-    scores: dict[str, list[list[float]]] = defaultdict(list)
+    scores: dict[str, list[tuple[float | None, ...]]] = defaultdict(list)
     for chain in recording.chains:
-        if fold_of[chain.problem_id, chain.sample] == fold:
-            continue
-        for step in chain.steps:
-            turns = scores[chain.problem_id]
-            turns += [[] for _ in range(step.turn + 1 - len(turns))]
-            turns[step.turn].append(step.scores[options.score.kind])
+        if chain.steps and fold_of[chain.problem_id, chain.sample] != fold:
+            by_turn = {step.turn: step.scores[options.score.kind] for step in chain.steps}
+            scores[chain.problem_id].append(tuple(map(by_turn.get, range(max(by_turn) + 1))))
     if not scores:
         raise ConfigError(f"{recording.name} has too few problems or chains to calibrate on others")
     coverage: Coverage = options.coverage
@@ -222,5 +219,5 @@ def _others(
         version=2,
         fingerprint=Config().calibration_fingerprint(),
         coverage=coverage,
-        scores={problem: tuple(map(tuple, turns)) for problem, turns in scores.items()},
+        scores={problem: tuple(turns) for problem, turns in scores.items()},
     )

@@ -5,6 +5,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from atts.config import Config, MethodName
+from atts.conformal.calibration import Calibration
+from atts.conformal.drift import Drift, DriftAlarm
 from atts.errors import GradingError
 from atts.grading.equivalence import equivalent
 from atts.grading.metrics import (
@@ -15,6 +17,7 @@ from atts.grading.metrics import (
     majority_vote,
     pass_at_k,
 )
+from atts.methods.chain import tie_breaker
 from atts.types import Author, Chain, ChainEnd, Decision, Problem, Record
 
 
@@ -72,6 +75,8 @@ class Summary(Record):
     """For each power of two up to the chains that every begun problem has, and that number."""
     take_over: TakeOver | None
     """None where nothing was decided."""
+    drift: Drift | None = None
+    """Whether the scores look like those of the calibration; None where nothing was decided."""
     tokens: Tokens
     tokens_per_chain: float
     """Mean of the tokens written, by either model."""
@@ -80,8 +85,13 @@ class Summary(Record):
     out."""
 
 
-def summarise(config: Config, problems: Sequence[Problem], chains: Iterable[Chain]) -> Summary:
-    """Grade the chains and count everything.
+def summarise(
+    config: Config,
+    problems: Sequence[Problem],
+    chains: Iterable[Chain],
+    calibration: Calibration | None = None,
+) -> Summary:
+    """Grade the chains and count everything. ``calibration`` is what the run decided by, if any.
 
     Raises:
         GradingError: there are no chains, or an answer cannot be graded.
@@ -108,6 +118,7 @@ def summarise(config: Config, problems: Sequence[Problem], chains: Iterable[Chai
         majority_vote=majority_vote(grades),
         pass_at_k={k: pass_at_k(grades, k) for k in _powers_of_two(fewest)},
         take_over=_take_over(config, chains),
+        drift=_drift(config, problems, chains, calibration),
         tokens=tokens,
         tokens_per_chain=(tokens.draft_written + tokens.target_written) / len(chains),
         wall_seconds=max(chain.done for chain in chains),
@@ -153,6 +164,33 @@ def _take_over(config: Config, chains: Sequence[Chain]) -> TakeOver | None:
             for turn, decisions in sorted(by_turn.items())
         ),
     )
+
+
+def drift_alarm(
+    config: Config, problems: Sequence[Problem], calibration: Calibration | None
+) -> DriftAlarm:
+    """The alarm of a run, which has seen no chain yet."""
+    seed = config.seed
+    return DriftAlarm(
+        calibration,
+        [problem.id for problem in problems],
+        config.samples,
+        lambda problem_id, sample, turn: tie_breaker(seed, "run", problem_id, sample, turn),
+    )
+
+
+def _drift(
+    config: Config,
+    problems: Sequence[Problem],
+    chains: Sequence[Chain],
+    calibration: Calibration | None,
+) -> Drift | None:
+    alarm = drift_alarm(config, problems, calibration)
+    if not any(turn.decision for chain in chains for turn in chain.turns):
+        return None
+    for chain in chains:
+        alarm.chain_done(chain)
+    return alarm.drift
 
 
 def _take_overs(decisions: Sequence[Decision]) -> int:

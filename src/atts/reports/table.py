@@ -60,6 +60,7 @@ def _rows(summaries: Sequence[Summary]) -> list[tuple[str, Figure]]:
         ("take-over, nominal, %", _nominal),
         ("take-over, realised, %", _realised),
         *((f"  turn {turn}, % of decisions", _in_turn(turn)) for turn in range(turns)),
+        ("drift alarm", _drift),
         ("draft tokens written", lambda s: f"{s.tokens.draft_written:,}"),
         ("target tokens written", lambda s: f"{s.tokens.target_written:,}"),
         ("target tokens scored", lambda s: f"{s.tokens.target_scored:,}"),
@@ -101,6 +102,12 @@ def _nominal(summary: Summary) -> str:
 
 def _realised(summary: Summary) -> str:
     return _percent(summary.take_over.realised) if summary.take_over else ABSENT
+
+
+def _drift(summary: Summary) -> str:
+    if summary.drift is None:
+        return ABSENT
+    return f"at {safe_markup(summary.drift.since or '')}" if summary.drift.alarm else "none"
 
 
 def _in_turn(turn: int) -> Figure:

@@ -16,7 +16,7 @@ from atts.methods import METHODS
 from atts.methods.chain import Model, Models, OpenChain
 from atts.problems import load_problems
 from atts.prompts import Tokenizer, model_path
-from atts.reports.summary import Summary, summarise
+from atts.reports.summary import Summary, drift_alarm, summarise
 from atts.runs.limits import LimitedEngine
 from atts.runs.runner import Clock, run_chains
 from atts.runs.store import CALIBRATION, RunStore, atomic_write
@@ -32,6 +32,10 @@ class Observer(Protocol):
 
     def chain_done(self, chain: Chain) -> None:
         """A chain has ended and is written down."""
+        ...
+
+    def warned(self, message: str) -> None:
+        """Something should be known while the job goes on."""
         ...
 
 
@@ -103,7 +107,8 @@ async def run(
     job = prepare_run(config)
     with RunStore.open(directory, job.config, job.problems, job.calibration) as store:
         await _make_chains(job, models, store, observer, retry_failed)
-        summary = summarise(job.config, job.problems, list(store.chains.values()))
+        chains = list(store.chains.values())
+        summary = summarise(job.config, job.problems, chains, job.calibration)
         store.write_summary(summary)
     return summary
 
@@ -144,10 +149,21 @@ async def _make_chains(
                         OpenChain, problem, sample, models, job.config, job.control, job.stream
                     )
 
+    alarm = None
+    if job.control and job.stream == "run":  # a calibration has nothing to drift away from
+        alarm = drift_alarm(job.config, job.problems, job.calibration)
+        for key in done:
+            alarm.chain_done(store.chains[key])
+
     def finished(chain: Chain) -> None:
         store.append(chain)
         if observer:
             observer.chain_done(chain)
+        if alarm and not alarm.drift.alarm:
+            alarm.chain_done(chain)
+            message = alarm.drift.message(job.calibration is not None)
+            if observer and message:
+                observer.warned(message)
 
     if observer:
         observer.started(len(job.problems) * job.config.samples, len(done))

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from atts.config import Config, differing_keys, load_config
-from atts.errors import ConfigError, StoreError
+from atts.errors import CalibrationError, ConfigError, StoreError
 from atts.types import Chain, ChainKey, Problem, Record
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ class RecordedRun(NamedTuple):
     config: Config
     problems: tuple[Problem, ...]
     chains: tuple[Chain, ...]
+    calibration: "Calibration | None" = None
+    """What the run decides by, if anything."""
 
 
 class RunStore:
@@ -176,9 +178,10 @@ def read_run(directory: Path) -> RecordedRun:
         config = _read_config(directory)
         problems = tuple(_read_problems(directory))
         chains, _ = _read_chains(directory, config, problems)
+        calibration = _read_calibration(directory, config)
     except OSError as error:
         raise StoreError(f"cannot read the run directory {directory}: {error}") from error
-    return RecordedRun(config, problems, tuple(chains.values()))
+    return RecordedRun(config, problems, tuple(chains.values()), calibration)
 
 
 def atomic_write(path: Path, text: str) -> None:
@@ -299,6 +302,19 @@ def _read_config(directory: Path) -> Config:
     try:
         return load_config(directory / CONFIG)
     except ConfigError as error:
+        raise StoreError(f"the run directory {directory} cannot be read: {error}") from error
+
+
+def _read_calibration(directory: Path, config: Config) -> "Calibration | None":
+    # The directory of a calibration pass has the file too, but did not decide by it.
+    if config.take_over.calibration is None or not (directory / CALIBRATION).exists():
+        return None
+    from atts.conformal.calibration import Calibration
+
+    try:
+        text = (directory / CALIBRATION).read_text(encoding="utf-8")
+        return Calibration.from_json(text, str(directory / CALIBRATION))
+    except (UnicodeDecodeError, CalibrationError) as error:
         raise StoreError(f"the run directory {directory} cannot be read: {error}") from error
 
 
