@@ -9,6 +9,7 @@ from atts.cli.problems import app as problems_app
 from atts.cli.replay import replay
 from atts.cli.runs import calibrate, report, run
 from atts.cli.terminal import EXIT_CODES, Commands
+from atts.cli.tune import tune
 
 app = typer.Typer(
     cls=Commands,
@@ -77,6 +78,16 @@ REPORT_EXAMPLES = f"""Examples:
 
 {EXIT_CODES}"""
 
+TUNE_EXAMPLES = f"""Examples:
+
+    atts tune --set calibration.problems.count=300 --set samples=8
+    atts tune --set calibration.problems.source=labelled.jsonl --loss 0.02 --confidence 0.95
+
+It prints the atts run command to use next; reports of that run quote the certificate. Where the
+problems are too few to certify anything, it says how many would do, before any work starts.
+
+{EXIT_CODES}"""
+
 REPLAY_EXAMPLES = f"""Examples:
 
     atts replay runs/demo/001/atts-marginal
@@ -93,4 +104,5 @@ app.command(epilog=CALIBRATE_EXAMPLES)(calibrate)
 app.command(epilog=RUN_EXAMPLES)(run)
 app.command(epilog=REPORT_EXAMPLES)(report)
 app.command(epilog=REPLAY_EXAMPLES)(replay)
+app.command(epilog=TUNE_EXAMPLES)(tune)
 app.add_typer(problems_app, name="problems")

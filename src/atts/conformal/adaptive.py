@@ -95,10 +95,12 @@ class AdaptiveControl(Control):
             CalibrationError: see the control whose p-values these are.
         """
         p = self._ranks.decide(problem_id, turn, score, u).p_value
-        offsets = self._offsets
-        moved = sum(offsets[group] for group in self._groups(problem_id, turn))
-        verdict = Verdict.of(p, self._rate + moved)
-        self._follow(problem_id, turn, verdict.take_over)
+        groups = self._groups(problem_id, turn)
+        threshold = self._rate
+        for group in groups:
+            threshold += self._offsets[group]
+        verdict = Verdict.of(p, threshold)
+        self._follow(groups, verdict.take_over)
         return verdict
 
     def restore(self, problem_id: str, turn: int, decision: Decision) -> None:
@@ -108,7 +110,8 @@ class AdaptiveControl(Control):
         """
         self._ranks.restore(problem_id, turn, decision)
         threshold = self._rate if decision.threshold is None else decision.threshold
-        self._follow(problem_id, turn, Verdict.of(decision.p_value, threshold).take_over)
+        take_over = Verdict.of(decision.p_value, threshold).take_over
+        self._follow(self._groups(problem_id, turn), take_over)
 
     def tracked(self) -> list[Tracked]:
         """Where all decisions together stand against the guarantee, and each group."""
@@ -128,16 +131,20 @@ class AdaptiveControl(Control):
         track = self._options.track
         if track == "all":
             return ["all"]
-        return ([f"turn {turn}"] if "turn" in track else []) + (
-            [f"problem {problem_id}"] if "problem" in track else []
-        )
+        groups = []
+        if track != "problem":
+            groups.append(f"turn {turn}")
+        if track != "turn":
+            groups.append(f"problem {problem_id}")
+        return groups
 
-    def _follow(self, problem_id: str, turn: int, take_over: bool) -> None:
-        groups = self._groups(problem_id, turn)
+    def _follow(self, groups: list[str], take_over: bool) -> None:
+        step, decay = self._options.step, self._options.decay
         for group in groups:
             self._decisions[group] += 1
             self._taken[group] += take_over
-            step = self._options.step * math.pow(self._decisions[group], -self._options.decay)
+            if decay:
+                step = self._options.step * math.pow(self._decisions[group], -decay)
             self._offsets[group] += step * (self._rate - take_over)
         if groups != ["all"]:
             self._decisions["all"] += 1

@@ -102,7 +102,7 @@ class SortedScores:
         return total
 
     def _build(self) -> None:
-        self._largest = [block[-1] for block in self._blocks]
+        self._largest = array("d", [block[-1] for block in self._blocks])
         totals = list(accumulate(map(len, self._blocks), initial=0))
         # Node k of a Fenwick tree counts the blocks from k - (lowest bit of k) on, up to k.
         self._tree = [totals[k] - totals[k & (k - 1)] for k in range(len(totals))]

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from atts.config import Config, MethodName
 from atts.conformal.calibration import Calibration
 from atts.conformal.drift import Drift, DriftAlarm
+from atts.conformal.risk import Certificate
 from atts.errors import GradingError
 from atts.grading.equivalence import equivalent
 from atts.grading.metrics import (
@@ -75,6 +76,8 @@ class Summary(Record):
     """For each power of two up to the chains that every begun problem has, and that number."""
     take_over: TakeOver | None
     """None where nothing was decided."""
+    certificate: Certificate | None = None
+    """What vouches for the accuracy, if the run was given anything."""
     drift: Drift | None = None
     """Whether the scores look like those of the calibration; None where nothing was decided."""
     tokens: Tokens
@@ -90,8 +93,11 @@ def summarise(
     problems: Sequence[Problem],
     chains: Iterable[Chain],
     calibration: Calibration | None = None,
+    certificate: Certificate | None = None,
 ) -> Summary:
-    """Grade the chains and count everything. ``calibration`` is what the run decided by, if any.
+    """Grade the chains and count everything.
+
+    ``calibration`` is what the run decided by and ``certificate`` what vouches for it, if any.
 
     Raises:
         GradingError: there are no chains, or an answer cannot be graded.
@@ -100,7 +106,7 @@ def summarise(
     chains = sorted(chains, key=lambda chain: chain.key)
     if not chains:
         raise GradingError("the run has no finished chain yet; start it, or let it go on")
-    grades = _grade(problems, chains)
+    grades = grade_chains(problems, chains)
     fewest = min(map(len, grades.values()))
     tokens = _count_tokens(chains)
     ends = Counter(chain.end for chain in chains)
@@ -118,6 +124,7 @@ def summarise(
         majority_vote=majority_vote(grades),
         pass_at_k={k: pass_at_k(grades, k) for k in _powers_of_two(fewest)},
         take_over=_take_over(config, chains),
+        certificate=certificate,
         drift=_drift(config, problems, chains, calibration),
         tokens=tokens,
         tokens_per_chain=(tokens.draft_written + tokens.target_written) / len(chains),
@@ -125,7 +132,8 @@ def summarise(
     )
 
 
-def _grade(problems: Sequence[Problem], chains: Sequence[Chain]) -> dict[str, list[Grade]]:
+def grade_chains(problems: Sequence[Problem], chains: Iterable[Chain]) -> dict[str, list[Grade]]:
+    """Problem id -> the grades of its chains, failed ones included."""
     gold = {problem.id: problem.answer for problem in problems}
     known: dict[tuple[str, str], bool] = {}
     grades: dict[str, list[Grade]] = defaultdict(list)

@@ -53,8 +53,8 @@ def _rows(summaries: Sequence[Summary]) -> list[tuple[str, Figure]]:
     return [
         ("problems x chains", lambda s: f"{s.problems} x {s.samples}"),
         ("chains not done yet", lambda s: _count(s.expected_chains - s.chains)),
-        ("accuracy per chain, %", lambda s: _percent(s.accuracy)),
-        ("majority vote, %", lambda s: _percent(s.majority_vote)),
+        ("accuracy per chain, %", lambda s: percent(s.accuracy)),
+        ("majority vote, %", lambda s: percent(s.majority_vote)),
         # pass@1 is the accuracy per chain
         *((f"pass@{k}, %", _pass_at(k)) for k in ks if k > 1),
         ("take-over, nominal, %", _nominal),
@@ -75,10 +75,10 @@ def _in_two_lines(name: str) -> str:
     return name.replace("-", "-\n", 1) if len(name) > 12 else name
 
 
-def _percent(interval: Interval) -> str:
+def percent(interval: Interval) -> str:
     """An estimate and its interval, in percent.
 
-    >>> _percent(Interval(estimate=0.5, low=0.25, high=1.0))
+    >>> percent(Interval(estimate=0.5, low=0.25, high=1.0))
     '50.0 (25.0-100)'
     """
     estimate, low, high = (
@@ -93,7 +93,7 @@ def _count(number: int) -> str:
 
 
 def _pass_at(k: int) -> Figure:
-    return lambda s: _percent(s.pass_at_k[k]) if k in s.pass_at_k else ABSENT
+    return lambda s: percent(s.pass_at_k[k]) if k in s.pass_at_k else ABSENT
 
 
 def _nominal(summary: Summary) -> str:
@@ -101,7 +101,7 @@ def _nominal(summary: Summary) -> str:
 
 
 def _realised(summary: Summary) -> str:
-    return _percent(summary.take_over.realised) if summary.take_over else ABSENT
+    return percent(summary.take_over.realised) if summary.take_over else ABSENT
 
 
 def _drift(summary: Summary) -> str:

@@ -10,6 +10,7 @@ from atts.config import Config, ModelOptions
 from atts.conformal.calibration import Calibration
 from atts.conformal.control import Control
 from atts.conformal.controls import calibrating_control, make_control
+from atts.conformal.risk import Certificate
 from atts.engines.base import Engine
 from atts.errors import CalibrationError, ConfigError
 from atts.methods import METHODS
@@ -47,6 +48,7 @@ class Job(NamedTuple):
     calibration: Calibration | None
     control: Control | None
     stream: str
+    certificate: Certificate | None = None
 
 
 def prepare_run(config: Config) -> Job:
@@ -60,16 +62,23 @@ def prepare_run(config: Config) -> Job:
     problems = load_problems(config.problems)
     if not METHODS[config.method].needs_calibration:
         return Job(config, problems, None, None, "run")
-    calibration = None
+    problem_ids = [problem.id for problem in problems]
+    calibration = certificate = None
     if path := config.take_over.calibration:
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise CalibrationError(f"cannot read the calibration {path}: {error}") from error
-        calibration = Calibration.from_json(text, str(path))
-        calibration.check(config, [problem.id for problem in problems])
+        calibration = Calibration.from_json(_read_text(path, "calibration"), str(path))
+        calibration.check(config, problem_ids)
+    if path := config.take_over.certificate:
+        certificate = Certificate.from_json(_read_text(path, "certificate"), str(path))
+        certificate.check(config, calibration, problem_ids)
     control = make_control(config.take_over, calibration)
-    return Job(config, problems, calibration, control, "run")
+    return Job(config, problems, calibration, control, "run", certificate)
+
+
+def _read_text(path: Path, what: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CalibrationError(f"cannot read the {what} {path}: {error}") from error
 
 
 def prepare_calibration(config: Config) -> Job:
@@ -106,9 +115,11 @@ async def run(
     """
     job = prepare_run(config)
     with RunStore.open(directory, job.config, job.problems, job.calibration) as store:
+        if job.certificate:
+            store.write_certificate(job.certificate)
         await _make_chains(job, models, store, observer, retry_failed)
         chains = list(store.chains.values())
-        summary = summarise(job.config, job.problems, chains, job.calibration)
+        summary = summarise(job.config, job.problems, chains, job.calibration, job.certificate)
         store.write_summary(summary)
     return summary
 
