@@ -197,11 +197,30 @@ def test_each_turn_is_compared_with_itself() -> None:
     )
 
 
-def test_conditional_groups_merge_turns_of_one_problem() -> None:
+def test_conditional_takes_out_the_shift_that_turns_share() -> None:
+    """Two problems, in turn 1 both one higher than in turn 0: what counts is what is left."""
+    rng = np.random.default_rng(6)
+    levels = {"low": 0.0, "high": 0.5}
+    scores = by_turns(
+        "conditional",
+        {
+            problem: tuple(tuple(level + turn + 0.1 * rng.normal(size=100)) for turn in (0, 1))
+            for problem, level in levels.items()
+        },
+    )
+    control, plain = SplitControl(scores, 0.4), SplitControl(scores, 0.4, by_turn=False)
+    for problem, level in levels.items():
+        for turn in (0, 1):
+            new = level + turn + 0.1 * rng.normal(size=2000)
+            ours, theirs = (
+                np.mean([each.decide(problem, turn, s, rng.random()).take_over for s in new])
+                for each in (control, plain)
+            )
+            assert ours == pytest.approx(0.4, abs=0.12), (problem, turn)
+            assert abs(theirs - 0.4) > 0.25, "the scores of turn 1 are all above those of turn 0"
+    # A problem with few scores in a turn still has all of its others to compare with.
     few = by_turns("conditional", {"a": ((0.1, 0.2), (0.3,)), "b": ((9.0,),)})
-    assert SplitControl(few, 0.4).decide("a", 4, 0.15, 0.0).p_value == 2 / 4
-    many = by_turns("conditional", {"a": ((0.1,) * 16, (0.3,) * 16)})
-    assert SplitControl(many, 0.4).decide("a", 1, 0.2, 0.0).p_value == 16 / 17
+    assert SplitControl(few, 0.4, by_turn=False).decide("a", 4, 0.15, 0.0).p_value == 2 / 4
 
 
 def test_a_refused_score_does_not_join_the_others() -> None:

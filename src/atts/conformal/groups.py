@@ -4,15 +4,11 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from atts.config import Coverage
-
-FEWEST: dict[Coverage, int] = {"marginal": 100, "conditional": 16}
+FEWEST = 100
 """How many calibration scores a group of turns should have at least.
 
 A p-value is uniform for any number N of scores, but the rate that one calibration realises has
-a standard deviation of at least sqrt(rate (1 - rate) / (N + 2)): at a rate of 0.4, 0.05 for 100
-scores and 0.12 for 16. A problem's own scores are never many; there the deviations of the
-problems average out.
+a standard deviation of at least sqrt(rate (1 - rate) / (N + 2)): 0.05 for 100 scores at 0.4.
 """
 
 
@@ -37,7 +33,7 @@ class TurnGroups:
     [0, 1]
     """
 
-    def __init__(self, counts: Sequence[int], fewest: int) -> None:
+    def __init__(self, counts: Sequence[int], fewest: int = FEWEST) -> None:
         """``counts`` holds the number of scores of each turn, from turn 0."""
         self.first_turns: list[int] = []
         first = total = 0

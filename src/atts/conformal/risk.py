@@ -72,7 +72,7 @@ def problems_needed(limit: float, delta: float, loss: float = 0.0) -> int | None
     >>> problems_needed(0.1, 0.1), problems_needed(0.05, 0.1), problems_needed(0.02, 0.1)
     (22, 45, 114)
     >>> problems_needed(0.05, 0.1, loss=0.03)
-    234
+    258
     """
     if loss >= limit:
         return None
