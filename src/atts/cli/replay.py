@@ -96,7 +96,8 @@ def replay(
     )
     replays = []
     for rate in rates or [0.4]:
-        replays.append(as_recorded(arrivals, rate))
+        if not rates or len(rates) == 1:  # what was recorded had one nominal rate
+            replays.append(as_recorded(arrivals, rate))
         replays += [replay_one(recording, arrivals, each, rate, folds) for each in contenders]
     found = separations(recording)
     if plot:

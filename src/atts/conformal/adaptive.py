@@ -2,14 +2,13 @@
 
 import math
 from collections import Counter, defaultdict
-from typing import NamedTuple
 
 from atts.config import AdaptiveOptions
 from atts.conformal.control import Control, Verdict, checked_rate
-from atts.types import Decision
+from atts.types import Decision, Record
 
 
-class Tracked(NamedTuple):
+class Tracked(Record):
     """How a group of decisions stands against the guarantee."""
 
     group: str
@@ -119,11 +118,15 @@ class AdaptiveControl(Control):
         if not total:
             return []
         groups = sorted(self._decisions.keys() - {"all"})
-        rows = [Tracked("all", total, taken / total - self._rate, self._overall_bound())]
+        overall = taken / total - self._rate
+        rows = [
+            Tracked(group="all", decisions=total, deviation=overall, bound=self._overall_bound())
+        ]
         for group in groups:
             count = self._decisions[group]
             deviation = self._taken[group] / count - self._rate
-            rows.append(Tracked(group, count, deviation, self._most(count) / count))
+            bound = self._most(count) / count
+            rows.append(Tracked(group=group, decisions=count, deviation=deviation, bound=bound))
         return rows
 
     def _groups(self, problem_id: str, turn: int) -> list[str]:

@@ -5,8 +5,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from atts.config import Config, MethodName
+from atts.conformal.adaptive import AdaptiveControl, Tracked
 from atts.conformal.calibration import Calibration
 from atts.conformal.drift import Drift, DriftAlarm
+from atts.conformal.online import OnlineControl
 from atts.conformal.risk import Certificate
 from atts.errors import GradingError
 from atts.grading.equivalence import equivalent
@@ -39,6 +41,8 @@ class TakeOver(Record):
     """Take-overs as a share of all decisions, clustered by problem."""
     decisions: int
     by_turn: tuple[TurnRate, ...]
+    tracked: tuple[Tracked, ...] = ()
+    """With adaptive control: where all decisions and each group stand against the guarantee."""
 
 
 class Tokens(Record):
@@ -171,7 +175,19 @@ def _take_over(config: Config, chains: Sequence[Chain]) -> TakeOver | None:
             )
             for turn, decisions in sorted(by_turn.items())
         ),
+        tracked=_tracked(config, chains),
     )
+
+
+def _tracked(config: Config, chains: Sequence[Chain]) -> tuple[Tracked, ...]:
+    options = config.take_over
+    if options.control != "adaptive":
+        return ()
+    # Only its own state counts, which follows from the recorded p-values: any ranks will do.
+    ranks = OnlineControl(options.rate, options.coverage, options.by_turn)
+    control = AdaptiveControl(ranks, options.rate, options.adaptive)
+    control.restore_all(chains)
+    return tuple(control.tracked())
 
 
 def drift_alarm(

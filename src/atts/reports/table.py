@@ -59,6 +59,7 @@ def _rows(summaries: Sequence[Summary]) -> list[tuple[str, Figure]]:
         *((f"pass@{k}, %", _pass_at(k)) for k in ks if k > 1),
         ("take-over, nominal, %", _nominal),
         ("take-over, realised, %", _realised),
+        ("  off by at most, any scores, %", _bound),
         *((f"  turn {turn}, % of decisions", _in_turn(turn)) for turn in range(turns)),
         ("drift alarm", _drift),
         ("draft tokens written", lambda s: f"{s.tokens.draft_written:,}"),
@@ -108,6 +109,13 @@ def _drift(summary: Summary) -> str:
     if summary.drift is None:
         return ABSENT
     return f"at {safe_markup(summary.drift.since or '')}" if summary.drift.alarm else "none"
+
+
+def _bound(summary: Summary) -> str:
+    """What adaptive control guarantees of the rate of all decisions."""
+    if summary.take_over is None or not summary.take_over.tracked:
+        return ABSENT
+    return f"{100 * min(summary.take_over.tracked[0].bound, 1.0):.1f}"
 
 
 def _in_turn(turn: int) -> Figure:
