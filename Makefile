@@ -32,6 +32,7 @@ fix: .venv/.dev
 # Minutes on two cores; not part of the checks, because timings depend on the machine.
 bench: .venv/.dev
 	$(BIN)/python benchmarks/inprocess.py
+	$(BIN)/python benchmarks/control.py
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -43,5 +44,5 @@ clean:
 	touch $@
 
 .venv/.dev: .venv/.runtime
-	$(PIP) -c constraints.txt -e '.[inprocess,dev]'
+	$(PIP) -c constraints.txt -e '.[inprocess,plots,dev]'
 	touch $@

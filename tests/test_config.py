@@ -153,6 +153,13 @@ def test_the_digest_covers_what_results_depend_on() -> None:
         "mode": "replace",
         "coverage": "conditional",
         "method": "draft-only",
+        "control": "online",
+        "by_turn": False,
+        "track": "all",
+        "per_turn": 3,
+        "in_flight": 3,
+        "kind": "worst-window",
+        "floor": -9.0,
     }
     by_type = {"str": "other", "int": 7, "float": 0.25, "bool": True, "NoneType": "x.json"}
     for key, value in flatten(Config().model_dump(mode="json")).items():
@@ -162,7 +169,10 @@ def test_the_digest_covers_what_results_depend_on() -> None:
         other = choices.get(leaf, by_type[type(value).__name__])
         changed = load_config(None, [f"{key}={yaml.safe_dump(other)}"])
         # Limits change no result; of the calibration the content counts, not where it is.
-        neutral = key.startswith(("limits.", "calibration.")) or key == "take_over.calibration"
+        neutral = key.startswith(("limits.", "calibration.")) or leaf in (
+            "calibration",
+            "certificate",
+        )
         assert (changed.digest() == digest) == neutral, key
 
 

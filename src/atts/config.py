@@ -21,6 +21,9 @@ _BAD_YAML = (yaml.YAMLError, ValueError, RecursionError)
 MethodName = Literal["atts", "target-only", "draft-only"]
 Coverage = Literal["marginal", "conditional"]
 TakeOverMode = Literal["continue", "replace"]
+ControlName = Literal["split", "online", "adaptive"]
+Track = Literal["all", "turn", "problem", "turn+problem"]
+ScoreName = Literal["mean", "worst-window", "unlikely-share"]
 Split = Literal["train", "calibration", "test"]
 
 
@@ -76,15 +79,59 @@ class TurnsOptions(Options):
     """Longest target segment of a turn (K_t)."""
 
 
+class AdaptiveOptions(Options):
+    """How ``take_over.control=adaptive`` tracks the take-over rate."""
+
+    track: Track = "turn+problem"
+    """Over what the rate is held: all decisions, those of each turn, of each problem, or of each
+    turn and of each problem at the same time."""
+    step: float = Field(default=0.1, gt=0.0)
+    """How far one decision moves the threshold, on the scale of p-values."""
+    decay: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """The step of a group's t-th decision is step * t^-decay; 0 keeps it constant."""
+
+
+class BudgetOptions(Options):
+    """Hard caps on top of any control; null sets none. Where a cap is reached the draft goes on."""
+
+    per_turn: int | None = Field(default=None, ge=1)
+    """Most take-overs of one problem's chains in one turn (B)."""
+    in_flight: int | None = Field(default=None, ge=1)
+    """Most take-overs that the target works on at a time (G)."""
+
+
+class ScoreOptions(Options):
+    """What of a segment's log-probabilities under the target the decision is about."""
+
+    kind: ScoreName = "mean"
+    """``mean`` negative log-likelihood per token; that of the ``worst-window``; or the
+    ``unlikely-share`` of the tokens."""
+    window: int = Field(default=32, ge=1)
+    """Tokens in a row that ``worst-window`` takes the mean over."""
+    floor: float = Field(default=-3.0, le=0.0)
+    """Log-probability, in nats, under which a token is unlikely."""
+
+
 class TakeOverOptions(Options):
     rate: float = Field(default=0.4, ge=0.0, le=1.0)
     """Nominal share of decisions that hand the chain to the target (epsilon)."""
     mode: TakeOverMode = "continue"
     """The target continues after the draft's segment, or replaces it."""
+    control: ControlName = "split"
+    """``split`` compares scores with a calibration made before; ``online`` with the scores before
+    them, without a calibration; ``adaptive`` moves the threshold so that the rate holds for any
+    scores, with a calibration or without."""
     coverage: Coverage = "marginal"
-    """One pooled calibration set, or one per problem."""
+    """Compare with the scores of all problems, or with those of the same problem."""
+    by_turn: bool = True
+    """Compare with the scores of the same turn only."""
     calibration: Path | None = None
     """The ``calibration.json`` to decide by; ``atts calibrate`` makes it."""
+    certificate: Path | None = None
+    """The ``certificate.json`` that vouches for the rate; ``atts tune`` makes it."""
+    adaptive: AdaptiveOptions = AdaptiveOptions()
+    budget: BudgetOptions = BudgetOptions()
+    score: ScoreOptions = ScoreOptions()
 
 
 class CalibrationOptions(Options):
@@ -141,7 +188,11 @@ class Config(Options):
         return flatten(
             self.model_dump(
                 mode="json",
-                exclude={"limits": True, "calibration": True, "take_over": {"calibration"}},
+                exclude={
+                    "limits": True,
+                    "calibration": True,
+                    "take_over": {"calibration", "certificate"},
+                },
             )
         )
 
@@ -156,7 +207,14 @@ class Config(Options):
                     "prompt": True,
                     "sampling": True,
                     "turns": True,
-                    "take_over": {"rate", "mode", "coverage"},
+                    "take_over": {
+                        "rate": True,
+                        "mode": True,
+                        "coverage": True,
+                        "by_turn": True,
+                        "budget": {"per_turn"},
+                        "score": True,
+                    },
                 },
             )
         )

@@ -71,9 +71,18 @@ class Decision(Record):
     """The conformal decision on one draft segment."""
 
     score: float
-    """Mean negative log-likelihood per target token, in nats."""
+    """Nonconformity by ``take_over.score``; by default the mean negative log-likelihood per target
+    token, in nats."""
     p_value: float
     take_over: bool
+    threshold: float | None = None
+    """What the p-value was compared with. A take-over below it that did not happen was refused by
+    a budget."""
+    order: int | None = None
+    """Number of the decision in its run, from 0, in the order in which scores arrived. Chains that
+    were lost with a killed process leave gaps."""
+    scores: dict[str, float] = {}
+    """The segment's score by every kind of score, so that kinds can be compared."""
     scored_tokens: int
     """Number of tokens, in the target's vocabulary, that were scored."""
     cached_tokens: int

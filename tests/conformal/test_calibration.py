@@ -61,7 +61,9 @@ CONDITIONAL = Calibration.from_chains(CHAINS, config(take_over={"coverage": "con
 
 
 def test_collects_the_scores_of_all_turns_of_chains_that_did_not_fail() -> None:
-    assert MARGINAL.scores == {"a": (0.1, 0.2, 0.3, 0.4), "b": (0.5,)}
+    assert MARGINAL.scores == {"a": ((0.1, 0.2), (0.3, None, 0.4)), "b": ((0.5,),)}
+    assert MARGINAL.by_turn() == [[0.1, 0.3, 0.5], [0.2], [0.4]]
+    assert MARGINAL.by_turn("b") == [[0.5]]
     assert MARGINAL.coverage == "marginal"
     assert MARGINAL.fingerprint == config().calibration_fingerprint()
 
@@ -88,17 +90,21 @@ def test_a_score_that_is_no_number_is_refused_with_its_place(score: float) -> No
 @given(
     st.dictionaries(
         st.text(min_size=1, max_size=8),
-        st.lists(FINITE, min_size=1, max_size=8).map(tuple),
+        st.lists(
+            st.lists(st.none() | FINITE, max_size=3).map(lambda turns: (0.5, *turns)),
+            min_size=1,
+            max_size=4,
+        ).map(tuple),
         min_size=1,
         max_size=4,
     ),
     st.floats(0, 1),
 )
 def test_json_gives_back_an_equal_calibration(
-    scores: dict[str, tuple[float, ...]], rate: float
+    scores: dict[str, tuple[tuple[float | None, ...], ...]], rate: float
 ) -> None:
     fingerprint = config(take_over={"rate": rate}).calibration_fingerprint()
-    before = Calibration(version=1, fingerprint=fingerprint, coverage="marginal", scores=scores)
+    before = Calibration(version=2, fingerprint=fingerprint, coverage="marginal", scores=scores)
     assert Calibration.from_json(before.to_json(), "memory") == before
 
 
@@ -112,15 +118,15 @@ GOOD = MARGINAL.to_json()
         (GOOD[: len(GOOD) // 2], "Invalid JSON"),
         ("[1, 2]", "valid dictionary|object"),
         ("{}", "version: Field required"),
-        (GOOD.replace('"version": 1', '"version": 2'), "version: Input should be 1"),
+        (GOOD.replace('"version": 2', '"version": 1'), "version: Input should be 2"),
         (GOOD.replace('"marginal",\n "scores"', '"global",\n "scores"'), "coverage: Input"),
-        (GOOD.replace("0.5\n", "NaN\n"), r"scores\.b\.0: .*finite"),
-        (GOOD.replace("0.5\n", '"0.5"\n'), r"scores\.b\.0: .*number"),
-        (GOOD.replace("0.5\n", "null\n"), r"scores\.b\.0: .*number"),
-        (GOOD.replace("0.5\n", "\n"), r"scores\.b: .*at least 1"),
-        (GOOD.replace('"version": 1', '"version": 1, "extra": 0'), "extra: Extra inputs"),
+        (GOOD.replace("0.5\n", "NaN\n"), r"scores\.b\.0\.0: .*finite"),
+        (GOOD.replace("0.5\n", '"0.5"\n'), r"scores\.b\.0\.0: .*number"),
+        (GOOD.replace("0.5\n", "null\n"), r"scores\.b: .*no score in any turn"),
+        (GOOD.replace("0.5\n", "\n"), r"scores\.b: .*no score in any turn"),
+        (GOOD.replace('"version": 2', '"version": 2, "extra": 0'), "extra: Extra inputs"),
         (
-            '{"version": 1, "fingerprint": {}, "coverage": "marginal", "scores": {}}',
+            '{"version": 2, "fingerprint": {}, "coverage": "marginal", "scores": {}}',
             "scores: .*at least 1",
         ),
     ],
@@ -149,6 +155,8 @@ def test_what_does_not_change_scores_may_differ() -> None:
         ({"turns": {"max_turns": 3}}, "turns.max_turns: 15 in the calibration, 3 in the run"),
         ({"take_over": {"rate": 0.1}}, "take_over.rate: 0.4 in the calibration, 0.1 in the run"),
         ({"take_over": {"coverage": "conditional"}}, "take_over.coverage: 'marginal' in the cal"),
+        ({"take_over": {"by_turn": False}}, "take_over.by_turn: True in the calibration, False"),
+        ({"take_over": {"score": {"kind": "worst-window"}}}, "take_over.score.kind: 'mean' in the"),
     ],
 )
 def test_a_calibration_for_something_else_is_refused_with_both_values(

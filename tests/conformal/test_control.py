@@ -1,21 +1,30 @@
 from collections.abc import Callable
 from fractions import Fraction
-from itertools import permutations
+from itertools import permutations, zip_longest
 from math import factorial, nan, prod, sqrt
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import kstest
 
 from atts.config import Coverage
 from atts.conformal.calibration import Calibration
-from atts.conformal.control import Control, SequentialRanks, SplitControl, Verdict
+from atts.conformal.control import Control, Verdict
+from atts.conformal.online import PRIOR, OnlineControl
+from atts.conformal.split import SplitControl
 from atts.errors import CalibrationError
 
 
 def calibration(coverage: Coverage, scores: dict[str, tuple[float, ...]]) -> Calibration:
-    return Calibration(version=1, fingerprint={}, coverage=coverage, scores=scores)
+    """All of the scores in turn 0."""
+    return by_turns(coverage, {problem: (turn,) for problem, turn in scores.items()})
+
+
+def by_turns(coverage: Coverage, scores: dict[str, tuple[tuple[float, ...], ...]]) -> Calibration:
+    chains = {problem: tuple(zip_longest(*turns)) for problem, turns in scores.items()}
+    return Calibration(version=2, fingerprint={}, coverage=coverage, scores=chains)
 
 
 def split(rate: float) -> Control:
@@ -23,7 +32,7 @@ def split(rate: float) -> Control:
 
 
 def sequential(rate: float) -> Control:
-    return SequentialRanks(rate, "marginal")
+    return OnlineControl(rate, "marginal")
 
 
 Make = Callable[[float], Control]
@@ -41,7 +50,7 @@ def test_takes_over_iff_p_is_at_most_the_rate(make: Make) -> None:
 @BOTH
 def test_rate_zero_never_takes_over_even_at_p_zero(make: Make) -> None:
     control = make(0.0)
-    assert control.decide("a", 0, 99.0, 0.0) == Verdict(p_value=0.0, take_over=False)
+    assert control.decide("a", 0, 99.0, 0.0) == Verdict(0.0, 0.0, take_over=False)
 
 
 @BOTH
@@ -86,7 +95,7 @@ def test_conditional_refuses_a_problem_without_scores() -> None:
 def test_sequential_rank_is_the_formula_over_what_came_before(
     stream: list[tuple[int, float]],
 ) -> None:
-    ranks = SequentialRanks(0.4, "marginal")
+    ranks = OnlineControl(0.4, "marginal")
     for i, (score, u) in enumerate(stream):
         before = [s for s, _ in stream[:i]]
         above, equal = sum(s > score for s in before), before.count(score)
@@ -98,7 +107,7 @@ def conditional_law(order: tuple[int, ...], rates: list[Fraction]) -> Fraction:
 
     The tie-breakers are independent, so it is a product; each factor is linear in one of them.
     """
-    at_zero, at_half = SequentialRanks(0.4, "marginal"), SequentialRanks(0.4, "marginal")
+    at_zero, at_half = OnlineControl(0.4, "marginal"), OnlineControl(0.4, "marginal")
     chances = []
     for i, (score, rate) in enumerate(zip(order, rates, strict=True), start=1):
         low = Fraction(round(at_zero.decide("a", 0, score, 0.0).p_value * i), i)
@@ -127,14 +136,95 @@ def test_sequential_p_values_are_exactly_uniform_and_independent(
 
 
 def test_sequential_groups_are_apart_when_conditional() -> None:
-    ranks = SequentialRanks(0.4, "conditional")
-    ranks.decide("a", 0, 0.9, 0.5)
-    assert ranks.decide("b", 0, 0.1, 0.5).p_value == 0.5, "the first of its group: u itself"
-    assert ranks.decide("a", 1, 0.1, 0.5).p_value == (1 + 0.5) / 2
+    # u = coin + tie / 2^20. A coin of almost 1 looks at the group however small it is.
+    ranks, own, pool = OnlineControl(0.4, "conditional"), 1 - 2.0**-21, 2.0**-21
+    for _ in range(2):
+        ranks.decide("a", 0, 0.9, own)
+    assert ranks.decide("b", 0, 0.1, pool).p_value == (2 + 0.5) / 3
+    assert ranks.decide("a", 0, 0.5, own).p_value == (2 + 0.5) / 3
+    for _ in range(30):
+        ranks.decide("b", 0, 0.5, own)
+    assert ranks.decide("b", 0, 0.7, own).p_value == 0.5 / 32, "its own 31 scores, all smaller"
+    assert ranks.decide("b", 0, 0.7, pool).p_value == pytest.approx((2 + 0.5 * 2) / 36)
+
+
+def test_the_pool_of_all_problems_fades_as_a_problem_fills() -> None:
+    rng = np.random.default_rng(4)
+    from_group = np.zeros(40)
+    for repetition in range(200):
+        ranks = OnlineControl(0.4, "conditional")
+        ranks.decide("low", 0, 0.0, 0.5)
+        for n in range(40):
+            coin = int(rng.random() * 2**20)
+            p = ranks.decide(f"high{repetition}", 0, 1.0, (coin + 0.75) / 2**20).p_value
+            from_group[n] += p == 0.75
+            assert p == (0.75 if coin / 2**20 >= PRIOR / (PRIOR + n) else 0.75 * (n + 1) / (n + 2))
+    expected = np.arange(40) / (PRIOR + np.arange(40))
+    assert np.abs(from_group / 200 - expected).max() < 4 * 0.5 / sqrt(200)
+
+
+@pytest.mark.parametrize("coverage", ["marginal", "conditional"])
+def test_online_control_is_uniform_from_the_first_score_on(coverage: Coverage) -> None:
+    # Six scores of two problems, tied and in any order: each p-value by itself is uniform.
+    rng = np.random.default_rng(3)
+    p_values = []
+    for _ in range(4000):
+        ranks, scores = (
+            OnlineControl(0.4, coverage),
+            rng.permutation([0.1, 0.2, 0.2, 0.2, 0.5, 0.9]),
+        )
+        p_values.append(
+            [ranks.decide("ab"[i % 2], 0, s, rng.random()).p_value for i, s in enumerate(scores)]
+        )
+    for nth in np.array(p_values).T:
+        assert kstest(nth, "uniform").pvalue > 1e-4
+
+
+def test_each_turn_is_compared_with_itself() -> None:
+    apart = OnlineControl(0.4, "marginal")
+    together = OnlineControl(0.4, "marginal", by_turn=False)
+    for control in (apart, together):
+        control.decide("a", 0, 0.9, 0.5)
+    assert apart.decide("a", 1, 0.1, 0.5).p_value == 0.5, "the first of its turn: u itself"
+    assert together.decide("a", 1, 0.1, 0.5).p_value == (1 + 0.5) / 2
+
+    early, late = tuple(np.linspace(0, 1, 100)), tuple(np.linspace(2, 3, 100))
+    scores = by_turns("marginal", {"a": (early, late)})
+    assert SplitControl(scores, 0.4).decide("b", 1, 2.5, 0.0).p_value == pytest.approx(50 / 101)
+    assert SplitControl(scores, 0.4).decide("b", 7, 2.5, 0.0).p_value == pytest.approx(50 / 101)
+    assert SplitControl(scores, 0.4, by_turn=False).decide("b", 0, 2.5, 0.0).p_value == (
+        pytest.approx(50 / 201)
+    )
+
+
+def test_conditional_takes_out_the_shift_that_turns_share() -> None:
+    """Two problems, in turn 1 both one higher than in turn 0: what counts is what is left."""
+    rng = np.random.default_rng(6)
+    levels = {"low": 0.0, "high": 0.5}
+    scores = by_turns(
+        "conditional",
+        {
+            problem: tuple(tuple(level + turn + 0.1 * rng.normal(size=100)) for turn in (0, 1))
+            for problem, level in levels.items()
+        },
+    )
+    control, plain = SplitControl(scores, 0.4), SplitControl(scores, 0.4, by_turn=False)
+    for problem, level in levels.items():
+        for turn in (0, 1):
+            new = level + turn + 0.1 * rng.normal(size=2000)
+            ours, theirs = (
+                np.mean([each.decide(problem, turn, s, rng.random()).take_over for s in new])
+                for each in (control, plain)
+            )
+            assert ours == pytest.approx(0.4, abs=0.12), (problem, turn)
+            assert abs(theirs - 0.4) > 0.25, "the scores of turn 1 are all above those of turn 0"
+    # A problem with few scores in a turn still has all of its others to compare with.
+    few = by_turns("conditional", {"a": ((0.1, 0.2), (0.3,)), "b": ((9.0,),)})
+    assert SplitControl(few, 0.4, by_turn=False).decide("a", 4, 0.15, 0.0).p_value == 2 / 4
 
 
 def test_a_refused_score_does_not_join_the_others() -> None:
-    ranks = SequentialRanks(0.4, "marginal")
+    ranks = OnlineControl(0.4, "marginal")
     with pytest.raises(CalibrationError):
         ranks.decide("a", 0, nan, 0.5)
     assert ranks.decide("a", 0, 0.3, 0.5).p_value == 0.5
@@ -144,7 +234,7 @@ def test_a_refused_score_does_not_join_the_others() -> None:
 @pytest.mark.parametrize("decimals", [1, 12])
 def test_sequential_ranks_realise_the_nominal_rate(rate: float, decimals: int) -> None:
     rng = np.random.default_rng(1)
-    ranks = SequentialRanks(rate, "marginal")
+    ranks = OnlineControl(rate, "marginal")
     scores = rng.gamma(2.0, 0.3, size=5000).round(decimals)
     draws = rng.random(len(scores))
     taken = [ranks.decide("a", 0, s, u).take_over for s, u in zip(scores, draws, strict=True)]

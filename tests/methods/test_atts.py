@@ -6,7 +6,7 @@ import pytest
 from fakes import FakeEngine, byte_tokenizer
 
 from atts.config import Config
-from atts.conformal.control import Verdict
+from atts.conformal.control import Control, Verdict
 from atts.errors import EngineError
 from atts.methods.atts import atts
 from atts.methods.chain import Model, Models, OpenChain
@@ -15,7 +15,7 @@ from atts.types import Chain, Problem
 PROBLEM = Problem(id="p", question="1+1?", answer="2")
 
 
-class ScriptedControl:
+class ScriptedControl(Control):
     """Takes over in the given turns."""
 
     def __init__(self, *turns: int) -> None:
@@ -24,7 +24,7 @@ class ScriptedControl:
 
     def decide(self, problem_id: str, turn: int, score: float, u: float) -> Verdict:
         self.seen.append((problem_id, turn, score, u))
-        return Verdict(0.5, turn in self.turns)
+        return Verdict(0.5, 0.5, turn in self.turns)
 
 
 def open_chain(
@@ -213,3 +213,46 @@ async def test_a_segment_cut_within_a_character_loses_only_that_character(config
     chain = await solve(open_chain(config, draft, FakeEngine(), ScriptedControl()))
     assert chain.text == "1234567" * 4
     assert chain.turns[0].segments[0].tokens == 8
+
+
+async def test_a_take_over_is_in_flight_until_the_target_has_written(config: Config) -> None:
+    class Counting(ScriptedControl):
+        done = 0
+
+        def take_over_done(self) -> None:
+            self.done += 1
+
+    control, during = Counting(0, 1), []
+
+    def write(_: str) -> str:
+        during.append(control.done)
+        if len(during) == 2:
+            raise EngineError("lost")
+        return "more and more"
+
+    chain = open_chain(
+        config, FakeEngine(write=lambda _: "on and on"), FakeEngine(write=write), control
+    )
+    with pytest.raises(EngineError, match="lost"):
+        await atts(chain)
+    assert (during, control.done) == ([0, 1], 2)
+
+
+async def test_the_kind_of_score_is_the_configurations(config: Config) -> None:
+    score = config.take_over.score.model_copy(update={"kind": "unlikely-share", "floor": -2.0})
+    take_over = config.take_over.model_copy(update={"score": score})
+    control = ScriptedControl()
+    target = FakeEngine(logprob=lambda _: -2.5)
+    chain = await solve(
+        open_chain(
+            config.model_copy(update={"take_over": take_over}),
+            FakeEngine(write=lambda _: "\\boxed{}"),
+            target,
+            control,
+        )
+    )
+    assert [score for _, _, score, _ in control.seen] == [1.0]
+    decision = chain.turns[0].decision
+    assert decision
+    assert (decision.score, decision.threshold, decision.order) == (1.0, 0.5, 0)
+    assert decision.scores == {"mean": 2.5, "worst-window": 2.5, "unlikely-share": 1.0}

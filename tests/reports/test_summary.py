@@ -105,3 +105,18 @@ def test_the_problems_digest_is_that_of_the_set(make_chain: MakeChain) -> None:
 def test_a_summary_survives_json(make_chain: MakeChain) -> None:
     summary = summarise(config(), PROBLEMS, [make_chain("a", 0, "2", (True,))])
     assert Summary.model_validate_json(summary.model_dump_json()) == summary
+
+
+def test_adaptive_control_shows_its_guarantee(make_chain: MakeChain) -> None:
+    chains = [make_chain("a", sample, "2", (sample % 2 == 0, False)) for sample in range(4)]
+    adaptive = parse_config({"take_over": {"control": "adaptive"}, "samples": 4}, "the test")
+    summary = summarise(adaptive, PROBLEMS, chains)
+    assert summary.take_over
+    groups = {row.group: row for row in summary.take_over.tracked}
+    assert list(groups) == ["all", "problem a", "turn 0", "turn 1"]
+    assert groups["turn 1"].decisions == 4
+    assert all(abs(row.deviation) <= row.bound for row in groups.values())
+    assert Summary.model_validate_json(summary.model_dump_json()) == summary
+    without = summarise(config(), PROBLEMS, chains)
+    assert without.take_over
+    assert without.take_over.tracked == ()

@@ -58,6 +58,8 @@ def test_metrics_are_rows_and_runs_are_columns(make_summary: MakeSummary) -> Non
     realised = row("take-over, realised, %", table)
     assert realised
     assert realised[2].startswith("50.0 (")
+    assert row("  turn 0, % of decisions", table) == ["-", "-", "100.0 of 80"]
+    assert row("  turn 1, % of decisions", table) == ["-", "-", "0.0 of 80"]
     assert row("draft tokens written", table) == ["0", "0", "1,600"]
     assert row("target tokens written", table) == ["0", "0", "560"]
     assert row("target tokens scored", table) == ["0", "0", "1,280"]

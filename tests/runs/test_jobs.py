@@ -16,6 +16,7 @@ from atts.config import Config
 from atts.conformal.calibration import Calibration
 from atts.errors import CalibrationError, ConfigError, EngineError, ProblemError
 from atts.methods.chain import Model
+from atts.reports.summary import summarise
 from atts.runs import jobs
 from atts.runs.store import CALIBRATION, CHAINS, read_run
 from atts.types import Chain
@@ -27,12 +28,16 @@ class Watch:
     def __init__(self) -> None:
         self.total = self.already = 0
         self.chains: list[Chain] = []
+        self.warnings: list[str] = []
 
     def started(self, total: int, done: int) -> None:
         self.total, self.already = total, done
 
     def chain_done(self, chain: Chain) -> None:
         self.chains.append(chain)
+
+    def warned(self, message: str) -> None:
+        self.warnings.append(message)
 
 
 def write_problems(path: Path, name: str, count: int) -> Path:
@@ -73,8 +78,18 @@ def test_a_calibration_holds_the_scores_of_every_turn(tmp_path: Path) -> None:
     chains = read_run(tmp_path / "calibration").chains
     decisions = [t.decision for c in chains for t in c.turns if t.decision]
     assert len(chains) == 20 * 16
-    assert sorted(s for scores in calibration.scores.values() for s in scores) == sorted(
-        d.score for d in decisions
+    recorded = sorted(
+        (c.problem_id, number, t.decision.score)
+        for c in chains
+        for number, t in enumerate(c.turns)
+        if t.decision
+    )
+    assert recorded == sorted(
+        (problem_id, number, score)
+        for problem_id, scored in calibration.scores.items()
+        for turns in scored
+        for number, score in enumerate(turns)
+        if score is not None
     )
     assert set(calibration.scores) == {f"h{i}" for i in range(20)}
     assert max(len(c.turns) for c in chains) > 1
@@ -116,7 +131,8 @@ def run_and_kill(config: Config, directory: Path, after_chains: int) -> None:
     arguments = [config.problems.source, str(config.take_over.calibration), str(directory)]
     chains = directory / CHAINS
     with subprocess.Popen(
-        [sys.executable, script, *arguments], env=os.environ | {"PYTHONPATH": str(TESTS)}
+        [sys.executable, script, *arguments],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])},
     ) as process:
         try:
             while not chains.exists() or chains.read_bytes().count(b"\n") < after_chains:
@@ -161,6 +177,60 @@ async def test_a_resumed_calibration_remembers_what_it_saw(config: Config, tmp_p
     rate = sum(d.take_over for d in decisions) / len(decisions)
     assert rate == pytest.approx(0.4, abs=4 * (0.24 / len(decisions)) ** 0.5)
     assert len(read_run(cut).chains) == 320
+
+
+@pytest.mark.parametrize("control", ["online", "adaptive"])
+async def test_a_run_that_learns_resumes_with_what_it_learnt(
+    config: Config, tmp_path: Path, control: str
+) -> None:
+    """One chain at a time, so that the order of arrival is that of the problems."""
+    take_over = config.take_over.model_copy(update={"control": control, "calibration": None})
+    one = config.limits.model_copy(update={"chains": 1})
+    config = config.model_copy(update={"take_over": take_over, "limits": one})
+    await jobs.run(config, make_models(0.0), tmp_path / "undisturbed")
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    for file in (tmp_path / "undisturbed").iterdir():
+        (cut / file.name).write_bytes(file.read_bytes())
+    lines = (cut / CHAINS).read_bytes().splitlines(keepends=True)
+    (cut / CHAINS).write_bytes(b"".join(lines[:17]))
+    await jobs.run(config, make_models(0.0), cut)
+
+    def decided(directory: Path) -> list[tuple[object, ...]]:
+        decisions = [t.decision for c in read_run(directory).chains for t in c.turns if t.decision]
+        return [(d.order, d.score, d.p_value, d.threshold, d.take_over) for d in decisions]
+
+    assert decided(cut) == decided(tmp_path / "undisturbed")
+    assert [order for order, *_ in decided(cut)] == list(range(len(decided(cut))))
+    assert not (cut / CALIBRATION).exists()
+
+
+async def test_a_drift_is_told_while_the_run_goes_on_and_in_its_summary(
+    config: Config, tmp_path: Path
+) -> None:
+    assert config.take_over.calibration
+    content = json.loads(config.take_over.calibration.read_text())
+    for chains in content["scores"].values():
+        chains[:] = [[score - 9.0 for score in turns] for turns in chains]
+    shifted = tmp_path / "shifted.json"
+    shifted.write_text(json.dumps(content))
+    problems = config.problems.model_copy(
+        update={"source": str(write_problems(tmp_path / "many.jsonl", "m", 40))}
+    )
+    changes: dict[str, object] = {"problems": problems, "samples": 1}
+    config = config.model_copy(update=changes)
+    for path, drifted in ((config.take_over.calibration, False), (shifted, True)):
+        take_over = config.take_over.model_copy(update={"calibration": path})
+        watch, directory = Watch(), tmp_path / f"run-{drifted}"
+        summary = await jobs.run(
+            config.model_copy(update={"take_over": take_over}), make_models(0.0), directory, watch
+        )
+        assert summary.drift
+        assert summary.drift.alarm == drifted
+        assert len(watch.warnings) == drifted
+        assert all("higher than those of the calibration" in text for text in watch.warnings)
+        again = read_run(directory)
+        assert summarise(*again[:3], again.calibration) == summary
 
 
 async def test_failed_chains_are_kept_until_told_to_retry(config: Config, tmp_path: Path) -> None:

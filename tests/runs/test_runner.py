@@ -80,7 +80,7 @@ async def test_a_failing_chain_is_recorded_and_the_others_go_on(
 async def test_a_failed_chain_keeps_the_turns_that_it_had(
     config: Config, problems: list[Problem]
 ) -> None:
-    from atts.conformal.control import SequentialRanks
+    from atts.conformal.online import OnlineControl
 
     def logprob(segment: str) -> float:
         if segment == "second..":
@@ -94,7 +94,7 @@ async def test_a_failed_chain_keeps_the_turns_that_it_had(
         "draft": Model(FakeEngine(write=write), byte_tokenizer()),
         "target": Model(FakeEngine(logprob=logprob), byte_tokenizer()),
     }
-    control = SequentialRanks(rate=0.0, coverage="marginal")
+    control = OnlineControl(rate=0.0, coverage="marginal")
     chain = partial(OpenChain, problems[0], 0, models, config, control)  # type: ignore[arg-type]
     done: list[Chain] = []
     await run_chains([chain], METHODS["atts"], 1, Clock(), done.append)

@@ -62,10 +62,10 @@ def chain(problem_id: str = "p0", sample: int = 0, **changes: object) -> Chain:
 
 def calibration(score: float = 1.0) -> Calibration:
     return Calibration(
-        version=1,
+        version=2,
         fingerprint=config().calibration_fingerprint(),
         coverage="marginal",
-        scores={"c0": (score, 2.0)},
+        scores={"c0": ((score, 2.0),)},
     )
 
 

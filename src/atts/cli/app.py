@@ -6,8 +6,10 @@ import typer
 
 from atts.cli.demo import demo
 from atts.cli.problems import app as problems_app
+from atts.cli.replay import replay
 from atts.cli.runs import calibrate, report, run
 from atts.cli.terminal import EXIT_CODES, Commands
+from atts.cli.tune import tune
 
 app = typer.Typer(
     cls=Commands,
@@ -76,8 +78,31 @@ REPORT_EXAMPLES = f"""Examples:
 
 {EXIT_CODES}"""
 
+TUNE_EXAMPLES = f"""Examples:
+
+    atts tune --set calibration.problems.count=300 --set samples=8
+    atts tune --set calibration.problems.source=labelled.jsonl --loss 0.02 --confidence 0.95
+
+It prints the atts run command to use next; reports of that run quote the certificate. Where the
+problems are too few to certify anything, it says how many would do, before any work starts.
+
+{EXIT_CODES}"""
+
+REPLAY_EXAMPLES = f"""Examples:
+
+    atts replay runs/demo/001/atts-marginal
+    atts replay trace.jsonl.gz --rate 0.2 --rate 0.4 --control online --control adaptive
+    atts replay trace.jsonl.gz --control split,by_turn=false,calibration=ppls.npy --plot rates.png
+
+Only scores are replayed: had a control taken over elsewhere, the text and so the later scores
+would have been others. docs/statistics.md says what each control guarantees.
+
+{EXIT_CODES}"""
+
 app.command(epilog=f"Then: `atts problems show`, `atts run --help`.\n\n{EXIT_CODES}")(demo)
 app.command(epilog=CALIBRATE_EXAMPLES)(calibrate)
 app.command(epilog=RUN_EXAMPLES)(run)
 app.command(epilog=REPORT_EXAMPLES)(report)
+app.command(epilog=REPLAY_EXAMPLES)(replay)
+app.command(epilog=TUNE_EXAMPLES)(tune)
 app.add_typer(problems_app, name="problems")

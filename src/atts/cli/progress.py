@@ -102,6 +102,10 @@ class Stage:
                 f"{self._name}: {self._done}/{self._total} in {elapsed}, {self.figures(now)}"
             )
 
+    def warned(self, message: str) -> None:
+        """Something should be known while the run goes on."""
+        self._print(f"{self._name}: {message}")
+
     def figures(self, now: float) -> str:
         """Chains per second, time left, take-over rate so far, failures: what is known of them."""
         rate = (self._done - self._resumed) / max(now - self._began, 1e-9)

@@ -56,12 +56,12 @@ def calibrate(
     job = prepare_calibration(config)
     name = f"calibration-{config.take_over.coverage}-{job.config.digest()}"
     directory = directory or Path("runs") / name
-    given = _given(config_file, settings)
-    with resumable(["atts", "calibrate", *given, "--out", directory]):
+    same = given(config_file, settings)
+    with resumable(["atts", "calibrate", *same, "--out", directory]):
         asyncio.run(_calibrate(config, directory))
     path = directory / "calibration.json"
     say(f"Wrote {path}. To decide by it:")
-    typer.echo(command_line("atts", "run", *given, "--set", f"take_over.calibration={path}"))
+    typer.echo(command_line("atts", "run", *same, "--set", f"take_over.calibration={path}"))
 
 
 def run(
@@ -91,13 +91,14 @@ def run(
         typer.echo(config_yaml(config), nl=False)
         return
     directory = directory or Path("runs") / f"{config.method}-{config.digest()}"
-    command = ["atts", "run", *_given(config_file, settings), "--out", directory]
+    command = ["atts", "run", *given(config_file, settings), "--out", directory]
     with resumable([*command, "--retry-failed"] if retry_failed else command):
         summary = asyncio.run(_run(config, directory, retry_failed))
 
     from atts.reports.table import comparison
 
     out().print(comparison([(directory.name, summary)]), soft_wrap=False)
+    say_grounds(directory.name, summary, config.take_over.calibration is not None)
     say(f"Everything is in {directory}")
     exit_if_failed([(directory, summary)], command_line(*command, "--retry-failed"))
 
@@ -114,7 +115,7 @@ def report(
     from atts.runs.store import read_run
 
     recorded = [read_run(directory) for directory in runs]
-    summaries = [summarise(run.config, run.problems, run.chains) for run in recorded]
+    summaries = [summarise(*run) for run in recorded]
     if as_json:
         pairs = zip(runs, summaries, strict=True)
         # ASCII only, so that what a model wrote cannot reach the terminal as a control character.
@@ -129,6 +130,16 @@ def report(
     if len(set(names)) < len(names):
         names = [str(directory) for directory in runs]
     out().print(comparison(list(zip(names, summaries, strict=True))), soft_wrap=False)
+    for name, summary, run in zip(names, summaries, recorded, strict=True):
+        say_grounds(name, summary, run.calibration is not None)
+
+
+def say_grounds(name: str, summary: "Summary", calibrated: bool) -> None:
+    """Quote the certificate of a run, and say what its drift alarm has found."""
+    if summary.certificate:
+        say(f"{name}: {summary.certificate.quote}")
+    if summary.drift and (message := summary.drift.message(calibrated)):
+        say(f"{name}: {message}", style="yellow")
 
 
 def exit_if_failed(runs: "list[tuple[Path, Summary]]", retry: str) -> None:
@@ -169,7 +180,8 @@ async def _run(config: "Config", directory: Path, retry_failed: bool) -> "Summar
             return await jobs.run(config, models, directory, stage, retry_failed)
 
 
-def _given(config_file: Path | None, settings: list[str] | None) -> list[object]:
+def given(config_file: Path | None, settings: list[str] | None) -> list[object]:
+    """The options that give the same configuration again."""
     given: list[object] = [] if config_file is None else ["--config", config_file]
     for setting in settings or []:
         given += ["--set", setting]

@@ -2,16 +2,30 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, FiniteFloat, ValidationError
+from pydantic import AfterValidator, Field, FiniteFloat, ValidationError
 
 from atts.config import Config, Coverage, differing_keys
 from atts.errors import CalibrationError
 from atts.types import Chain, Record
 
 Scalar = str | int | float | bool | None
-ProblemScores = Annotated[tuple[FiniteFloat, ...], Field(min_length=1)]
+
+
+ChainScores = tuple[FiniteFloat | None, ...]
+"""The scores of a chain's turns, from turn 0; None where nothing was decided."""
+
+
+def _some_score(chains: tuple[ChainScores, ...]) -> tuple[ChainScores, ...]:
+    if all(score is None for chain in chains for score in chain):
+        raise ValueError("there is no score in any turn")
+    return chains
+
+
+ProblemScores = Annotated[tuple[ChainScores, ...], AfterValidator(_some_score)]
+"""The scores of a problem's chains that did not fail, in the order of their samples."""
 
 _NAMED = 3
 """How many problem ids a message names before it only counts them."""
@@ -20,12 +34,12 @@ _NAMED = 3
 class Calibration(Record):
     """What ``atts calibrate`` makes and a run decides by: the content of ``calibration.json``."""
 
-    version: Literal[1]
+    version: Literal[2]
     fingerprint: dict[str, Scalar]
     """The configuration that it was made under: ``Config.calibration_fingerprint()``."""
     coverage: Coverage
     scores: Annotated[dict[str, ProblemScores], Field(min_length=1)]
-    """Problem id -> scores of its chains' segments, all turns, in nats per token."""
+    """Problem id -> the scores of its chains, turn by turn."""
 
     @classmethod
     def from_chains(cls, chains: Iterable[Chain], config: Config) -> Self:
@@ -36,7 +50,7 @@ class Calibration(Record):
         Raises:
             CalibrationError: there is not one score, or a score is not a finite number.
         """
-        scores: dict[str, list[float]] = {}
+        scores: dict[str, list[ChainScores]] = {}
         chains = sorted(chains, key=lambda chain: chain.key)
         for chain in chains:
             if chain.end == "failed":
@@ -49,7 +63,9 @@ class Calibration(Record):
                         f"problem {chain.problem_id}, sample {chain.sample}, turn {number}: the "
                         f"score is {turn.decision.score}, not a finite number; run the chain again"
                     )
-                scores.setdefault(chain.problem_id, []).append(turn.decision.score)
+            turns = tuple(turn.decision.score if turn.decision else None for turn in chain.turns)
+            if any(score is not None for score in turns):
+                scores.setdefault(chain.problem_id, []).append(turns)
         if not scores:
             failed = [chain for chain in chains if chain.end == "failed"]
             raise CalibrationError(
@@ -58,11 +74,20 @@ class Calibration(Record):
                 + (f"; the first error: {failed[0].error}" if failed else "")
             )
         return cls(
-            version=1,
+            version=2,
             fingerprint=config.calibration_fingerprint(),
             coverage=config.take_over.coverage,
-            scores={problem_id: tuple(values) for problem_id, values in scores.items()},
+            scores={problem_id: tuple(turns) for problem_id, turns in scores.items()},
         )
+
+    def by_turn(self, problem_id: str | None = None) -> list[list[float]]:
+        """The scores of each turn, from turn 0: of one problem, or of all."""
+        problems = self.scores.values() if problem_id is None else [self.scores[problem_id]]
+        chains = [chain for problem in problems for chain in problem]
+        return [
+            [score for score in same_turn if score is not None]
+            for same_turn in zip_longest(*chains)
+        ]
 
     def to_json(self) -> str:
         """The text of ``calibration.json``; ``from_json`` gives back an equal object."""

@@ -53,6 +53,18 @@ def smoothed_rank(above: int, equal: int, count: int, u: float) -> float:
     return (above + u * (1 + equal)) / (count + 1)
 
 
+def two_draws(u: float) -> tuple[float, float]:
+    """Two independent uniform draws from one: its first 20 binary digits, and the others.
+
+    Exact for a draw of 53 bits, which is what tie-breakers are.
+
+    >>> two_draws(0.5 + 2.0**-21)
+    (0.5, 0.5)
+    """
+    rest, whole = math.modf(u * 2.0**20)
+    return whole / 2.0**20, rest
+
+
 def require_finite(score: float) -> None:
     """Refuse a score that cannot be ranked.
 

@@ -6,11 +6,13 @@ model's prefix cache hits.
 """
 
 import hashlib
-import math
 from typing import NamedTuple
+
+import numpy as np
 
 from atts.config import Config
 from atts.conformal.control import Control
+from atts.conformal.scores import all_scores
 from atts.engines.base import Engine, Sampling
 from atts.errors import EngineError
 from atts.grading.extract import extract_boxed
@@ -69,6 +71,7 @@ class OpenChain:
         self._turns: list[Turn] = []
         self._segments: list[Segment] = []
         self._decision: Decision | None = None
+        self._taking_over = False
         self._text = ""
         self._doubted = 0  # up to here, no box ends the chain
         self._token_ids = {
@@ -108,7 +111,12 @@ class OpenChain:
             top_p=self.config.sampling.top_p,
             seed=self._seed(author),
         )
-        completion = await engine.generate(self._token_ids[author], sampling)
+        try:
+            completion = await engine.generate(self._token_ids[author], sampling)
+        finally:
+            if self._taking_over and self._control is not None and author == "target":
+                self._taking_over = False
+                self._control.take_over_done()
         ids, text = tokenizer.decode_whole_characters(list(completion.token_ids))
         token_ids = {
             other: ids if other == author else model.tokenizer.encode(text)
@@ -127,8 +135,8 @@ class OpenChain:
     async def decide(self, written: Written) -> bool:
         """Have the target score a segment; whether it takes over.
 
-        The score is s = -(1/n) sum_i log q(y_i | x, y_<i), in nats per target token
-        (arXiv 2509.15148, section 3).
+        The score is by default s = -(1/n) sum_i log q(y_i | x, y_<i), in nats per target token
+        (arXiv 2509.15148, section 3); ``atts.conformal.scores`` has the others.
 
         Raises:
             EngineError: the target gave no usable log-probabilities.
@@ -137,19 +145,30 @@ class OpenChain:
             raise ValueError("this chain has no control to decide by")
         prefix, new = self._token_ids["target"], written.token_ids["target"]
         scored = await self._models["target"].engine.score(prefix + new, len(prefix))
-        score = -float(scored.logprobs.mean())
-        if len(scored.logprobs) != len(new) or not math.isfinite(score):
+        if len(scored.logprobs) != len(new) or not np.isfinite(scored.logprobs).all():
             raise EngineError(
-                f"the target scored {len(scored.logprobs)} of {len(new)} tokens, mean {-score}: "
-                "these are not usable log-probabilities"
+                f"the target scored {len(scored.logprobs)} of {len(new)} tokens, mean "
+                f"{scored.logprobs.mean()}: these are not usable log-probabilities"
             )
+        options = self.config.take_over.score
+        scores = all_scores(scored.logprobs, options)
+        score = scores[options.kind]
         verdict = self._control.decide(
-            self.problem.id, len(self._turns), score, self._seed("p-value") / _SEEDS
+            self.problem.id,
+            len(self._turns),
+            score,
+            tie_breaker(
+                self.config.seed, self._stream, self.problem.id, self.sample, len(self._turns)
+            ),
         )
+        self._taking_over = verdict.take_over
         self._decision = Decision(
             score=score,
             p_value=verdict.p_value,
             take_over=verdict.take_over,
+            threshold=verdict.threshold,
+            order=self._control.next_order(),
+            scores=scores,
             scored_tokens=len(new),
             cached_tokens=scored.cached_tokens,
             timings=scored.timings,
@@ -188,7 +207,7 @@ class OpenChain:
 
     def _seed(self, purpose: str) -> int:
         """A seed from the run's seed and this place in this chain, below ``_SEEDS``."""
-        place = (
+        return seed_at(
             self.config.seed,
             self._stream,
             self.problem.id,
@@ -196,8 +215,17 @@ class OpenChain:
             len(self._turns),
             purpose,
         )
-        digest = hashlib.blake2b(repr(place).encode(), digest_size=8).digest()
-        return int.from_bytes(digest, "big") % _SEEDS
+
+
+def seed_at(*place: int | str) -> int:
+    """A seed below ``_SEEDS``, uniform and the same for the same place."""
+    digest = hashlib.blake2b(repr(place).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % _SEEDS
+
+
+def tie_breaker(seed: int, stream: str, problem_id: str, sample: int, turn: int) -> float:
+    """The draw, uniform on [0, 1), that breaks ties in a chain's decision."""
+    return seed_at(seed, stream, problem_id, sample, turn, "p-value") / _SEEDS
 
 
 _SEEDS = 2**53

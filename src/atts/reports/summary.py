@@ -5,6 +5,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from atts.config import Config, MethodName
+from atts.conformal.adaptive import AdaptiveControl, Tracked
+from atts.conformal.calibration import Calibration
+from atts.conformal.drift import Drift, DriftAlarm
+from atts.conformal.online import OnlineControl
+from atts.conformal.risk import Certificate
 from atts.errors import GradingError
 from atts.grading.equivalence import equivalent
 from atts.grading.metrics import (
@@ -15,6 +20,7 @@ from atts.grading.metrics import (
     majority_vote,
     pass_at_k,
 )
+from atts.methods.chain import tie_breaker
 from atts.types import Author, Chain, ChainEnd, Decision, Problem, Record
 
 
@@ -35,6 +41,8 @@ class TakeOver(Record):
     """Take-overs as a share of all decisions, clustered by problem."""
     decisions: int
     by_turn: tuple[TurnRate, ...]
+    tracked: tuple[Tracked, ...] = ()
+    """With adaptive control: where all decisions and each group stand against the guarantee."""
 
 
 class Tokens(Record):
@@ -72,6 +80,10 @@ class Summary(Record):
     """For each power of two up to the chains that every begun problem has, and that number."""
     take_over: TakeOver | None
     """None where nothing was decided."""
+    certificate: Certificate | None = None
+    """What vouches for the accuracy, if the run was given anything."""
+    drift: Drift | None = None
+    """Whether the scores look like those of the calibration; None where nothing was decided."""
     tokens: Tokens
     tokens_per_chain: float
     """Mean of the tokens written, by either model."""
@@ -80,8 +92,16 @@ class Summary(Record):
     out."""
 
 
-def summarise(config: Config, problems: Sequence[Problem], chains: Iterable[Chain]) -> Summary:
+def summarise(
+    config: Config,
+    problems: Sequence[Problem],
+    chains: Iterable[Chain],
+    calibration: Calibration | None = None,
+    certificate: Certificate | None = None,
+) -> Summary:
     """Grade the chains and count everything.
+
+    ``calibration`` is what the run decided by and ``certificate`` what vouches for it, if any.
 
     Raises:
         GradingError: there are no chains, or an answer cannot be graded.
@@ -90,7 +110,7 @@ def summarise(config: Config, problems: Sequence[Problem], chains: Iterable[Chai
     chains = sorted(chains, key=lambda chain: chain.key)
     if not chains:
         raise GradingError("the run has no finished chain yet; start it, or let it go on")
-    grades = _grade(problems, chains)
+    grades = grade_chains(problems, chains)
     fewest = min(map(len, grades.values()))
     tokens = _count_tokens(chains)
     ends = Counter(chain.end for chain in chains)
@@ -108,13 +128,16 @@ def summarise(config: Config, problems: Sequence[Problem], chains: Iterable[Chai
         majority_vote=majority_vote(grades),
         pass_at_k={k: pass_at_k(grades, k) for k in _powers_of_two(fewest)},
         take_over=_take_over(config, chains),
+        certificate=certificate,
+        drift=_drift(config, problems, chains, calibration),
         tokens=tokens,
         tokens_per_chain=(tokens.draft_written + tokens.target_written) / len(chains),
         wall_seconds=max(chain.done for chain in chains),
     )
 
 
-def _grade(problems: Sequence[Problem], chains: Sequence[Chain]) -> dict[str, list[Grade]]:
+def grade_chains(problems: Sequence[Problem], chains: Iterable[Chain]) -> dict[str, list[Grade]]:
+    """Problem id -> the grades of its chains, failed ones included."""
     gold = {problem.id: problem.answer for problem in problems}
     known: dict[tuple[str, str], bool] = {}
     grades: dict[str, list[Grade]] = defaultdict(list)
@@ -152,7 +175,46 @@ def _take_over(config: Config, chains: Sequence[Chain]) -> TakeOver | None:
             )
             for turn, decisions in sorted(by_turn.items())
         ),
+        tracked=_tracked(config, chains),
     )
+
+
+def _tracked(config: Config, chains: Sequence[Chain]) -> tuple[Tracked, ...]:
+    options = config.take_over
+    if options.control != "adaptive":
+        return ()
+    # Only its own state counts, which follows from the recorded p-values: any ranks will do.
+    ranks = OnlineControl(options.rate, options.coverage, options.by_turn)
+    control = AdaptiveControl(ranks, options.rate, options.adaptive)
+    control.restore_all(chains)
+    return tuple(control.tracked())
+
+
+def drift_alarm(
+    config: Config, problems: Sequence[Problem], calibration: Calibration | None
+) -> DriftAlarm:
+    """The alarm of a run, which has seen no chain yet."""
+    seed = config.seed
+    return DriftAlarm(
+        calibration,
+        [problem.id for problem in problems],
+        config.samples,
+        lambda problem_id, sample, turn: tie_breaker(seed, "run", problem_id, sample, turn),
+    )
+
+
+def _drift(
+    config: Config,
+    problems: Sequence[Problem],
+    chains: Sequence[Chain],
+    calibration: Calibration | None,
+) -> Drift | None:
+    alarm = drift_alarm(config, problems, calibration)
+    if not any(turn.decision for chain in chains for turn in chain.turns):
+        return None
+    for chain in chains:
+        alarm.chain_done(chain)
+    return alarm.drift
 
 
 def _take_overs(decisions: Sequence[Decision]) -> int:

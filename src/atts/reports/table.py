@@ -21,14 +21,7 @@ def comparison(runs: Sequence[tuple[str, Summary]]) -> Table:
     Four runs fit in 100 columns; in fewer, an interval stands below its estimate. A metric that
     no run has is left out.
     """
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-        show_edge=False,
-        caption="Intervals are 95 %, clustered by problem.",
-        caption_justify="left",
-    )
+    table = plain_table("Intervals are 95 %, clustered by problem.")
     table.add_column("", no_wrap=True)
     for name, _ in runs:
         table.add_column(safe_markup(_in_two_lines(name)), justify="right", overflow="fold")
@@ -40,17 +33,35 @@ def comparison(runs: Sequence[tuple[str, Summary]]) -> Table:
     return table
 
 
+def plain_table(caption: str) -> Table:
+    """A table without columns yet, with a caption below it."""
+    return Table(
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        show_edge=False,
+        caption=caption,
+        caption_justify="left",
+    )
+
+
 def _rows(summaries: Sequence[Summary]) -> list[tuple[str, Figure]]:
     ks = sorted({k for summary in summaries for k in summary.pass_at_k})
+    turns = max(
+        (t.turn + 1 for s in summaries if s.take_over for t in s.take_over.by_turn), default=0
+    )
     return [
         ("problems x chains", lambda s: f"{s.problems} x {s.samples}"),
         ("chains not done yet", lambda s: _count(s.expected_chains - s.chains)),
-        ("accuracy per chain, %", lambda s: _percent(s.accuracy)),
-        ("majority vote, %", lambda s: _percent(s.majority_vote)),
+        ("accuracy per chain, %", lambda s: percent(s.accuracy)),
+        ("majority vote, %", lambda s: percent(s.majority_vote)),
         # pass@1 is the accuracy per chain
         *((f"pass@{k}, %", _pass_at(k)) for k in ks if k > 1),
         ("take-over, nominal, %", _nominal),
         ("take-over, realised, %", _realised),
+        ("  off by at most, any scores, %", _bound),
+        *((f"  turn {turn}, % of decisions", _in_turn(turn)) for turn in range(turns)),
+        ("drift alarm", _drift),
         ("draft tokens written", lambda s: f"{s.tokens.draft_written:,}"),
         ("target tokens written", lambda s: f"{s.tokens.target_written:,}"),
         ("target tokens scored", lambda s: f"{s.tokens.target_scored:,}"),
@@ -65,10 +76,10 @@ def _in_two_lines(name: str) -> str:
     return name.replace("-", "-\n", 1) if len(name) > 12 else name
 
 
-def _percent(interval: Interval) -> str:
+def percent(interval: Interval) -> str:
     """An estimate and its interval, in percent.
 
-    >>> _percent(Interval(estimate=0.5, low=0.25, high=1.0))
+    >>> percent(Interval(estimate=0.5, low=0.25, high=1.0))
     '50.0 (25.0-100)'
     """
     estimate, low, high = (
@@ -83,7 +94,7 @@ def _count(number: int) -> str:
 
 
 def _pass_at(k: int) -> Figure:
-    return lambda s: _percent(s.pass_at_k[k]) if k in s.pass_at_k else ABSENT
+    return lambda s: percent(s.pass_at_k[k]) if k in s.pass_at_k else ABSENT
 
 
 def _nominal(summary: Summary) -> str:
@@ -91,7 +102,31 @@ def _nominal(summary: Summary) -> str:
 
 
 def _realised(summary: Summary) -> str:
-    return _percent(summary.take_over.realised) if summary.take_over else ABSENT
+    return percent(summary.take_over.realised) if summary.take_over else ABSENT
+
+
+def _drift(summary: Summary) -> str:
+    if summary.drift is None:
+        return ABSENT
+    return f"at {safe_markup(summary.drift.since or '')}" if summary.drift.alarm else "none"
+
+
+def _bound(summary: Summary) -> str:
+    """What adaptive control guarantees of the rate of all decisions."""
+    if summary.take_over is None or not summary.take_over.tracked:
+        return ABSENT
+    return f"{100 * min(summary.take_over.tracked[0].bound, 1.0):.1f}"
+
+
+def _in_turn(turn: int) -> Figure:
+    """The realised take-over rate of one turn, and of how many decisions."""
+
+    def rate(summary: Summary) -> str:
+        by_turn = summary.take_over.by_turn if summary.take_over else ()
+        found = next((each for each in by_turn if each.turn == turn), None)
+        return f"{100 * found.rate:.1f} of {found.decisions:,}" if found else ABSENT
+
+    return rate
 
 
 def _wall_ratio(summaries: Sequence[Summary]) -> Figure:

@@ -8,14 +8,16 @@ from typing import NamedTuple, Protocol
 
 from atts.config import Config, ModelOptions
 from atts.conformal.calibration import Calibration
-from atts.conformal.control import Control, SequentialRanks, SplitControl
+from atts.conformal.control import Control
+from atts.conformal.controls import calibrating_control, make_control
+from atts.conformal.risk import Certificate
 from atts.engines.base import Engine
 from atts.errors import CalibrationError, ConfigError
 from atts.methods import METHODS
 from atts.methods.chain import Model, Models, OpenChain
 from atts.problems import load_problems
 from atts.prompts import Tokenizer, model_path
-from atts.reports.summary import Summary, summarise
+from atts.reports.summary import Summary, drift_alarm, summarise
 from atts.runs.limits import LimitedEngine
 from atts.runs.runner import Clock, run_chains
 from atts.runs.store import CALIBRATION, RunStore, atomic_write
@@ -33,6 +35,10 @@ class Observer(Protocol):
         """A chain has ended and is written down."""
         ...
 
+    def warned(self, message: str) -> None:
+        """Something should be known while the job goes on."""
+        ...
+
 
 class Job(NamedTuple):
     """Chains to be made, all of whose inputs are known to be good."""
@@ -42,6 +48,7 @@ class Job(NamedTuple):
     calibration: Calibration | None
     control: Control | None
     stream: str
+    certificate: Certificate | None = None
 
 
 def prepare_run(config: Config) -> Job:
@@ -50,24 +57,28 @@ def prepare_run(config: Config) -> Job:
     Raises:
         ProblemError: the problems cannot be read.
         CalibrationError: the calibration is missing, corrupt, or was made for something else.
+        ConfigError: the control's options exclude each other.
     """
     problems = load_problems(config.problems)
     if not METHODS[config.method].needs_calibration:
         return Job(config, problems, None, None, "run")
-    path = config.take_over.calibration
-    if path is None:
-        raise CalibrationError(
-            f"{config.method} decides by a calibration: make one with atts calibrate, then set "
-            "take_over.calibration to its calibration.json"
-        )
+    problem_ids = [problem.id for problem in problems]
+    calibration = certificate = None
+    if path := config.take_over.calibration:
+        calibration = Calibration.from_json(_read_text(path, "calibration"), str(path))
+        calibration.check(config, problem_ids)
+    if path := config.take_over.certificate:
+        certificate = Certificate.from_json(_read_text(path, "certificate"), str(path))
+        certificate.check(config, calibration, problem_ids)
+    control = make_control(config.take_over, calibration)
+    return Job(config, problems, calibration, control, "run", certificate)
+
+
+def _read_text(path: Path, what: str) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise CalibrationError(f"cannot read the calibration {path}: {error}") from error
-    calibration = Calibration.from_json(text, str(path))
-    calibration.check(config, [problem.id for problem in problems])
-    control = SplitControl(calibration, config.take_over.rate)
-    return Job(config, problems, calibration, control, "run")
+        raise CalibrationError(f"cannot read the {what} {path}: {error}") from error
 
 
 def prepare_calibration(config: Config) -> Job:
@@ -84,7 +95,7 @@ def prepare_calibration(config: Config) -> Job:
     config = config.model_copy(
         update={"method": "atts", "problems": options, "samples": config.calibration.samples}
     )
-    control = SequentialRanks(config.take_over.rate, config.take_over.coverage)
+    control = calibrating_control(config.take_over)
     return Job(config, load_problems(options), None, control, "calibration")
 
 
@@ -104,8 +115,11 @@ async def run(
     """
     job = prepare_run(config)
     with RunStore.open(directory, job.config, job.problems, job.calibration) as store:
+        if job.certificate:
+            store.write_certificate(job.certificate)
         await _make_chains(job, models, store, observer, retry_failed)
-        summary = summarise(job.config, job.problems, list(store.chains.values()))
+        chains = list(store.chains.values())
+        summary = summarise(job.config, job.problems, chains, job.calibration, job.certificate)
         store.write_summary(summary)
     return summary
 
@@ -123,19 +137,10 @@ async def calibrate(
     """
     job = prepare_calibration(config)
     with RunStore.open(directory, job.config, job.problems, None) as store:
-        for chain in store.chains.values():
-            _restore(job.control, chain)
         await _make_chains(job, models, store, observer, retry_failed=True)
         calibration = Calibration.from_chains(store.chains.values(), job.config)
         atomic_write(directory / CALIBRATION, calibration.to_json())
     return calibration
-
-
-def _restore(control: Control | None, chain: Chain) -> None:
-    """Let a control see again what it saw before the job was interrupted."""
-    for number, turn in enumerate(chain.turns):
-        if control and turn.decision:
-            control.decide(chain.problem_id, number, turn.decision.score, u=0.0)
 
 
 async def _make_chains(
@@ -144,6 +149,8 @@ async def _make_chains(
     done = {
         key for key, chain in store.chains.items() if not (retry_failed and chain.end == "failed")
     }
+    if job.control:  # a chain that is done again counts once
+        job.control.restore_all(store.chains[key] for key in store.chains if key in done)
 
     def missing() -> Iterator[partial[OpenChain]]:
         for problem in job.problems:
@@ -153,10 +160,21 @@ async def _make_chains(
                         OpenChain, problem, sample, models, job.config, job.control, job.stream
                     )
 
+    alarm = None
+    if job.control and job.stream == "run":  # a calibration has nothing to drift away from
+        alarm = drift_alarm(job.config, job.problems, job.calibration)
+        for key in done:
+            alarm.chain_done(store.chains[key])
+
     def finished(chain: Chain) -> None:
         store.append(chain)
         if observer:
             observer.chain_done(chain)
+        if alarm and not alarm.drift.alarm:
+            alarm.chain_done(chain)
+            message = alarm.drift.message(job.calibration is not None)
+            if observer and message:
+                observer.warned(message)
 
     if observer:
         observer.started(len(job.problems) * job.config.samples, len(done))

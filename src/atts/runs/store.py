@@ -4,6 +4,7 @@
 ``config.yaml``       the resolved configuration; ``load_config`` reads it
 ``problems.jsonl``    the problems as evaluated
 ``calibration.json``  the calibration decided by, if any
+``certificate.json``  what vouches for the accuracy, if anything
 ``chains.jsonl``      one line per finished chain; of one chain's lines the last counts
 ``summary.json``      the figures, once the run has come to its end
 ====================  ===============================================================
@@ -23,16 +24,18 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from atts.config import Config, differing_keys, load_config
-from atts.errors import ConfigError, StoreError
+from atts.errors import CalibrationError, ConfigError, StoreError
 from atts.types import Chain, ChainKey, Problem, Record
 
 if TYPE_CHECKING:
     from atts.conformal.calibration import Calibration
+    from atts.conformal.risk import Certificate
     from atts.reports.summary import Summary
 
 CONFIG = "config.yaml"
 PROBLEMS = "problems.jsonl"
 CALIBRATION = "calibration.json"
+CERTIFICATE = "certificate.json"
 CHAINS = "chains.jsonl"
 SUMMARY = "summary.json"
 LOCK = ".lock"
@@ -47,6 +50,10 @@ class RecordedRun(NamedTuple):
     config: Config
     problems: tuple[Problem, ...]
     chains: tuple[Chain, ...]
+    calibration: "Calibration | None" = None
+    """What the run decides by, if anything."""
+    certificate: "Certificate | None" = None
+    """What vouches for its accuracy, if anything."""
 
 
 class RunStore:
@@ -135,6 +142,14 @@ class RunStore:
         self._length += len(line)
         self.chains[chain.key] = chain
 
+    def write_certificate(self, certificate: "Certificate") -> None:
+        """Write ``certificate.json``.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        atomic_write(self.directory / CERTIFICATE, certificate.to_json())
+
     def write_summary(self, summary: "Summary") -> None:
         """Write ``summary.json``.
 
@@ -176,9 +191,10 @@ def read_run(directory: Path) -> RecordedRun:
         config = _read_config(directory)
         problems = tuple(_read_problems(directory))
         chains, _ = _read_chains(directory, config, problems)
+        calibration, certificate = _read_grounds(directory, config)
     except OSError as error:
         raise StoreError(f"cannot read the run directory {directory}: {error}") from error
-    return RecordedRun(config, problems, tuple(chains.values()))
+    return RecordedRun(config, problems, tuple(chains.values()), calibration, certificate)
 
 
 def atomic_write(path: Path, text: str) -> None:
@@ -300,6 +316,27 @@ def _read_config(directory: Path) -> Config:
         return load_config(directory / CONFIG)
     except ConfigError as error:
         raise StoreError(f"the run directory {directory} cannot be read: {error}") from error
+
+
+def _read_grounds(
+    directory: Path, config: Config
+) -> "tuple[Calibration | None, Certificate | None]":
+    """What the run decides by, and what vouches for it."""
+    from atts.conformal.calibration import Calibration
+    from atts.conformal.risk import Certificate
+
+    calibration = certificate = None
+    try:
+        # The directory of a calibration pass has the file too, but did not decide by it.
+        if config.take_over.calibration and (directory / CALIBRATION).exists():
+            text = (directory / CALIBRATION).read_text(encoding="utf-8")
+            calibration = Calibration.from_json(text, str(directory / CALIBRATION))
+        if config.take_over.certificate and (directory / CERTIFICATE).exists():
+            text = (directory / CERTIFICATE).read_text(encoding="utf-8")
+            certificate = Certificate.from_json(text, str(directory / CERTIFICATE))
+    except (UnicodeDecodeError, CalibrationError) as error:
+        raise StoreError(f"the run directory {directory} cannot be read: {error}") from error
+    return calibration, certificate
 
 
 def _read_problems(directory: Path) -> list[Problem]:

@@ -1,0 +1,51 @@
+"""Which scores are compared with each other: those of the same turns, of the same problem."""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import NamedTuple
+
+FEWEST = 100
+"""How many calibration scores a group of turns should have at least.
+
+A p-value is uniform for any number N of scores, but the rate that one calibration realises has
+a standard deviation of at least sqrt(rate (1 - rate) / (N + 2)): 0.05 for 100 scores at 0.4.
+"""
+
+
+class Group(NamedTuple):
+    """A Mondrian category (Vovk, Gammerman and Shafer 2005, chapter 4); None leaves it open."""
+
+    problem_id: str | None
+    first_turn: int | None
+    """The first of the turns, all before the next group's."""
+
+
+class TurnGroups:
+    """Runs of turns, each with enough calibration scores.
+
+    Scores shift with the turn, so each turn is its own group as long as it has ``fewest`` scores;
+    later turns, which few chains reach, are merged with their neighbours. The last group is open:
+    it holds all turns after it, seen in the calibration or not.
+
+    >>> TurnGroups([300, 200, 90, 40, 10], fewest=100).first_turns
+    [0, 1, 2]
+    >>> TurnGroups([300, 200, 90, 8, 1], fewest=100).first_turns
+    [0, 1]
+    """
+
+    def __init__(self, counts: Sequence[int], fewest: int = FEWEST) -> None:
+        """``counts`` holds the number of scores of each turn, from turn 0."""
+        self.first_turns: list[int] = []
+        first = total = 0
+        for turn, count in enumerate(counts):
+            total += count
+            if total >= fewest:
+                self.first_turns.append(first)
+                first, total = turn + 1, 0
+        # What is left is too little for a group of its own, and joins the last one.
+        if not self.first_turns:
+            self.first_turns = [0]
+
+    def of(self, turn: int) -> int:
+        """The first turn of the group that a turn belongs to."""
+        return self.first_turns[bisect_right(self.first_turns, turn) - 1]

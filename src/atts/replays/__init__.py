@@ -1,0 +1,1 @@
+"""Replays: what another control would have decided on scores that were recorded."""

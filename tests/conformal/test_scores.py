@@ -1,0 +1,45 @@
+"""The kinds of score, against their definitions."""
+
+from typing import get_args
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from atts.config import ScoreName, ScoreOptions
+from atts.conformal.scores import SCORES, all_scores
+
+LOGPROBS = st.lists(st.floats(-30, 0), min_size=1, max_size=40).map(np.array)
+
+
+def test_every_name_has_a_score() -> None:
+    assert set(SCORES) == set(get_args(ScoreName))
+
+
+@given(LOGPROBS, st.integers(1, 50), st.floats(-10, 0))
+def test_scores_are_as_defined(
+    logprobs: np.ndarray[tuple[int], np.dtype[np.float64]], window: int, floor: float
+) -> None:
+    scores = all_scores(logprobs, ScoreOptions(window=window, floor=floor))
+    assert scores["mean"] == pytest.approx(-sum(logprobs) / len(logprobs))
+    width = min(window, len(logprobs))
+    means = [logprobs[i : i + width].mean() for i in range(len(logprobs) - width + 1)]
+    assert scores["worst-window"] == pytest.approx(-min(means), abs=1e-9)
+    assert scores["worst-window"] >= scores["mean"] * (1 - 1e-9) - 1e-9 or width < len(logprobs)
+    below = [value for value in logprobs if value < floor]
+    assert scores["unlikely-share"] == len(below) / len(logprobs)
+
+
+def test_a_bad_step_in_a_long_segment_shows_in_its_worst_window() -> None:
+    options = ScoreOptions(window=8)
+    fine = np.full(500, -0.3)
+    bad = fine.copy()
+    bad[100:108] = -5.0
+    ratios = {
+        name: score(bad, options) / score(fine, options)
+        for name, score in SCORES.items()
+        if name != "unlikely-share"
+    }
+    assert ratios["mean"] < 1.3
+    assert ratios["worst-window"] > 10
