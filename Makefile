@@ -43,5 +43,5 @@ clean:
 	touch $@
 
 .venv/.dev: .venv/.runtime
-	$(PIP) -c constraints.txt -e '.[inprocess,dev]'
+	$(PIP) -c constraints.txt -e '.[inprocess,data,judge,dev]'
 	touch $@

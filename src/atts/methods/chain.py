@@ -13,7 +13,7 @@ from atts.config import Config
 from atts.conformal.control import Control
 from atts.engines.base import Engine, Sampling
 from atts.errors import EngineError
-from atts.grading.extract import extract_boxed
+from atts.grading.extract import extract_answer
 from atts.prompts import Tokenizer
 from atts.types import Author, Chain, ChainEnd, Decision, FinishReason, Problem, Segment, Turn
 
@@ -77,8 +77,8 @@ class OpenChain:
 
     @property
     def answer(self) -> str | None:
-        """What stands in the last complete ``\\boxed{}``, if there is one."""
-        return extract_boxed(self._text)
+        """What the chain has come to so far, if anything; grading uses the same function."""
+        return extract_answer(self._text, self.problem.choices)
 
     async def generate(self, author: Author, max_tokens: int) -> Written:
         """Have a model continue the chain; the result is not part of it yet."""
