@@ -6,6 +6,7 @@ import typer
 
 from atts.cli.demo import demo
 from atts.cli.problems import app as problems_app
+from atts.cli.regrade import regrade
 from atts.cli.runs import calibrate, report, run
 from atts.cli.terminal import EXIT_CODES, Commands
 
@@ -76,8 +77,17 @@ REPORT_EXAMPLES = f"""Examples:
 
 {EXIT_CODES}"""
 
+REGRADE_EXAMPLES = f"""Examples:
+
+    atts regrade runs/atts-1234 --dry-run
+    atts regrade runs/atts-1234 --judge both --model gpt-5.2
+    atts regrade runs/atts-1234 --extract llm --base-url http://127.0.0.1:8000/v1 --model MODEL
+
+{EXIT_CODES}"""
+
 app.command(epilog=f"Then: `atts problems show`, `atts run --help`.\n\n{EXIT_CODES}")(demo)
 app.command(epilog=CALIBRATE_EXAMPLES)(calibrate)
 app.command(epilog=RUN_EXAMPLES)(run)
 app.command(epilog=REPORT_EXAMPLES)(report)
+app.command(epilog=REGRADE_EXAMPLES)(regrade)
 app.add_typer(problems_app, name="problems")

@@ -109,12 +109,24 @@ def report(
     ] = False,
 ) -> None:
     """Compare runs in one table, computed anew from their recorded chains."""
-    from atts.reports.summary import summarise
+    from atts.cli.progress import counting
+    from atts.grading.cache import VerdictCache
+    from atts.grading.grader import Grader
     from atts.reports.table import comparison
+    from atts.runs.grades import read_grades, summarise_graded
     from atts.runs.store import read_run
 
     recorded = [read_run(directory) for directory in runs]
-    summaries = [summarise(run.config, run.problems, run.chains) for run in recorded]
+    with (
+        counting(err(), "grading") as progress,
+        Grader(cache=VerdictCache(), progress=progress) as grader,
+    ):
+        summaries = [
+            summarise_graded(
+                run.config, run.problems, run.chains, read_grades(directory, run.chains), grader
+            )
+            for directory, run in zip(runs, recorded, strict=True)
+        ]
     if as_json:
         pairs = zip(runs, summaries, strict=True)
         # ASCII only, so that what a model wrote cannot reach the terminal as a control character.

@@ -15,7 +15,8 @@ from atts.methods import METHODS
 from atts.methods.chain import Model, Models, OpenChain
 from atts.problems import load_problems
 from atts.prompts import Tokenizer, model_path
-from atts.reports.summary import Summary, summarise
+from atts.reports.summary import Summary
+from atts.runs.grades import read_grades, summarise_graded
 from atts.runs.limits import LimitedEngine
 from atts.runs.runner import Clock, run_chains
 from atts.runs.store import CALIBRATION, RunStore, atomic_write
@@ -105,7 +106,9 @@ async def run(
     job = prepare_run(config)
     with RunStore.open(directory, job.config, job.problems, job.calibration) as store:
         await _make_chains(job, models, store, observer, retry_failed)
-        summary = summarise(job.config, job.problems, list(store.chains.values()))
+        chains = list(store.chains.values())
+        grades = read_grades(directory, chains)
+        summary = summarise_graded(job.config, job.problems, chains, grades)
         store.write_summary(summary)
     return summary
 
