@@ -29,10 +29,21 @@ Settings = Annotated[
     ),
 ]
 
+ProblemsFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--problems-dir",
+        metavar="DIR",
+        help="A folder of JSONL files named after the problem sets; sets problems.folder.",
+        show_default="the Hugging Face hub",
+    ),
+]
+
 
 def calibrate(
     config_file: ConfigFile = None,
     settings: Settings = None,
+    problems_folder: ProblemsFolder = None,
     directory: Annotated[
         Path | None,
         typer.Option(
@@ -51,6 +62,7 @@ def calibrate(
     from atts.config import load_config
     from atts.runs.jobs import prepare_calibration
 
+    settings = with_folder(settings, problems_folder)
     config = load_config(config_file, settings)
     # What is wrong with the input shows here, before the models are loaded.
     job = prepare_calibration(config)
@@ -67,6 +79,7 @@ def calibrate(
 def run(
     config_file: ConfigFile = None,
     settings: Settings = None,
+    problems_folder: ProblemsFolder = None,
     directory: Annotated[
         Path | None,
         typer.Option("--out", metavar="DIR", help="Where to.", show_default="runs/METHOD-DIGEST"),
@@ -86,6 +99,7 @@ def run(
     from atts.config import load_config
     from atts.runs.store import config_yaml
 
+    settings = with_folder(settings, problems_folder)
     config = load_config(config_file, settings)
     if show_config:
         typer.echo(config_yaml(config), nl=False)
@@ -141,6 +155,14 @@ def report(
     if len(set(names)) < len(names):
         names = [str(directory) for directory in runs]
     out().print(comparison(list(zip(names, summaries, strict=True))), soft_wrap=False)
+
+
+def with_folder(settings: list[str] | None, folder: Path | None) -> list[str] | None:
+    """The settings, and that of ``--problems-dir``."""
+    if folder is None:
+        return settings
+    # JSON is YAML: a path with a colon or a brace in it stays one text.
+    return [*(settings or []), f"problems.folder={json.dumps(str(folder))}"]
 
 
 def exit_if_failed(runs: "list[tuple[Path, Summary]]", retry: str) -> None:

@@ -13,7 +13,7 @@ from atts.engines.base import Engine
 from atts.errors import CalibrationError, ConfigError
 from atts.methods import METHODS
 from atts.methods.chain import Model, Models, OpenChain
-from atts.problems import load_problems
+from atts.problems import calibration_problems, load_problems
 from atts.prompts import Tokenizer, model_path
 from atts.reports.summary import Summary
 from atts.runs.grades import read_grades, summarise_graded
@@ -81,7 +81,7 @@ def prepare_calibration(config: Config) -> Job:
         ProblemError: the problems cannot be read.
     """
     conditional = config.take_over.coverage == "conditional"
-    options = config.problems if conditional else config.calibration.problems
+    options = config.problems if conditional else calibration_problems(config)
     config = config.model_copy(
         update={"method": "atts", "problems": options, "samples": config.calibration.samples}
     )
