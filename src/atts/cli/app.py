@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from atts.cli.demo import demo
+from atts.cli.exchange import export, import_
 from atts.cli.problems import app as problems_app
 from atts.cli.regrade import regrade
 from atts.cli.runs import calibrate, report, run
@@ -85,9 +86,25 @@ REGRADE_EXAMPLES = f"""Examples:
 
 {EXIT_CODES}"""
 
+IMPORT_EXAMPLES = f"""Examples:
+
+    atts import results/my_math500_run --problems math500/paper --out runs/imported
+    atts import ppls_math500.npy --config my.yaml --out calibration.json
+
+{EXIT_CODES}"""
+
+EXPORT_EXAMPLES = f"""Examples:
+
+    atts export runs/atts-1234 chains.parquet --format parquet
+    atts export runs/atts-1234 results/atts-1234 --format reference
+
+{EXIT_CODES}"""
+
 app.command(epilog=f"Then: `atts problems show`, `atts run --help`.\n\n{EXIT_CODES}")(demo)
 app.command(epilog=CALIBRATE_EXAMPLES)(calibrate)
 app.command(epilog=RUN_EXAMPLES)(run)
 app.command(epilog=REPORT_EXAMPLES)(report)
 app.command(epilog=REGRADE_EXAMPLES)(regrade)
+app.command("import", epilog=IMPORT_EXAMPLES)(import_)
+app.command(epilog=EXPORT_EXAMPLES)(export)
 app.add_typer(problems_app, name="problems")

@@ -177,7 +177,7 @@ class _Regrade:
         self, grades: dict[ChainKey, ChainGrade], by: JudgeBy, grader: Grader
     ) -> dict[ChainKey, ChainGrade]:
         """The same with verdicts."""
-        rules = _states(self._run, grades, grader) if by != "llm" else {}
+        rules = states(self._run, grades, grader) if by != "llm" else {}
         judged: dict[ChainKey, bool] = {}
         if by != "rules":
             # One question for each different answer to a problem.
@@ -238,14 +238,16 @@ def _locked(directory: Path) -> FileLock:
     return lock_run(directory)
 
 
-class _State(NamedTuple):
+class State(NamedTuple):
+    """Where a chain stands: its answer, and whether it is right; None is ungraded or no answer."""
+
     answer: str | None
     correct: bool | None
 
 
-def _states(
+def states(
     run: RecordedRun, grades: dict[ChainKey, ChainGrade], grader: Grader
-) -> dict[ChainKey, _State]:
+) -> dict[ChainKey, State]:
     """Each chain's answer and verdict, by the grades where there are any, else by the rules."""
     chains = [
         chain.model_copy(update={"answer": grades[chain.key].answer})
@@ -260,7 +262,7 @@ def _states(
     for chain in chains:
         grade = next(in_order[chain.problem_id])
         known = grade.answer is not None and grade.graded
-        states[chain.key] = _State(grade.answer, grade.correct if known else None)
+        states[chain.key] = State(grade.answer, grade.correct if known else None)
     return states
 
 
@@ -282,7 +284,7 @@ def _changes(
     new: dict[ChainKey, ChainGrade],
     grader: Grader,
 ) -> list[Change]:
-    before, after = _states(run, old, grader), _states(run, new, grader)
+    before, after = states(run, old, grader), states(run, new, grader)
     return [
         Change(key, before[key].answer, state.answer, before[key].correct, state.correct)
         for key, state in sorted(after.items())
