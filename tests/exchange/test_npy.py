@@ -104,7 +104,7 @@ def test_a_pickle_that_calls_anything_is_refused(
 def test_wild_array_states_are_refused(tmp_path: Path) -> None:
     class Wild:
         def __reduce__(self) -> Any:  # noqa: ANN401
-            build, *_ = np.zeros(1).__reduce__()
+            build: Any = np.zeros(1).__reduce__()[0]
             # An array of objects whose pointers are bytes of the file.
             return build, (np.ndarray, (0,), b"b"), (1, (1,), np.dtype("O"), False, b"A" * 8)
 
