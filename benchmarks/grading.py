@@ -98,7 +98,7 @@ def trace_metrics(rows: list[dict[str, Any]]) -> dict[str, Any]:
                 problem_id=row["question_id"],
                 sample=row["sample_index"],
                 end="answer",
-                answer=row[key] or None,
+                answer=row[key] if row[key] not in ("", "invalid") else None,
                 turns=(),
                 started=0.0,
                 done=row["duration_seconds"],

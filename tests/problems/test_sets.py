@@ -260,6 +260,8 @@ def test_auto_calibration_is_that_of_the_run(hub: Hub) -> None:
         Path("there"),
     )
     assert options.count is None
+    named = {"problems": {"folder": "there"}, "calibration": {"problems": {"source": "gsm8k"}}}
+    assert calibration_problems(parse_config(named, "a test")).folder == Path("there")
     default = calibration_problems(parse_config({}, "a test"))
     assert (default.source, default.split) == ("arithmetic", "calibration")
 
@@ -278,17 +280,15 @@ def test_a_file_has_no_calibration_of_its_own() -> None:
 @pytest.fixture
 def own_set() -> Iterator[Callable[..., None]]:
     def add(name: str, **changes: Any) -> None:  # noqa: ANN401
-        register(
-            ProblemSet(
-                name,
-                "my own",
-                HubSource("me/mine", "0" * 40, "test"),
-                lambda number, row, _seed: Problem(
-                    id=f"mine-{number}", question=row["q"], answer=row["a"]
-                ),
-                **changes,
-            )
+        mine = ProblemSet(
+            name,
+            "my own",
+            HubSource("me/mine", "0" * 40, "test"),
+            lambda number, row, _seed: Problem(
+                id=f"mine-{number}", question=row["q"], answer=row["a"]
+            ),
         )
+        register(mine._replace(**changes))
 
     before = dict(SETS)
     yield add
@@ -310,6 +310,25 @@ def test_a_name_that_is_taken_or_looks_like_a_path_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match="problem set"):
         own_set(name)
+
+
+def test_a_set_through_the_real_library(
+    own_set: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+    monkeypatch.setenv("ATTS_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "hub" / "set"
+    folder.mkdir(parents=True)
+    (folder / "test.jsonl").write_text('{"q": "1 + 1?", "a": "2"}\n{"q": "2 + 2?", "a": "4"}\n')
+    own_set("mine", size=2, hub=HubSource(str(folder), "0" * 40, "test"))
+    first = load("mine")
+    assert [(problem.question, problem.answer) for problem in first] == [
+        ("1 + 1?", "2"),
+        ("2 + 2?", "4"),
+    ]
+    (folder / "test.jsonl").unlink()
+    assert load("mine") == first
 
 
 # --- a folder of files ----------------------------------------------------------------------

@@ -6,6 +6,7 @@ are read by a LaTeX grammar alone: math-verify's other reader, for plain express
 Python's ``eval``.
 """
 
+import contextlib
 import logging
 from functools import lru_cache
 from typing import Any
@@ -21,7 +22,11 @@ def start(memory_bytes: int) -> None:
     except ImportError:  # Windows has none; the time limit is all there is
         return
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, hard))
+    if hard != resource.RLIM_INFINITY:
+        memory_bytes = min(memory_bytes, hard)
+    # macOS refuses this limit.
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, hard))
 
 
 def same_by_algebra(one: str, other: str) -> bool | None:

@@ -48,8 +48,9 @@ def calibration_problems(config: Config) -> ProblemsOptions:
         ProblemError: the run's problems are a file, which has no splits.
     """
     options = config.calibration.problems
+    folder = options.folder or config.problems.folder
     if options.source != "auto":
-        return options
+        return options.model_copy(update={"folder": folder})
     from atts.problems.sets import find_set
 
     source = config.problems.source
@@ -58,10 +59,4 @@ def calibration_problems(config: Config) -> ProblemsOptions:
             f"{source} is a file, without a calibration split; set calibration.problems.source to "
             "a file with other problems of the same kind, or to the name of a set"
         )
-    return options.model_copy(
-        update={
-            "source": source,
-            "split": "calibration",
-            "folder": options.folder or config.problems.folder,
-        }
-    )
+    return options.model_copy(update={"source": source, "split": "calibration", "folder": folder})
