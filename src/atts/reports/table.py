@@ -47,7 +47,7 @@ def _rows(summaries: Sequence[Summary]) -> list[tuple[str, Figure]]:
         ("chains not done yet", lambda s: _count(s.expected_chains - s.chains)),
         ("accuracy per chain, %", lambda s: _percent(s.accuracy)),
         ("  minus the first run's", _difference(summaries)),
-        ("  p of that, paired test", _p_value(summaries)),
+        ("  p of that, paired", _p_value(summaries)),
         ("majority vote, %", lambda s: _percent(s.majority_vote)),
         # pass@1 is the accuracy per chain
         *((f"pass@{k}, %", _pass_at(k)) for k in ks if k > 1),
@@ -106,8 +106,7 @@ def _difference(summaries: Sequence[Summary]) -> Figure:
         if not _comparable(summaries[0], summary):
             return ABSENT
         found = paired_difference(summary.accuracy_by_problem, summaries[0].accuracy_by_problem)
-        estimate, low, high = (f"{100 * x:+.1f}" for x in (found.estimate, found.low, found.high))
-        return f"{estimate} ({low} {high})"
+        return f"{100 * found.estimate:+.1f} ({100 * found.low:.1f}..{100 * found.high:.1f})"
 
     return difference
 
@@ -117,7 +116,7 @@ def _p_value(summaries: Sequence[Summary]) -> Figure:
         if not _comparable(summaries[0], summary):
             return ABSENT
         found = paired_difference(summary.accuracy_by_problem, summaries[0].accuracy_by_problem)
-        return f"{found.p_value:.3f}"
+        return f"{found.p_value:.3f}" if found.p_value >= 0.001 else "<0.001"
 
     return p_value
 
