@@ -133,7 +133,7 @@ def test_files_of_another_format_are_named(
         read_folder(tmp_path, KNOWN)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "[" * 100_000])
+@pytest.mark.parametrize("content", ["", "{", "[]", "[" * 100_000, '{"question": "\\ud800"}'])
 def test_damaged_files_are_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "problem_0000.json").write_text(content)
     with pytest.raises(StoreError, match=r"problem_0000\.json"):

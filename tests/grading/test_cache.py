@@ -71,3 +71,9 @@ def test_the_folder_can_be_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert cache_folder() == tmp_path / "mine"
     monkeypatch.delenv("ATTS_CACHE")
     assert cache_folder().name == "atts"
+
+
+def test_text_that_cannot_be_stored_is_passed_over(path: Path) -> None:
+    cache = VerdictCache(path)
+    cache.put({("\ud800", "x"): True}, 5.0)
+    assert cache.get([("\ud800", "x")], 5.0) == {}

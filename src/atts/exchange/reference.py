@@ -134,6 +134,8 @@ def _files(folder: Path) -> dict[int, tuple[Path, Mapping[str, Any]]]:
             if match := _FILE.fullmatch(path.name):
                 try:
                     content = json.loads(path.read_bytes())
+                    # Half of a surrogate pair is no text, and could not be written again.
+                    json.dumps(content, ensure_ascii=False).encode()
                 except (ValueError, RecursionError) as error:
                     raise StoreError(f"{path} is not valid JSON: {error}") from None
                 if not isinstance(content, dict):

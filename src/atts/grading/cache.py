@@ -22,6 +22,9 @@ FOLDER_VARIABLE = "ATTS_CACHE"
 _RULES = 1
 """Raise this when the rules of ``equivalence`` or ``algebra`` change."""
 
+# UnicodeError: an answer with half of a surrogate pair in it.
+_UNUSABLE = (sqlite3.Error, OSError, UnicodeError)
+
 _log = logging.getLogger(__name__)
 
 
@@ -64,7 +67,7 @@ class VerdictCache:
                     ).fetchone()
                     if row and (row[0] is not None or row[1] >= seconds):
                         found[pair] = None if row[0] is None else bool(row[0])
-        except (sqlite3.Error, OSError) as error:
+        except _UNUSABLE as error:
             _log.warning("the cache of verdicts %s cannot be read: %s", self._path, error)
         return found
 
@@ -79,7 +82,7 @@ class VerdictCache:
                 connection.executemany(
                     "INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?, ?, ?)", rows
                 )
-        except (sqlite3.Error, OSError) as error:
+        except _UNUSABLE as error:
             _log.warning("the cache of verdicts %s cannot be written: %s", self._path, error)
 
     def _connect(self) -> sqlite3.Connection:
