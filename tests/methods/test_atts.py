@@ -97,6 +97,41 @@ async def test_the_target_may_overrule_an_answer_of_the_draft(config: Config) ->
     assert (chain.end, chain.answer) == ("answer", "2")
 
 
+async def test_an_answer_that_was_taken_over_ends_the_chain_only_when_it_is_confirmed(
+    config: Config,
+) -> None:
+    draft = FakeEngine(write=lambda p: " = 4, \\boxed{4}" if "Wait" in p else "\\boxed{3}")
+    target = FakeEngine(write=lambda _: " Wait, 2+2 and so on")
+    turns = config.turns.model_copy(update={"draft_tokens": 20, "target_tokens": 10})
+    config = config.model_copy(update={"turns": turns})
+    chain = await solve(open_chain(config, draft, target, ScriptedControl(0)))
+    assert chain.text == "\\boxed{3} Wait, 2+2 = 4, \\boxed{4}"
+    assert (chain.end, chain.answer, len(chain.turns)) == ("answer", "4", 2)
+
+    agreeing = FakeEngine(write=lambda _: "")  # its end-of-sequence, at once
+    chain = await solve(open_chain(config, draft, agreeing, ScriptedControl(0)))
+    assert (chain.end, chain.answer, len(chain.turns)) == ("answer", "3", 1)
+
+
+async def test_a_box_that_the_target_closes_ends_the_chain(config: Config) -> None:
+    draft = FakeEngine(write=lambda _: "\\boxed{34")
+    target = FakeEngine(write=lambda _: "5} and then more")
+    chain = await solve(open_chain(config, draft, target, ScriptedControl(0)))
+    assert (chain.end, chain.answer, len(chain.turns)) == ("answer", "35", 1)
+
+
+async def test_of_a_chain_whose_answer_stays_in_doubt_that_answer_is_recorded(
+    config: Config,
+) -> None:
+    draft = FakeEngine(write=lambda p: "" if p.endswith("hmm") else "\\boxed{3}")
+    target = FakeEngine(write=lambda _: " hmm.....")
+    turns = config.turns.model_copy(update={"draft_tokens": 9, "target_tokens": 4})
+    config = config.model_copy(update={"turns": turns})
+    chain = await solve(open_chain(config, draft, target, ScriptedControl(0)))
+    assert chain.text == "\\boxed{3} hmm"
+    assert (chain.end, chain.answer, len(chain.turns)) == ("answer", "3", 1)
+
+
 async def test_replace_keeps_only_the_targets_text(config: Config) -> None:
     draft = FakeEngine(write=lambda p: "\\boxed{3}"[:8] if "mended" not in p else "done")
     target = FakeEngine(write=lambda _: "mended")

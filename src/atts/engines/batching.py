@@ -1,7 +1,8 @@
 """Continuous batching of one transformers model, step by step and without any thread.
 
-Requests wait, join the running batch, write a token a step, and leave it. Scoring needs one
-pass only, the one with which a request joins.
+Requests wait, join the running batch, write a token a step, and leave it. A request joins with
+one pass over its new tokens, which is all that scoring needs; one that has all but its last
+token in the cache, as most turns of a chain do, runs on at once.
 """
 
 import inspect
@@ -10,6 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from atts.engines.base import Completion, Sampling, Scored
-from atts.engines.kv_cache import BLOCK, PrefixStore, Row, Window, block_keys
+from atts.engines.kv_cache import BLOCK, Layout, PrefixStore, Row, Window, block_keys
 from atts.engines.sampling import sample
 from atts.errors import EngineError, EngineUnavailableError
 from atts.types import FinishReason, Timings
@@ -81,13 +83,14 @@ class Batcher:
         self._model = model
         self._end_ids = end_ids
         self._one_pass_at_a_time = one_pass_at_a_time
-        self._num_layers: int = model.config.get_text_config().num_hidden_layers
+        self._layout = Layout.of(model)
         self._trims_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._store = PrefixStore(cache_tokens)
         self._waiting: list[Request] = []
         # Row i of the window belongs to the i-th running request.
         self._running: list[Request] = []
-        self._window = self._empty_window()
+        self._window = Window(self._layout)
+        self._joining_window = Window(self._layout)
 
     def add(self, request: Request) -> None:
         self._waiting.append(request)
@@ -101,21 +104,25 @@ class Batcher:
         self._waiting = [r for r in self._waiting if not r.future.cancelled()]
         self._guard_running(self._drop_cancelled)
         if self._waiting:
-            joining = self._next_to_join()
-            self._waiting = [r for r in self._waiting if r not in joining]
-            joined = self._guard(lambda: self._join(joining), joining)
-            if not joined and not set(joining).isdisjoint(self._running):
-                self._lose_running()
+            ready, joining = self._next_to_join()
+            taken = {*ready, *joining}
+            self._waiting = [r for r in self._waiting if r not in taken]
+            for work, requests in ((self._resume, ready), (self._join, joining)):
+                joined = self._guard(partial(work, requests), requests)
+                if not joined and not taken.isdisjoint(self._running):
+                    self._lose_running()
         if self._running:
             self._guard_running(self._write_one_token)
+
+    def release_memory(self) -> None:
+        """Free what the last batches needed; for when nothing is running."""
+        self._window = Window(self._layout)
+        self._joining_window = Window(self._layout)
 
     def fail_all(self, reason: str) -> None:
         for request in self._waiting + self._running:
             request.fail(EngineError(reason))
         self._waiting, self._running = [], []
-
-    def _empty_window(self) -> Window:
-        return Window(self._num_layers, slack=True)
 
     def _guard(self, work: Callable[[], None], requests: list[Request]) -> bool:
         """Whether the work succeeded; if not, it fails these requests and no others."""
@@ -141,45 +148,67 @@ class Batcher:
         for request in self._running:
             request.fail(EngineUnavailableError("lost with a failure of the running batch"))
         self._running = []
-        self._window = self._empty_window()
+        self._window = Window(self._layout)
 
     def _drop_cancelled(self) -> None:
         for index in reversed(range(len(self._running))):
             if self._running[index].future.cancelled():
                 self._leave(index)
 
-    def _next_to_join(self) -> list[Request]:
-        """Waiting requests for one pass: about as long as the oldest, none computed twice.
+    def _next_to_join(self) -> tuple[list[Request], list[Request]]:
+        """Waiting requests that can run at once, and some for one pass that computes the rest.
 
-        A request whose next tokens are being computed for another one (the prompt of the
-        same problem, say) waits for the next pass and finds them cached.
+        Those for the pass are about as long as the oldest, and none is computed twice: a
+        request whose next tokens are being computed for another one (the prompt of the same
+        problem, say) waits for the next pass and finds them cached.
         """
         being_computed: set[int] = set()
+        ready: list[Request] = []
         joining: list[Request] = []
         shortest = longest = 0
         for request in self._waiting:
             row, cached = self._store.find(request.token_ids)
             cached = min(cached, request.needed_from)
+            new = len(request.token_ids) - cached
+            if row and request.sampling and new == 1:
+                request.row = row
+                ready.append(request)
+                continue
             blocks = block_keys(request.token_ids)[cached // BLOCK :]
             if blocks and blocks[0] in being_computed:
                 continue
-            new = len(request.token_ids) - cached
             if not joining:
                 shortest, longest = new // 2, new * 2
             elif not shortest <= new <= longest:
                 continue
             widest = max(new, *(r.new_tokens for r in joining)) if joining else new
             if joining and widest * (len(joining) + 1) > TOKENS_PER_PASS:
-                break
+                continue
             being_computed.update(blocks)
             request.row, request.new_tokens = row, new
             joining.append(request)
-        return joining
+        return ready, joining
+
+    def _resume(self, requests: list[Request]) -> None:
+        """Run requests on whose cached rows lack nothing but the last token."""
+        for request in requests:
+            request.started = time.monotonic()
+            request.cached_tokens = len(request.token_ids) - 1
+            self._enter(request, request.row, request.cached_tokens)
+            request.row = None
+
+    def _enter(self, request: Request, row: Row | None, length: int) -> None:
+        # In this order: if the window fails, it shows that the running batch is affected.
+        self._running.append(request)
+        self._window.add(row, length)
 
     def _join(self, requests: list[Request]) -> None:
         """One pass over the new tokens of all: scores are then done, the others run on."""
+        if not requests:
+            return
         new = max(r.new_tokens for r in requests)
-        window = Window(self._num_layers, slack=False)
+        window = self._joining_window
+        window.empty()
         window.reserve(len(requests), max(len(r.token_ids) for r in requests) - new, new)
         for request in requests:
             request.started = time.monotonic()
@@ -198,21 +227,21 @@ class Batcher:
 
         writing = [i for i, r in enumerate(requests) if r.sampling]
         first_tokens = self._sample(logits[writing, -1], [requests[i] for i in writing])
+        joined_at = len(self._running)
         for i, request in enumerate(requests):
             row = window.copy_row(i)
             self._store.put(request.token_ids, row)
             if request.sampling is None:
                 self._resolve_score(request, logits[i])
-                continue
-            self._running.append(request)
-            self._window.add(row, len(request.token_ids))
-        joined_at = len(self._running) - len(writing)
+            else:
+                self._enter(request, row, len(request.token_ids))
         for index in reversed(range(len(writing))):
             self._take_token(joined_at + index, first_tokens[index])
 
     def _write_one_token(self) -> None:
         requests = self._running
-        logits = self._forward([[r.written[-1]] for r in requests], self._window, 1)
+        last = [[r.written[-1] if r.written else r.token_ids[-1]] for r in requests]
+        logits = self._forward(last, self._window, 1)
         tokens = self._sample(logits[:, -1], requests)
         for index in reversed(range(len(tokens))):
             self._take_token(index, tokens[index])
@@ -220,6 +249,7 @@ class Batcher:
     def _take_token(self, index: int, token: int) -> None:
         """Give a running request its next token; resolve it if that was the last."""
         request = self._running[index]
+        request.first_token = request.first_token or time.monotonic()
         if token < 0:
             self._leave(index)
             request.fail(EngineError("the model's logits are not finite numbers"))
@@ -245,9 +275,6 @@ class Batcher:
         self._window.remove(index)
         self._running[index] = self._running[-1]
         self._running.pop()
-        if not self._running:
-            # A burst of long requests must not hold its memory for ever.
-            self._window = self._empty_window()
 
     def _resolve_score(self, request: Request, logits: Tensor) -> None:
         asked = len(request.token_ids) - request.needed_from - 1

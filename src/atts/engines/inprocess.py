@@ -31,6 +31,9 @@ from atts.errors import (
     TokenIdError,
 )
 
+RELEASE_SECONDS = 2.0
+"""An engine without requests for so long frees the memory that its batches needed."""
+
 _one_cpu_pass_at_a_time = threading.Lock()
 """Two models on one CPU would fight for the same cores."""
 
@@ -153,11 +156,16 @@ class InProcessEngine:
 
     def _receive(self, batcher: Batcher) -> bool:
         """Pass new requests on, waiting for one if there is nothing to do; false to stop."""
+        patience: float | None = RELEASE_SECONDS
         while True:
             try:
-                request = self._inbox.get(block=batcher.idle)
+                request = self._inbox.get(block=batcher.idle, timeout=patience)
             except queue.Empty:
-                return True
+                if not batcher.idle:
+                    return True
+                batcher.release_memory()
+                patience = None
+                continue
             if request is None:
                 return False
             batcher.add(request)

@@ -8,55 +8,97 @@ keeps the rows of chains that wait for their next turn.
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
-Row = list[list[Tensor]]
-"""One chain's cache: per layer its keys and its values, each (heads, length, head_dim)."""
+Row = list[Tensor]
+"""One chain's cache: a tensor per group of its ``Layout``, (planes, heads, length, head_dim)."""
 
 BLOCK = 16
 """Prefixes are found by the hashes of their blocks of this many tokens."""
 
 
+class Place(NamedTuple):
+    """Where the keys, or the values, of one layer lie."""
+
+    group: int
+    plane: int
+
+
+class Layout:
+    """How a model's keys and values are kept: as planes, those of equal shape in one tensor.
+
+    A few large tensors, rather than two for each layer, make it cheap to move a row.
+    """
+
+    def __init__(self, layers: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Lay out keys and values like those given: per layer, (rows, heads, length, head_dim)."""
+        self.places: list[tuple[Place, Place]] = []
+        self._planes: dict[tuple[int, int], int] = {}
+        self._like = layers[0][0]
+        for keys, values in layers:
+            self.places.append((self._place(keys), self._place(values)))
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> Self:
+        """The layout of a model, seen on one token."""
+        with torch.inference_mode():
+            token = torch.zeros((1, 1), dtype=torch.long, device=model.device)
+            layers = model(input_ids=token, use_cache=True).past_key_values.layers
+        return cls([(layer.keys, layer.values) for layer in layers])
+
+    def allocate(self, rows: int, columns: int) -> list[Tensor]:
+        """A tensor per group, (planes, rows, heads, columns, head_dim), of undefined content."""
+        return [
+            self._like.new_empty(planes, rows, heads, columns, head_dim)
+            for (heads, head_dim), planes in self._planes.items()
+        ]
+
+    def _place(self, states: Tensor) -> Place:
+        shape = states.shape[1], states.shape[3]
+        plane = self._planes.setdefault(shape, 0)
+        self._planes[shape] += 1
+        return Place(list(self._planes).index(shape), plane)
+
+
 class _WindowLayer(DynamicLayer):
     """One layer of a ``Window``; transformers calls ``update`` with each step's states."""
 
-    def __init__(self, window: "Window") -> None:
+    def __init__(self, window: "Window", places: tuple[Place, Place]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.window = window
-        self.buffers: list[Tensor] = []
-        """Keys and values, (rows, heads, columns, head_dim) each, with room to spare."""
+        self.places = places
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *_args: object, **_kwargs: object
     ) -> tuple[Tensor, Tensor]:
         window = self.window
-        states = (key_states, value_states)
-        if not self.buffers:
-            self.buffers = [window.allocate(state[0]) for state in states]
+        keys, values = (window.buffers[group][plane] for group, plane in self.places)
         rows, begin, end = len(window), window.begin, window.end + key_states.shape[2]
-        for buffer, state in zip(self.buffers, states, strict=True):
-            buffer[:rows, :, window.end : end] = state
-        keys, values = (buffer[:rows, :, begin:end] for buffer in self.buffers)
-        return keys, values
+        keys[:rows, :, window.end : end] = key_states
+        values[:rows, :, window.end : end] = value_states
+        return keys[:rows, :, begin:end], values[:rows, :, begin:end]
 
     def get_seq_length(self) -> int:
         return self.window.end - self.window.begin
 
 
 class Window(Cache):
-    """A batch's keys and values, each layer of shape (rows, heads, columns, head_dim).
+    """A batch's keys and values.
 
     Row ``i`` is valid in columns ``starts[i]`` up to ``end``; ``begin`` is the smallest start.
+    The columns before a row's start are zero: they are masked, but still enter the products,
+    and NaN * 0 is NaN.
     """
 
-    def __init__(self, num_layers: int, slack: bool) -> None:
-        """``slack`` leaves room to grow: for a batch that runs on, not for a single pass."""
-        self._layers = [_WindowLayer(self) for _ in range(num_layers)]
-        super().__init__(layers=list(self._layers))
-        self.slack = slack
+    def __init__(self, layout: Layout) -> None:
+        super().__init__(layers=[_WindowLayer(self, places) for places in layout.places])
+        self._layout = layout
+        self.buffers = layout.allocate(0, 0)
         self.starts: list[int] = []
         self.begin = self.end = 0
         self._row_capacity = self._column_capacity = 0
@@ -64,10 +106,10 @@ class Window(Cache):
     def __len__(self) -> int:
         return len(self.starts)
 
-    def allocate(self, like: Tensor) -> Tensor:
-        heads, _, head_dim = like.shape
-        # Zeros, not empty memory: a masked column still enters the products, and NaN * 0 is NaN.
-        return like.new_zeros(self._row_capacity, heads, self._column_capacity, head_dim)
+    def empty(self) -> None:
+        """Drop all rows; the memory is kept for the next ones."""
+        self.starts = []
+        self.begin = self.end
 
     def reserve(self, rows: int, before: int, after: int) -> None:
         """Make room for ``rows`` rows, ``before`` columns up to ``end`` and ``after`` past it."""
@@ -79,14 +121,13 @@ class Window(Cache):
             return
         used = self.end - self.begin
         left = max(before, used)
-        self._row_capacity = max(self._row_capacity, rows)
-        self._column_capacity = left + after
-        if self.slack:
-            self._row_capacity = max(self._row_capacity, 8, rows * 3 // 2)
-            self._column_capacity += max(64, used)
-        columns = slice(left - used, left)
-        for layer in self._layers:
-            layer.buffers = [self._moved(buffer, columns) for buffer in layer.buffers]
+        old = self.buffers
+        if rows > self._row_capacity or left + after > self._column_capacity:
+            # With room to grow, so that this happens seldom.
+            self._row_capacity = max(self._row_capacity, rows * 3 // 2)
+            self._column_capacity = left + after + max(64, left // 2)
+            self.buffers = self._layout.allocate(self._row_capacity, self._column_capacity)
+        self._move(old, left)
         shift = left - self.end
         self.starts = [start + shift for start in self.starts]
         self.begin += shift
@@ -101,47 +142,36 @@ class Window(Cache):
         index, start = len(self.starts), self.end - length
         self.starts.append(start)
         self.begin = min(self.begin, start) if index else start
-        self._blank(index)
-        if row is None or length <= 0:
-            return
-        for layer, tensors in zip(self._layers, row, strict=True):
-            if not layer.buffers:
-                layer.buffers = [self.allocate(tensor) for tensor in tensors]
-            for buffer, tensor in zip(layer.buffers, tensors, strict=True):
-                buffer[index, :, start : self.end] = tensor[:, :length]
+        for buffer in self.buffers:
+            buffer[:, index, :, :start] = 0
+        if row is not None and length > 0:
+            for buffer, tensor in zip(self.buffers, row, strict=True):
+                buffer[:, index, :, start : self.end] = tensor[:, :, :length]
 
     def remove(self, index: int) -> None:
         """Remove a row; the last row takes its place."""
         last = len(self.starts) - 1
         if index != last:
-            columns = slice(self.starts[last], self.end)
-            for layer in self._layers:
-                for buffer in layer.buffers:
-                    buffer[index, :, columns] = buffer[last, :, columns]
-            self.starts[index] = self.starts[last]
-            self._blank(index)
+            start = self.starts[last]
+            for buffer in self.buffers:
+                buffer[:, index, :, :start] = 0
+                buffer[:, index, :, start : self.end] = buffer[:, last, :, start : self.end]
+            self.starts[index] = start
         self.starts.pop()
         self.begin = min(self.starts, default=self.end)
 
     def copy_row(self, index: int) -> Row:
         columns = slice(self.starts[index], self.end)
-        return [
-            [buffer[index, :, columns].clone() for buffer in layer.buffers]
-            for layer in self._layers
-        ]
+        return [buffer[:, index, :, columns].clone() for buffer in self.buffers]
 
-    def _blank(self, index: int) -> None:
-        """Zero the columns before a row: NaN that another row left there would reach this one."""
-        for layer in self._layers:
-            for buffer in layer.buffers:
-                buffer[index, :, : self.starts[index]] = 0
-
-    def _moved(self, old: Tensor, columns: slice) -> Tensor:
-        """A new buffer that holds the used part of ``old`` in ``columns``."""
-        rows = len(self.starts)
-        buffer = self.allocate(old[0])
-        buffer[:rows, :, columns] = old[:rows, :, self.begin : self.end]
-        return buffer
+    def _move(self, old: list[Tensor], left: int) -> None:
+        """Move the rows from ``old``, which may be the buffers themselves, to end at ``left``."""
+        rows, used = len(self.starts), self.end - self.begin
+        for buffer, before in zip(self.buffers, old, strict=True):
+            for plane, source in zip(buffer, before, strict=True):
+                states = source[:rows, :, self.begin : self.end]
+                plane[:rows, :, left - used : left] = states.clone() if before is buffer else states
+                plane[:rows, :, : left - used] = 0
 
     def advance(self, columns: int) -> None:
         """Count the columns that a forward pass has just written."""

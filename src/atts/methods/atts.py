@@ -10,18 +10,19 @@ async def atts(chain: OpenChain) -> ChainEnd:
     for _ in range(turns.max_turns):
         written = await chain.generate("draft", turns.draft_tokens)
         if written.is_empty:
-            return "stop"
+            return chain.stopped()
         take_over = await chain.decide(written)
         if take_over and mode == "replace":
             chain.discard(written)
         else:
             chain.append(written)
         if take_over:
+            chain.doubt_answer()
             written = await chain.generate("target", turns.target_tokens)
             chain.append(written)
         chain.end_turn()
-        if chain.answer is not None:
+        if chain.has_concluded:
             return "answer"
         if written.finish_reason == "stop":
-            return "stop"
+            return chain.stopped()
     return "turns"

@@ -70,6 +70,7 @@ class OpenChain:
         self._segments: list[Segment] = []
         self._decision: Decision | None = None
         self._text = ""
+        self._doubted = 0  # up to here, no box ends the chain
         self._token_ids = {
             author: model.tokenizer.prompt(problem, config.prompt)
             for author, model in models.items()
@@ -79,6 +80,24 @@ class OpenChain:
     def answer(self) -> str | None:
         """What the chain has come to so far, if anything; grading uses the same function."""
         return extract_answer(self._text, self.problem.choices)
+
+    @property
+    def has_concluded(self) -> bool:
+        """Whether there is an answer that is not in doubt."""
+        return extract_boxed(self._text[self._doubted :]) is not None
+
+    def doubt_answer(self) -> None:
+        """Let what the chain now holds as its answer no longer end it; a later one will.
+
+        For where the target takes over: it has just found that answer improbable, and may need
+        more than one turn to put another in its place.
+        """
+        if self.has_concluded:
+            self._doubted = len(self._text)
+
+    def stopped(self) -> ChainEnd:
+        """How the chain ended, where a model wrote its end-of-sequence."""
+        return "stop" if self.answer is None else "answer"
 
     async def generate(self, author: Author, max_tokens: int) -> Written:
         """Have a model continue the chain; the result is not part of it yet."""

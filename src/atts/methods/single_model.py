@@ -21,6 +21,6 @@ async def _write_alone(chain: OpenChain, author: Author) -> ChainEnd:
     written = await chain.generate(author, most)
     chain.append(written)
     chain.end_turn()
-    if chain.answer is not None:
+    if chain.has_concluded:
         return "answer"
     return "stop" if written.finish_reason == "stop" else "turns"

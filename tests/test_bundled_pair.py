@@ -1,0 +1,114 @@
+"""The main job with the two models that come with atts: small, but nothing is faked."""
+
+import json
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig
+
+from atts.cli.demo import demo_configs
+from atts.config import Config, ModelOptions
+from atts.engines.base import Sampling
+from atts.problems.arithmetic import stories
+from atts.prompts import Tokenizer, model_path
+from atts.runs import jobs
+from atts.runs.store import read_run
+from atts.types import Chain, Problem
+
+PAIR = {name: Path(model_path(f"bundled/{name}")) for name in ("draft", "target")}
+
+
+def small(config: Config) -> Config:
+    problems = config.calibration.problems.model_copy(update={"count": 6})
+    calibration = config.calibration.model_copy(update={"problems": problems, "samples": 2})
+    return config.model_copy(update={"calibration": calibration})
+
+
+def parameters(folder: Path) -> int:
+    """Counted from the header of the safetensors file."""
+    with (folder / "model.safetensors").open("rb") as file:
+        header: dict[str, Any] = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    shapes = [tensor["shape"] for name, tensor in header.items() if name != "__metadata__"]
+    total = 0
+    for shape in shapes:
+        size = 1
+        for length in shape:
+            size *= length
+        total += size
+    return total
+
+
+def test_the_pair_is_small_and_of_different_kinds() -> None:
+    files = [file for folder in PAIR.values() for file in folder.iterdir()]
+    assert sum(file.stat().st_size for file in files) < 16e6
+    assert 10 * parameters(PAIR["draft"]) <= parameters(PAIR["target"])
+    draft, target = (Tokenizer.load(ModelOptions(model=f"bundled/{name}")) for name in PAIR)
+    text = "\n\nWait, 12 * 25 = 300 shells."
+    assert draft.encode(text) != target.encode(text)
+    assert draft.decode(draft.encode(text)) == target.decode(target.encode(text)) == text
+    for folder in PAIR.values():
+        assert AutoConfig.from_pretrained(folder).architectures == ["LlamaForCausalLM"]
+
+
+class Counter:
+    def __init__(self) -> None:
+        self.total = self.before = self.made = 0
+
+    def started(self, total: int, done: int) -> None:
+        self.total, self.before = total, done
+
+    def chain_done(self, chain: Chain) -> None:
+        assert chain.end != "failed", chain.error
+        self.made += 1
+
+
+async def test_calibrate_run_and_resume(tmp_path: Path) -> None:
+    configs = {
+        name: small(config) for name, config in demo_configs(3, 2, tmp_path).items()
+    }  # the four runs of the demo
+    async with jobs.open_models(configs["atts-marginal"]) as models:
+        for config in configs.values():
+            if path := config.take_over.calibration:
+                calibration = await jobs.calibrate(config, models, path.parent, Counter())
+                assert calibration.coverage == config.take_over.coverage
+        for name, config in configs.items():
+            first, again = Counter(), Counter()
+            summary = await jobs.run(config, models, tmp_path / name, first)
+            assert (first.total, first.before, first.made, summary.failed) == (6, 0, 6, 0)
+            assert await jobs.run(config, models, tmp_path / name, again) == summary
+            assert (again.before, again.made) == (6, 0)
+            written = summary.tokens.draft_written, summary.tokens.target_written
+            assert (written[0] > 0) == (name != "target-only")
+            if name.startswith("atts"):
+                assert summary.take_over is not None
+                assert summary.tokens.target_scored > 0
+                assert_turns_reuse_the_past(read_run(tmp_path / name).chains)
+            else:
+                assert summary.take_over is None
+
+
+def assert_turns_reuse_the_past(chains: tuple[Chain, ...]) -> None:
+    """After the first turn, no request computes the prompt again."""
+    later = [turn for chain in chains for turn in chain.turns[1:]]
+    assert later
+    for turn in later:
+        assert turn.segments[0].cached_tokens > 40
+        assert turn.decision is None or turn.decision.cached_tokens > 40
+
+
+async def test_the_target_mends_a_wrong_draft(tmp_path: Path) -> None:
+    """Taken over in the middle of a wrong line, it breaks off and does the step again."""
+    config = demo_configs(1, 1, tmp_path)["target-only"]
+    mended = 0
+    async with jobs.open_models(config) as models:
+        engine, tokenizer = models["target"]
+        for story in islice(stories("test"), 10):
+            step = story.steps[0]
+            problem = Problem(id="p", question=story.question, answer=str(story.answer))
+            wrong = f"{step.left} {step.op} {step.right} = {step.result + 10} {story.unit}"
+            ids = tokenizer.prompt(problem, config.prompt) + tokenizer.encode(wrong)
+            greedy = Sampling(max_tokens=30, temperature=0.0, top_p=1.0, seed=0)
+            written = tokenizer.decode(list((await engine.generate(ids, greedy)).token_ids))
+            mended += f"Wait, {step.left} {step.op} {step.right} = {step.result} " in written
+    assert mended >= 8
