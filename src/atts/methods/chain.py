@@ -84,7 +84,8 @@ class OpenChain:
     @property
     def has_concluded(self) -> bool:
         """Whether there is an answer that is not in doubt."""
-        return extract_boxed(self._text[self._doubted :]) is not None
+        rest = self._text[self._doubted :]
+        return extract_answer(rest, self.problem.choices) is not None
 
     def doubt_answer(self) -> None:
         """Let what the chain now holds as its answer no longer end it; a later one will.
