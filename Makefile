@@ -44,5 +44,5 @@ clean:
 	touch $@
 
 .venv/.dev: .venv/.runtime
-	$(PIP) -c constraints.txt -e '.[inprocess,plots,dev]'
+	$(PIP) -c constraints.txt -e '.[inprocess,plots,data,judge,dev]'
 	touch $@

@@ -1,9 +1,27 @@
 """Fixtures that many tests share."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from atts.config import Config, parse_config
 from atts.types import Problem
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or fills the cache of the user."""
+    monkeypatch.setenv("ATTS_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The folder of real problem sets and traces; see ``ATTS_DATA``."""
+    folder = Path(os.environ.get("ATTS_DATA") or Path(__file__).parents[2] / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there; set ATTS_DATA to the folder of the real data")
+    return folder
 
 
 @pytest.fixture

@@ -62,6 +62,9 @@ class Counter:
         assert chain.end != "failed", chain.error
         self.made += 1
 
+    def warned(self, message: str) -> None:
+        raise AssertionError(message)
+
 
 async def test_calibrate_run_and_resume(tmp_path: Path) -> None:
     configs = {

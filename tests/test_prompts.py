@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from tokenizers import normalizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from atts.config import ModelOptions, PromptOptions
+from atts.config import ModelOptions, PromptOptions, parse_config
 from atts.errors import ConfigError
-from atts.prompts import Tokenizer, model_path, question
+from atts.grading.extract import extract_answer
+from atts.prompts import Thinking, Tokenizer, model_path, question
 from atts.types import Problem
 
 PROBLEM = Problem(id="p", question="1+1?", answer="2")
@@ -104,7 +105,9 @@ def test_a_template_that_refuses_the_system_message_says_what_to_do() -> None:
 
 def test_choices_are_lettered_after_the_question() -> None:
     problem = Problem(id="p", question="Which?", answer="B", choices=("one", "two", "three"))
-    assert question(problem) == "Which?\n\nA. one\nB. two\nC. three"
+    assert question(problem, PromptOptions(multiple_choice="{question}\n\n{choices}")) == (
+        "Which?\n\nA. one\nB. two\nC. three"
+    )
     assert question(PROBLEM) == "1+1?"
 
 
@@ -157,3 +160,118 @@ def test_unknown_bundled_models_are_refused(name: str) -> None:
 def test_other_models_are_what_they_are_called() -> None:
     assert model_path("some/folder") == "some/folder"
     assert Path(model_path("bundled/draft")).parts[-2:] == ("assets", "draft")
+
+
+def test_templates_are_filled_in_one_pass() -> None:
+    problem = Problem(id="p", question="{choices} {x} {}?", answer="A", choices=("{question}", "b"))
+    options = PromptOptions(multiple_choice="Q: {question}|{choices}|\\boxed{}")
+    assert question(problem, options) == "Q: {choices} {x} {}?|A. {question}\nB. b|\\boxed{}"
+    assert question(PROBLEM, PromptOptions(open="Solve: {question}")) == "Solve: 1+1?"
+
+
+@pytest.mark.parametrize(
+    ("key", "template", "missing"),
+    [
+        ("open", "Solve.", "{question}"),
+        ("multiple_choice", "{question}", "{choices}"),
+        ("multiple_choice", "{choices}", "{question}"),
+    ],
+)
+def test_a_template_without_its_placeholders_is_refused(
+    key: str, template: str, missing: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"prompt.*{key} must hold {missing}"):
+        parse_config({"prompt": {key: template}}, "a test")
+
+
+# --- chat templates of model families, reduced to their rules -------------------------------
+
+TEMPLATES = Path(__file__).parent / "templates"
+ASKED = PromptOptions(system="Be brief.", open="{question}")
+SILENT = PromptOptions(system="", open="{question}")
+
+
+def family(name: str, thinking: Thinking = "template") -> Tokenizer:
+    """The template of a family on a tokenizer of bytes, where special tokens are texts."""
+    plain = unwrapped((TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8"))
+    plain.add_special_tokens({"bos_token": "<BOS>"})
+    return Tokenizer(plain, name, thinking)
+
+
+def rendered(tokenizer: Tokenizer, options: PromptOptions) -> str:
+    ids = tokenizer.prompt(PROBLEM, options)
+    return str(tokenizer._tokenizer.decode(ids, skip_special_tokens=False))
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "silent"),
+    [
+        (
+            "deepseek-r1-distill",
+            "<BOS>Be brief.<\uff5cUser\uff5c>1+1?<\uff5cAssistant\uff5c><think>\n",
+            "<BOS><\uff5cUser\uff5c>1+1?<\uff5cAssistant\uff5c><think>\n",
+        ),
+        (
+            "qwq",
+            "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n1+1?<|im_end|>\n"
+            "<|im_start|>assistant\n<think>\n",
+            "<|im_start|>user\n1+1?<|im_end|>\n<|im_start|>assistant\n<think>\n",
+        ),
+        (
+            "qwen3",
+            "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n1+1?<|im_end|>\n"
+            "<|im_start|>assistant\n",
+            "<|im_start|>user\n1+1?<|im_end|>\n<|im_start|>assistant\n",
+        ),
+        (
+            "qwen2.5-instruct",
+            "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n1+1?<|im_end|>\n"
+            "<|im_start|>assistant\n",
+            "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+            "<|im_start|>user\n1+1?<|im_end|>\n<|im_start|>assistant\n",
+        ),
+        (
+            "llama-3.1-instruct",
+            "<BOS><|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December "
+            "2023\nToday Date: 26 Jul 2024\n\nBe brief.<|eot_id|>"
+            "<|start_header_id|>user<|end_header_id|>\n\n1+1?<|eot_id|>"
+            "<|start_header_id|>assistant<|end_header_id|>\n\n",
+            "<BOS><|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December "
+            "2023\nToday Date: 26 Jul 2024\n\n<|eot_id|>"
+            "<|start_header_id|>user<|end_header_id|>\n\n1+1?<|eot_id|>"
+            "<|start_header_id|>assistant<|end_header_id|>\n\n",
+        ),
+    ],
+)
+def test_the_prompt_of_a_family(name: str, asked: str, silent: str) -> None:
+    assert rendered(family(name), ASKED) == asked
+    assert rendered(family(name), SILENT) == silent
+
+
+@pytest.mark.parametrize(
+    ("name", "on", "off"),
+    [
+        ("deepseek-r1-distill", "><think>\n", "<think>\n\n</think>\n\n"),
+        ("qwq", "assistant\n<think>\n", "assistant\n<think>\n\n</think>\n\n"),
+        ("qwen3", "assistant\n<think>\n", "assistant\n<think>\n\n</think>\n\n"),
+        ("qwen2.5-instruct", "assistant\n<think>\n", "assistant\n<think>\n\n</think>\n\n"),
+        ("llama-3.1-instruct", "\n\n<think>\n", "\n\n<think>\n\n</think>\n\n"),
+    ],
+)
+def test_thinking_can_be_forced_for_each_model(name: str, on: str, off: str) -> None:
+    ends = {
+        thinking: rendered(family(name, thinking), ASKED) for thinking in ("template", "on", "off")
+    }
+    assert ends["on"].endswith(on)
+    assert ends["on"].count("<think>") == 1
+    assert ends["off"].endswith(off)
+    assert ends["off"].count("<think>") == ends["off"].count("</think>") == 1
+    if ends["template"].rstrip().endswith("<think>"):
+        assert ends["on"] == ends["template"]
+
+
+def test_a_draft_and_a_target_of_different_families_share_a_chain() -> None:
+    draft, target = family("deepseek-r1-distill"), family("qwen2.5-instruct", "on")
+    text = "so it is 2.</think>\n\n\\boxed{2}"
+    assert draft.decode(draft.encode(text)) == target.decode(target.encode(text)) == text
+    assert extract_answer(text) == "2"

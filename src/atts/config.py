@@ -8,10 +8,10 @@ strings below.
 import difflib
 import hashlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from atts.errors import ConfigError
 
@@ -37,11 +37,16 @@ class Options(BaseModel):
 
 class ProblemsOptions(Options):
     source: str = "arithmetic"
-    """``arithmetic`` (generated), or the path of a JSONL file: id, question, answer[, choices]."""
+    """``arithmetic`` (generated), the name of a set (``atts problems list``), or the path of a
+    JSONL file: id, question, answer[, choices]."""
     split: Split = "test"
-    """Which of the disjoint splits of a generated set; ignored for a file."""
-    count: int | None = Field(default=100, ge=1)
-    """How many problems, from the first; null takes all of a file."""
+    """Which of the disjoint splits of a set; ignored for a file."""
+    count: int | None = Field(default=None, ge=1)
+    """How many problems, from the first; null takes all, and 100 of arithmetic."""
+    folder: Path | None = None
+    """A folder of JSONL files named after the sets, to take in place of the Hugging Face hub."""
+    seed: int = 0
+    """Orders the choices of multiple-choice sets."""
 
 
 class ModelOptions(Options):
@@ -56,11 +61,31 @@ class ModelOptions(Options):
     """Precision of the weights; ``auto`` is float32 on a CPU, else the checkpoint's own."""
     cache_tokens: int = Field(default=200_000, ge=0)
     """Tokens whose keys and values are kept for chains between their turns."""
+    thinking: Literal["template", "on", "off"] = "template"
+    """Whether the model's turn begins inside ``<think>``: as its chat template has it, always, or
+    never (an empty thought is put there)."""
 
 
 class PromptOptions(Options):
     system: str = "Solve the problem step by step. Put the final answer in \\boxed{}."
     """The system message for both models; empty sends none."""
+    open: str = "{question}"
+    """The user message of a question with an open answer."""
+    multiple_choice: str = (
+        "{question}\n\n{choices}\n\nExactly one option is right. Put its letter in \\boxed{}."
+    )
+    """The user message of a multiple-choice question; ``{choices}`` is one line an option."""
+
+    @model_validator(mode="after")
+    def _placeholders(self) -> Self:
+        for key, needed in (
+            ("open", ("{question}",)),
+            ("multiple_choice", ("{question}", "{choices}")),
+        ):
+            for placeholder in needed:
+                if placeholder not in getattr(self, key):
+                    raise ValueError(f"{key} must hold {placeholder}")
+        return self
 
 
 class SamplingOptions(Options):
@@ -135,8 +160,9 @@ class TakeOverOptions(Options):
 
 
 class CalibrationOptions(Options):
-    problems: ProblemsOptions = ProblemsOptions(split="calibration")
-    """What marginal calibration is made on. Conditional calibration takes the run's own
+    problems: ProblemsOptions = ProblemsOptions(source="auto", split="calibration")
+    """What marginal calibration is made on; ``auto`` is the calibration split of the set that is
+    run, which never meets its problems. Conditional calibration takes the run's own
     problems, with other chains and without their answers."""
     samples: int = Field(default=16, ge=1)
     """Calibration chains per problem."""
@@ -192,6 +218,7 @@ class Config(Options):
                     "limits": True,
                     "calibration": True,
                     "take_over": {"calibration", "certificate"},
+                    "problems": {"folder"},  # the problems themselves are compared
                 },
             )
         )
@@ -202,8 +229,8 @@ class Config(Options):
             self.model_dump(
                 mode="json",
                 include={
-                    "draft": {"model", "dtype"},
-                    "target": {"model", "dtype"},
+                    "draft": {"model", "dtype", "thinking"},
+                    "target": {"model", "dtype", "thinking"},
                     "prompt": True,
                     "sampling": True,
                     "turns": True,

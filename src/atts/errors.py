@@ -6,6 +6,7 @@
     - ``CalibrationError``: a calibration is corrupt or was made for something else
     - ``StoreError``: a run directory cannot be read or written
     - ``GradingError``: an answer cannot be graded
+        - ``JudgeError``: the language model that judges gave no usable reply
     - ``EngineError``: a model could not serve one request
         - ``EmptyInputError``: there is nothing to continue or to score
         - ``TokenIdError``: a token id is outside the model's vocabulary
@@ -38,6 +39,10 @@ class StoreError(AttsError):
 
 class GradingError(AttsError):
     """An answer cannot be graded."""
+
+
+class JudgeError(GradingError):
+    """The language model that extracts or judges answers gave no usable reply."""
 
 
 class EngineError(AttsError):

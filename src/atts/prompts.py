@@ -4,15 +4,19 @@ The template is applied once, to the problem. After that a chain only ever appen
 is never tokenised again, and text crosses from one model to the other a segment at a time.
 """
 
+import re
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from atts.config import ModelOptions, PromptOptions
 from atts.errors import ConfigError
+from atts.grading.extract import LETTERS
 from atts.types import Problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+Thinking = Literal["template", "on", "off"]
 
 _ROUND_TRIP_PROBE = " 12 + 3 = 15.\n\nSo \\boxed{15}"
 
@@ -20,13 +24,16 @@ _ROUND_TRIP_PROBE = " 12 + 3 = 15.\n\nSo \\boxed{15}"
 class Tokenizer:
     """A model's tokenizer and chat template."""
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase", name: str) -> None:
-        """Wrap a transformers tokenizer.
+    def __init__(
+        self, tokenizer: "PreTrainedTokenizerBase", name: str, thinking: Thinking = "template"
+    ) -> None:
+        """Wrap a transformers tokenizer; ``thinking`` is ``ModelOptions.thinking``.
 
         Raises:
             ConfigError: it has no chat template, or changes text that it encodes and decodes.
         """
         self._tokenizer = tokenizer
+        self._thinking = thinking
         self.name = name
         if not tokenizer.chat_template:
             raise ConfigError(f"{name}: the tokenizer has no chat template; is it a chat model?")
@@ -55,7 +62,7 @@ class Tokenizer:
             raise
         except Exception as error:  # the tokenizers library raises bare exceptions
             raise ConfigError(f"cannot load the tokenizer of {options.model}: {error}") from error
-        return cls(tokenizer, options.model)
+        return cls(tokenizer, options.model, options.thinking)
 
     def prompt(self, problem: Problem, options: PromptOptions) -> list[int]:
         """Ids of the problem in the model's chat template, ready for the model's answer.
@@ -65,18 +72,25 @@ class Tokenizer:
         """
         from jinja2 import TemplateError  # what transformers renders chat templates with
 
-        messages = [{"role": "user", "content": question(problem)}]
+        messages = [{"role": "user", "content": question(problem, options)}]
         if options.system:
             messages.insert(0, {"role": "system", "content": options.system})
+        # Some templates know this variable; the others pass over it.
+        known: dict[str, Any] = {}
+        if self._thinking != "template":
+            known["enable_thinking"] = self._thinking == "on"
         try:
-            text = self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True
+            text = str(
+                self._tokenizer.apply_chat_template(
+                    messages, tokenize=False, add_generation_prompt=True, **known
+                )
             )
         except TemplateError as error:
             raise ConfigError(
                 f"{self.name}: the chat template refuses the prompt: {error}; if it is the system "
                 "message, set prompt.system to an empty text"
             ) from error
+        text = _begin_thought(text, self._thinking)
         # The template writes the special tokens itself, the beginning of text included.
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
         return ids
@@ -110,7 +124,7 @@ class Tokenizer:
         return ids, text
 
 
-def question(problem: Problem) -> str:
+def question(problem: Problem, options: PromptOptions | None = None) -> str:
     """What the user message says.
 
     >>> from atts.types import Problem
@@ -119,14 +133,36 @@ def question(problem: Problem) -> str:
     <BLANKLINE>
     A. x
     B. y
+    <BLANKLINE>
+    Exactly one option is right. Put its letter in \\boxed{}.
     """
-    if not problem.choices:
-        return problem.question
-    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-    options = [
-        f"{letter}. {choice}" for letter, choice in zip(letters, problem.choices, strict=False)
+    options = options or PromptOptions()
+    choices = [
+        f"{letter}. {choice}" for letter, choice in zip(LETTERS, problem.choices, strict=False)
     ]
-    return problem.question + "\n\n" + "\n".join(options)
+    parts = {"{question}": problem.question, "{choices}": "\n".join(choices)}
+    template = options.multiple_choice if problem.choices else options.open
+    # In one pass: a question may speak of {choices} itself.
+    return re.sub(r"\{question\}|\{choices\}", lambda match: parts[match[0]], template)
+
+
+def _begin_thought(prompt: str, thinking: Thinking) -> str:
+    """The prompt, so that the model's turn begins inside a thought, or after an empty one.
+
+    >>> _begin_thought("<|user|>1+1?<|assistant|>", "on")
+    '<|user|>1+1?<|assistant|><think>\\n'
+    >>> _begin_thought("<|user|>1+1?<|assistant|><think>\\n", "off")
+    '<|user|>1+1?<|assistant|><think>\\n\\n</think>\\n\\n'
+    """
+    end = prompt.rstrip()
+    opened = end.endswith("<think>")
+    if thinking == "on" and not opened:
+        return prompt + "<think>\n"
+    if thinking == "off" and opened:
+        return end + "\n\n</think>\n\n"
+    if thinking == "off" and not end.endswith("</think>"):
+        return prompt + "<think>\n\n</think>\n\n"
+    return prompt
 
 
 def model_path(model: str) -> str:

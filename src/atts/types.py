@@ -104,7 +104,7 @@ class Chain(Record):
     sample: int
     end: ChainEnd
     answer: str | None
-    """What stands in the last ``\\boxed{}``, as written."""
+    """What ``grading.extract`` finds in the text: the last box as written, or a letter."""
     turns: tuple[Turn, ...]
     started: float
     """Seconds since the run's clock started."""

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atts.grading.equivalence import equivalent
+from atts.grading.equivalence import compare_exactly, equivalent
 
 ANSWERS = st.text(alphabet="0123456789-+.,/ ${}\\fracAbx()!", max_size=15)
 
@@ -43,6 +43,10 @@ ANSWERS = st.text(alphabet="0123456789-+.,/ ${}\\fracAbx()!", max_size=15)
         ("(3,4)", r"\left( 3, 4 \right)"),
         (r"70 \sqrt{2}", r"70\sqrt{2}"),
         ("x + 1", "x+1"),
+        ("50", r"50\%"),
+        ("50%", r"50 \%"),
+        ("even", "Even"),
+        ("2516_8", "2516_{8}"),
         ("not  a triangle", "not a triangle"),
     ],
 )
@@ -60,7 +64,8 @@ def test_the_same_answer_written_otherwise(gold: str, answer: str) -> None:
         ("42", "42 cm"),
         ("1/3", "0.3333333333333333"),
         ("0.1", "0.1000000000000000055511151231257827"),
-        ("50", r"50\%"),
+        ("0.5", r"50\%"),
+        ("50", r"51\%"),
         ("A", "B"),
         ("A", "AB"),
         ("12", "1 2"),
@@ -77,6 +82,34 @@ def test_the_same_answer_written_otherwise(gold: str, answer: str) -> None:
 def test_different_answers(gold: str, answer: str) -> None:
     assert not equivalent(gold, answer)
     assert not equivalent(answer, gold)
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [
+        ("42", "24"),
+        ("1/3", "0.333"),
+        ("A", "B"),
+        ("x", "y"),
+        ("even", "neve"),
+        ("Evelyn", "nylevE"),
+        ("no solution", "on solution"),
+        (r"\text{no}", "on"),
+        ("12_5", "12_7"),
+    ],
+)
+def test_what_algebra_would_get_wrong_or_need_not_see_is_decided(gold: str, answer: str) -> None:
+    assert compare_exactly(gold, answer) is False
+    assert compare_exactly(answer, gold) is False
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [("x+1", "1+x"), ("2", r"\sqrt{4}"), ("ab", "ba"), ("0.5", r"50\%"), ("1,2", "2,1")],
+)
+def test_what_needs_algebra_is_left_open(gold: str, answer: str) -> None:
+    assert compare_exactly(gold, answer) is None
+    assert compare_exactly(answer, gold) is None
 
 
 @settings(max_examples=50, deadline=None)

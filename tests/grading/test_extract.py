@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from atts.grading.extract import extract_boxed
+from atts.grading.extract import extract_answer, extract_boxed
 
 
 @pytest.mark.parametrize(
@@ -105,4 +105,86 @@ def test_time_is_linear_in_the_text(piece: str) -> None:
     start = time.perf_counter()
     extract_boxed(text)
     # A fraction of a second; a quadratic search of that many characters takes many minutes.
+    assert time.perf_counter() - start < 10
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"\boxed{1}</think>\boxed{2}", "2"),
+        (r"\boxed{1}</think>So the answer is", None),
+        (r"\boxed{1}</think>", None),
+        (r"<think>\boxed{1}", "1"),
+        (r"a</think>\boxed{2}</think>", "2"),
+        (r"\boxed{\frac{1}{2", None),
+    ],
+)
+def test_what_follows_the_thinking_counts(text: str, answer: str | None) -> None:
+    assert extract_answer(text) == answer
+
+
+CHOICES = ("3 m/s", "four", r"\frac{1}{2}", "A")
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"\boxed{B}", "B"),
+        (r"\boxed{(B)}", "B"),
+        (r"\boxed{\text{B}}", "B"),
+        (r"\boxed{\textbf{(B)}}", "B"),
+        (r"\boxed{B. four}", "B"),
+        (r"\boxed{(B) four}", "B"),
+        (r"\boxed{B) four}", "B"),
+        (r"\boxed{four}", "B"),
+        (r"\boxed{0.5}", "C"),
+        (r"\boxed{A}", "A"),
+        (r"\boxed{five}", "five"),
+        (r"\boxed{E}", "E"),
+        (r"\boxed{five} ANSWER: B", "B"),
+        (r"\boxed{C} but ANSWER: B", "C"),
+        ("ANSWER: C", "C"),
+        ("Answer: (C)", "C"),
+        ("**Answer:** C", "C"),
+        ("**Answer: C**", "C"),
+        ("Final answer is $C$.", "C"),
+        ("The correct answer is (C).", "C"),
+        ("the answer is option C", "C"),
+        ("The answer is: the choice **C**", "C"),
+        (r"The answer is \text{C}", "C"),
+        ("Option C is correct.", "C"),
+        ("choice (C) is correct", "C"),
+        ("choice (C) is the answer", "C"),
+        ("answer: B. No, the answer is C", "C"),
+        ("The answer is A because", "A"),
+        ("The answer is A good one", None),
+        ("The answer is I think B", None),
+        ("The answer is Certainly", None),
+        ("The answer is E", None),
+        ("the answer, C", None),
+        ("answer: c", None),
+        ("ANSWER: B</think> hm", None),
+        ("", None),
+    ],
+)
+def test_choices(text: str, answer: str | None) -> None:
+    assert extract_answer(text, CHOICES) == answer
+
+
+def test_a_statement_is_no_answer_to_an_open_question() -> None:
+    assert extract_answer("ANSWER: C") is None
+
+
+@given(st.text(alphabet="answerisANSWEROPTIONC:=(){}\\*. \n"))
+def test_choices_of_any_text(text: str) -> None:
+    answer = extract_answer(text, CHOICES)
+    assert answer is None or answer in "ABCD" or answer in text
+
+
+@pytest.mark.parametrize(
+    "text", ["answer is " * 100_000, "answer" + " " * 999_999 + "B", "option (" * 120_000]
+)
+def test_a_long_text_does_not_hang(text: str) -> None:
+    start = time.perf_counter()
+    extract_answer(text, CHOICES)
     assert time.perf_counter() - start < 10

@@ -12,8 +12,10 @@ from atts.grading.metrics import (
     Grades,
     Interval,
     accuracy,
+    accuracy_by_problem,
     clustered_interval,
     majority_vote,
+    paired_difference,
     pass_at_k,
 )
 
@@ -210,3 +212,42 @@ def test_no_chains_cannot_be_graded() -> None:
     for compute in (accuracy, majority_vote, lambda grades: pass_at_k(grades, 1)):
         with pytest.raises(GradingError, match="nothing to count"):
             compute({})
+
+
+def test_a_paired_test_sees_a_steady_difference() -> None:
+    theirs = {f"p{n}": n / 40 for n in range(20)}
+    ours = {name: share + 0.1 for name, share in theirs.items()}
+    found = paired_difference(ours, theirs)
+    assert (found.estimate, found.low, found.high) == pytest.approx((0.1, 0.1, 0.1))
+    assert found.p_value == pytest.approx(1e-4, abs=1e-4)
+    assert paired_difference(theirs, ours).estimate == pytest.approx(-0.1)
+
+
+def test_a_paired_test_of_like_runs_holds_its_level() -> None:
+    generator = np.random.default_rng(1)
+    rejected = 0
+    for _ in range(200):
+        ours, theirs = generator.binomial(8, 0.5, size=(2, 15)) / 8
+        names = [f"p{n}" for n in range(15)]
+        found = paired_difference(
+            dict(zip(names, ours, strict=True)), dict(zip(names, theirs, strict=True))
+        )
+        rejected += found.p_value <= 0.05
+    assert rejected <= 20  # of 200 at level 0.05: more has a chance of 0.1 %
+
+
+def test_two_runs_that_are_the_same_do_not_differ() -> None:
+    same = {"a": 0.5, "b": 1.0}
+    found = paired_difference(same, same)
+    assert (found.estimate, found.p_value) == (0.0, 1.0)
+
+
+def test_only_shared_problems_are_paired() -> None:
+    assert paired_difference({"a": 1.0, "b": 0.0}, {"a": 0.5, "c": 1.0}).estimate == 0.5
+    with pytest.raises(GradingError, match="no problem in common"):
+        paired_difference({"a": 1.0}, {"b": 1.0})
+
+
+def test_accuracy_by_problem() -> None:
+    grades = {"b": [Grade("1", True), Grade(None, False)], "a": [Grade("1", True)]}
+    assert accuracy_by_problem(grades) == {"a": 1.0, "b": 0.5}

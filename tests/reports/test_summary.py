@@ -39,7 +39,9 @@ def test_everything_is_counted(make_chain: MakeChain) -> None:
     assert summary.ends == {"answer": 6 / 8, "turns": 1 / 8, "failed": 1 / 8}
     assert summary.accuracy.estimate == 3 / 8
     assert summary.majority_vote.estimate == 1 / 2  # a is right, b votes for 8
-    assert list(summary.pass_at_k) == [1, 2, 4]
+    assert list(summary.pass_at_k) == [1, 2, 3, 4]
+    assert summary.accuracy_by_problem == {"a": 2 / 4, "b": 1 / 4}
+    assert (summary.invalid, summary.ungraded) == (2 / 8, 0.0)
     assert summary.pass_at_k[1].estimate == pytest.approx(3 / 8)
     assert summary.pass_at_k[4].estimate == 1.0
     assert summary.wall_seconds == 9.5
@@ -82,12 +84,19 @@ def test_an_unfinished_run_is_summarised_as_far_as_it_is(make_chain: MakeChain) 
     assert list(summary.pass_at_k) == [1]
 
 
-@pytest.mark.parametrize(("samples", "ks"), [(1, [1]), (6, [1, 2, 4, 6]), (8, [1, 2, 4, 8])])
-def test_pass_at_k_for_powers_of_two_and_all(
-    make_chain: MakeChain, samples: int, ks: list[int]
-) -> None:
-    chains = [make_chain(p, s, "2") for p in "ab" for s in range(samples)]
-    assert list(summarise(config(samples), PROBLEMS, chains).pass_at_k) == ks
+def test_pass_at_every_k(make_chain: MakeChain) -> None:
+    chains = [make_chain(p, s, "2") for p in "ab" for s in range(6)]
+    assert list(summarise(config(6), PROBLEMS, chains).pass_at_k) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_verdict_from_elsewhere_stands_in_place_of_the_rules(make_chain: MakeChain) -> None:
+    chains = [make_chain(p, s, "2") for p in "ab" for s in range(2)]
+    judged = {chains[0].key: False, chains[1].key: None}
+    summary = summarise(config(2), PROBLEMS, chains, judged=judged)
+    before = summarise(config(2), PROBLEMS, chains)
+    assert before.accuracy.estimate == 2 / 4
+    assert summary.accuracy.estimate == 0.0
+    assert summary.ungraded == 1 / 4
 
 
 def test_a_run_without_chains_has_no_figures() -> None:

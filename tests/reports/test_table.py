@@ -76,6 +76,35 @@ def test_a_row_that_no_run_has_is_left_out(make_summary: MakeSummary) -> None:
     assert row("pass@4, %", table)
 
 
+def test_runs_over_the_same_problems_are_compared_with_the_first(
+    make_summary: MakeSummary, make_chain: MakeChain
+) -> None:
+    config = parse_config({"samples": 4}, "the test")
+    worse = summarise(
+        config, PROBLEMS, [make_chain(p.id, s, "no") for p in PROBLEMS for s in range(4)]
+    )
+    other = summarise(config, PROBLEMS[:1], [make_chain("p0", s, "0") for s in range(4)])
+    first = make_summary("target-only")
+    table = lines(
+        ("target-only", first), ("worse", worse), ("other", other), ("same", first.model_copy())
+    )
+    assert row("  minus the first run's", table) == [
+        "-",
+        "-75.0 (-75.0..-75.0)",
+        "-",
+        "+0.0 (0.0..0.0)",
+    ]
+    assert row("  p of that, paired", table) == ["-", "<0.001", "-", "1.000"]
+
+
+def test_answers_that_are_missing_or_ungraded_are_shown(make_chain: MakeChain) -> None:
+    config = parse_config({"samples": 4}, "the test")
+    chains = [make_chain("p0", 0, "0"), make_chain("p0", 1, None), make_chain("p0", 2, "(" * 2000)]
+    table = lines(("run", summarise(config, PROBLEMS[:1], chains)))
+    assert row("chains without answer, %", table) == ["33.3"]
+    assert row("ungraded chains, %", table) == ["33.3"]
+
+
 def test_failed_and_missing_chains_are_shown(
     make_summary: MakeSummary, make_chain: MakeChain
 ) -> None:

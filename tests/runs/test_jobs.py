@@ -130,9 +130,10 @@ def run_and_kill(config: Config, directory: Path, after_chains: int) -> None:
     script = str(Path(__file__).with_name("killed_run.py"))
     arguments = [config.problems.source, str(config.take_over.calibration), str(directory)]
     chains = directory / CHAINS
+    # The package under test, wherever it was found, and the tests' own modules.
+    path = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
     with subprocess.Popen(
-        [sys.executable, script, *arguments],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])},
+        [sys.executable, script, *arguments], env=os.environ | {"PYTHONPATH": path}
     ) as process:
         try:
             while not chains.exists() or chains.read_bytes().count(b"\n") < after_chains:

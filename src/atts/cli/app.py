@@ -5,7 +5,9 @@ from typing import Annotated
 import typer
 
 from atts.cli.demo import demo
+from atts.cli.exchange import export, import_
 from atts.cli.problems import app as problems_app
+from atts.cli.regrade import regrade
 from atts.cli.replay import replay
 from atts.cli.runs import calibrate, report, run
 from atts.cli.terminal import EXIT_CODES, Commands
@@ -99,10 +101,35 @@ would have been others. docs/statistics.md says what each control guarantees.
 
 {EXIT_CODES}"""
 
+REGRADE_EXAMPLES = f"""Examples:
+
+    atts regrade runs/atts-1234 --dry-run
+    atts regrade runs/atts-1234 --judge both --model gpt-5.2
+    atts regrade runs/atts-1234 --extract llm --base-url http://127.0.0.1:8000/v1 --model MODEL
+
+{EXIT_CODES}"""
+
+IMPORT_EXAMPLES = f"""Examples:
+
+    atts import results/my_math500_run --problems math500/paper --out runs/imported
+    atts import ppls_math500.npy --config my.yaml --out calibration.json
+
+{EXIT_CODES}"""
+
+EXPORT_EXAMPLES = f"""Examples:
+
+    atts export runs/atts-1234 chains.parquet --format parquet
+    atts export runs/atts-1234 results/atts-1234 --format reference
+
+{EXIT_CODES}"""
+
 app.command(epilog=f"Then: `atts problems show`, `atts run --help`.\n\n{EXIT_CODES}")(demo)
 app.command(epilog=CALIBRATE_EXAMPLES)(calibrate)
 app.command(epilog=RUN_EXAMPLES)(run)
 app.command(epilog=REPORT_EXAMPLES)(report)
 app.command(epilog=REPLAY_EXAMPLES)(replay)
 app.command(epilog=TUNE_EXAMPLES)(tune)
+app.command(epilog=REGRADE_EXAMPLES)(regrade)
+app.command("import", epilog=IMPORT_EXAMPLES)(import_)
+app.command(epilog=EXPORT_EXAMPLES)(export)
 app.add_typer(problems_app, name="problems")

@@ -18,11 +18,25 @@ app = typer.Typer(
     no_args_is_help=True,
     help="List, show and export problem sets.",
     epilog="Examples:\n\n    atts problems show arithmetic --split calibration --count 3\n"
+    "    atts problems show math500/paper --problems-dir ~/problems\n"
     f"    atts problems export arithmetic problems.jsonl --count 500\n\n{EXIT_CODES}",
 )
 
 Source = Annotated[
-    str, typer.Argument(metavar="SOURCE", help=f"{GENERATED}, or the path of a JSONL file.")
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help=f"{GENERATED}, the name of a set (atts problems list), or the path of a JSONL file.",
+    ),
+]
+Folder = Annotated[
+    Path | None,
+    typer.Option(
+        "--problems-dir",
+        metavar="DIR",
+        help="A folder of JSONL files named after the sets.",
+        show_default="the Hugging Face hub",
+    ),
 ]
 SplitOption = Annotated[
     str, typer.Option("--split", help="train, calibration or test; ignored for a file.")
@@ -32,13 +46,21 @@ SplitOption = Annotated[
 @app.command("list")
 def list_sources() -> None:
     """List what problems.source can be."""
-    table = Table("source", "what it is", box=None, pad_edge=False)
+    from atts.problems.registry import SETS
+
+    table = Table("source", "problems", "what it is", "calibration takes", box=None, pad_edge=False)
     table.add_row(
-        GENERATED,
-        "multi-step arithmetic word problems, generated; disjoint splits train, calibration, test",
+        GENERATED, "any", "multi-step arithmetic word problems, generated", "its calibration split"
     )
+    for name, known in SETS.items():
+        size = "" if known.size is None else str(known.size)
+        other = "its training split" if known.training else known.calibrate_on or "-"
+        table.add_row(name, size, known.title, other)
+        if known.paper:
+            rest = f"the rest of {name}" if known.rest_calibrates else other
+            table.add_row(f"{name}/paper", "", "  the part that the ATTS paper takes", rest)
     table.add_row(
-        "FILE.jsonl", "one problem per line: id, question, answer, and optionally choices"
+        "FILE.jsonl", "", "one problem per line: id, question, answer, and optionally choices", "-"
     )
     out().print(table, soft_wrap=False)
 
@@ -48,10 +70,11 @@ def show(
     source: Source = GENERATED,
     split: SplitOption = "test",
     count: Annotated[int, typer.Option("--count", min=1, help="How many, from the first.")] = 5,
+    folder: Folder = None,
 ) -> None:
     """Print problems with their answers."""
     console = out()
-    for problem in _load(source, split, count):
+    for problem in _load(source, split, count, folder):
         # Only the words of this file are styled: what a problem says is printed as it stands.
         console.print(visible(problem.id), style="bold", markup=False)
         console.print(visible(problem.question), markup=False)
@@ -71,23 +94,22 @@ def export(
             "--count",
             min=1,
             help="How many, from the first.",
-            show_default=f"100 of {GENERATED}, all of a file",
+            show_default=f"100 of {GENERATED}, else all",
         ),
     ] = None,
+    folder: Folder = None,
 ) -> None:
     """Write problems to a JSONL file, which problems.source can then name."""
     from atts.runs.store import atomic_write, to_jsonl
 
-    problems = _load(source, split, count)
+    problems = _load(source, split, count, folder)
     atomic_write(target, to_jsonl(problems))
     say(f"Wrote {len(problems)} problems to {target}")
 
 
-def _load(source: str, split: str, count: int | None) -> "list[Problem]":
+def _load(source: str, split: str, count: int | None, folder: Path | None) -> "list[Problem]":
     from atts.config import parse_config
     from atts.problems import load_problems
 
-    options: dict[str, object] = {"source": source, "split": split}
-    if count is not None or source != GENERATED:
-        options["count"] = count
+    options = {"source": source, "split": split, "count": count, "folder": folder}
     return load_problems(parse_config({"problems": options}, "the command line").problems)

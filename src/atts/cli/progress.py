@@ -1,6 +1,8 @@
 """Progress of the stages of a command: live in a terminal, sparse plain lines elsewhere."""
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -57,6 +59,34 @@ class Display:
     ) -> None:
         if self._live:
             self._live.stop()
+
+
+@contextmanager
+def counting(console: Console, name: str) -> Iterator[Callable[[int, int], None]]:
+    """Shows the progress that it is told, as (done, total); nothing until it is told of some."""
+    said = began = time.monotonic()
+    with Progress(
+        TextColumn(name),
+        BarColumn(bar_width=16),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal or console.is_dumb_terminal,
+    ) as live:
+        task: TaskID | None = None
+
+        def count(done: int, total: int) -> None:
+            nonlocal said, task
+            now = time.monotonic()
+            if task is None:
+                task = live.add_task(name, total=total)
+            live.update(task, completed=done, total=total)
+            if live.disable and now - said >= PLAIN_SECONDS:
+                said = now
+                console.print(f"{name}: {done}/{total} in {_clock(now - began)}", markup=False)
+
+        yield count
 
 
 class Stage:

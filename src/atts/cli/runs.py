@@ -29,10 +29,21 @@ Settings = Annotated[
     ),
 ]
 
+ProblemsFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--problems-dir",
+        metavar="DIR",
+        help="A folder of JSONL files named after the problem sets; sets problems.folder.",
+        show_default="the Hugging Face hub",
+    ),
+]
+
 
 def calibrate(
     config_file: ConfigFile = None,
     settings: Settings = None,
+    problems_folder: ProblemsFolder = None,
     directory: Annotated[
         Path | None,
         typer.Option(
@@ -51,6 +62,7 @@ def calibrate(
     from atts.config import load_config
     from atts.runs.jobs import prepare_calibration
 
+    settings = with_folder(settings, problems_folder)
     config = load_config(config_file, settings)
     # What is wrong with the input shows here, before the models are loaded.
     job = prepare_calibration(config)
@@ -67,6 +79,7 @@ def calibrate(
 def run(
     config_file: ConfigFile = None,
     settings: Settings = None,
+    problems_folder: ProblemsFolder = None,
     directory: Annotated[
         Path | None,
         typer.Option("--out", metavar="DIR", help="Where to.", show_default="runs/METHOD-DIGEST"),
@@ -86,6 +99,7 @@ def run(
     from atts.config import load_config
     from atts.runs.store import config_yaml
 
+    settings = with_folder(settings, problems_folder)
     config = load_config(config_file, settings)
     if show_config:
         typer.echo(config_yaml(config), nl=False)
@@ -110,12 +124,22 @@ def report(
     ] = False,
 ) -> None:
     """Compare runs in one table, computed anew from their recorded chains."""
-    from atts.reports.summary import summarise
+    from atts.cli.progress import counting
+    from atts.grading.cache import VerdictCache
+    from atts.grading.grader import Grader
     from atts.reports.table import comparison
+    from atts.runs.grades import read_grades, summarise_graded
     from atts.runs.store import read_run
 
     recorded = [read_run(directory) for directory in runs]
-    summaries = [summarise(*run) for run in recorded]
+    with (
+        counting(err(), "grading") as progress,
+        Grader(cache=VerdictCache(), progress=progress) as grader,
+    ):
+        summaries = [
+            summarise_graded(run, read_grades(directory, run.chains), grader)
+            for directory, run in zip(runs, recorded, strict=True)
+        ]
     if as_json:
         pairs = zip(runs, summaries, strict=True)
         # ASCII only, so that what a model wrote cannot reach the terminal as a control character.
@@ -140,6 +164,14 @@ def say_grounds(name: str, summary: "Summary", calibrated: bool) -> None:
         say(f"{name}: {summary.certificate.quote}")
     if summary.drift and (message := summary.drift.message(calibrated)):
         say(f"{name}: {message}", style="yellow")
+
+
+def with_folder(settings: list[str] | None, folder: Path | None) -> list[str] | None:
+    """The settings, and that of ``--problems-dir``."""
+    if folder is None:
+        return settings
+    # JSON is YAML: a path with a colon or a brace in it stays one text.
+    return [*(settings or []), f"problems.folder={json.dumps(str(folder))}"]
 
 
 def exit_if_failed(runs: "list[tuple[Path, Summary]]", retry: str) -> None:

@@ -15,7 +15,7 @@ from atts.conformal.control import Control
 from atts.conformal.scores import all_scores
 from atts.engines.base import Engine, Sampling
 from atts.errors import EngineError
-from atts.grading.extract import extract_boxed
+from atts.grading.extract import extract_answer
 from atts.prompts import Tokenizer
 from atts.types import Author, Chain, ChainEnd, Decision, FinishReason, Problem, Segment, Turn
 
@@ -81,13 +81,14 @@ class OpenChain:
 
     @property
     def answer(self) -> str | None:
-        """What stands in the last complete ``\\boxed{}``, if there is one."""
-        return extract_boxed(self._text)
+        """What the chain has come to so far, if anything; grading uses the same function."""
+        return extract_answer(self._text, self.problem.choices)
 
     @property
     def has_concluded(self) -> bool:
         """Whether there is an answer that is not in doubt."""
-        return extract_boxed(self._text[self._doubted :]) is not None
+        rest = self._text[self._doubted :]
+        return extract_answer(rest, self.problem.choices) is not None
 
     def doubt_answer(self) -> None:
         """Let what the chain now holds as its answer no longer end it; a later one will.

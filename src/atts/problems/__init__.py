@@ -1,36 +1,62 @@
-"""Problems: generated, or read from a file."""
+"""Problems: generated, of a known set, or read from a file."""
 
 from pathlib import Path
 
-from atts.config import ProblemsOptions
+from atts.config import Config, ProblemsOptions
 from atts.errors import ProblemError
 from atts.problems.jsonl import read_problems
 from atts.types import Problem
 
-__all__ = ["load_problems", "read_problems"]
+__all__ = ["calibration_problems", "load_problems", "read_problems"]
+
+GENERATED_COUNT = 100
+"""How many problems are generated where no count is given."""
 
 
 def load_problems(options: ProblemsOptions) -> list[Problem]:
     """The problems that the options name, in order: at most ``count``, from the first.
 
     Raises:
-        ProblemError: the source is neither ``arithmetic`` nor a readable problem file, or
-            ``arithmetic`` is to be generated without a ``count``.
+        ProblemError: the source is neither ``arithmetic`` nor a known set nor a readable problem
+            file, or the set cannot be loaded or has no such split.
     """
     if options.source == "arithmetic":
-        if options.count is None:
-            raise ProblemError(
-                "arithmetic problems are generated without end: give a count, e.g. "
-                "problems.count=100"
-            )
         # Only who generates problems pays for the generator's vocabulary.
         from atts.problems.arithmetic import generate
 
-        return generate(options.split, options.count)
+        return generate(options.split, options.count or GENERATED_COUNT)
+    if options.source == "auto":
+        raise ProblemError("auto is for calibration.problems.source; name a set, or a file")
+    from atts.problems.sets import find_set, load_set
+
+    if found := find_set(options.source):
+        return load_set(*found, options)[: options.count]
     path = Path(options.source)
     if not path.exists():
         raise ProblemError(
             f"there are no problems {options.source!r}: it is neither the name of a generated "
-            f"set (arithmetic) nor an existing file ({path.absolute()}); check the spelling"
+            f"set (arithmetic), nor of a known one (atts problems list), nor an existing file "
+            f"({path.absolute()}); check the spelling"
         )
     return read_problems(path)[: options.count]
+
+
+def calibration_problems(config: Config) -> ProblemsOptions:
+    """What marginal calibration is made on; ``auto`` is the calibration split of what is run.
+
+    Raises:
+        ProblemError: the run's problems are a file, which has no splits.
+    """
+    options = config.calibration.problems
+    folder = options.folder or config.problems.folder
+    if options.source != "auto":
+        return options.model_copy(update={"folder": folder})
+    from atts.problems.sets import find_set
+
+    source = config.problems.source
+    if source != "arithmetic" and not find_set(source):
+        raise ProblemError(
+            f"{source} is a file, without a calibration split; set calibration.problems.source to "
+            "a file with other problems of the same kind, or to the name of a set"
+        )
+    return options.model_copy(update={"source": source, "split": "calibration", "folder": folder})

@@ -23,21 +23,31 @@ def read_problems(path: Path) -> list[Problem]:
         ProblemError: the file cannot be read, holds no problem, or a line is malformed or
             repeats an id; the message names the file and the line.
     """
-    problems: list[Problem] = []
+    return [problem for problem, _ in read_entries(path)]
+
+
+def read_entries(path: Path) -> list[tuple[Problem, dict[str, Any]]]:
+    """The same, with all that each line says.
+
+    Raises:
+        ProblemError: see ``read_problems``.
+    """
+    entries: list[tuple[Problem, dict[str, Any]]] = []
     first_line: dict[str, int] = {}
     for number, line in _lines(path):
         where = f"{path}, line {number}"
-        problem = _problem(_object(line, where), where)
+        values = _object(line, where)
+        problem = _problem(values, where)
         if problem.id in first_line:
             raise ProblemError(
                 f"{where}: the id {problem.id!r} was given before, in line "
                 f"{first_line[problem.id]}; every problem needs an id of its own"
             )
         first_line[problem.id] = number
-        problems.append(problem)
-    if not problems:
+        entries.append((problem, values))
+    if not entries:
         raise ProblemError(f"{path} holds no problems; write one JSON object a line")
-    return problems
+    return entries
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from atts.config import Config, MethodName
 from atts.conformal.adaptive import AdaptiveControl, Tracked
@@ -11,17 +11,19 @@ from atts.conformal.drift import Drift, DriftAlarm
 from atts.conformal.online import OnlineControl
 from atts.conformal.risk import Certificate
 from atts.errors import GradingError
-from atts.grading.equivalence import equivalent
+from atts.grading.cache import VerdictCache
+from atts.grading.chains import grade_chains
+from atts.grading.grader import Grader
 from atts.grading.metrics import (
-    Grade,
     Interval,
     accuracy,
+    accuracy_by_problem,
     clustered_interval,
     majority_vote,
     pass_at_k,
 )
 from atts.methods.chain import tie_breaker
-from atts.types import Author, Chain, ChainEnd, Decision, Problem, Record
+from atts.types import Author, Chain, ChainEnd, ChainKey, Decision, Problem, Record
 
 
 class TurnRate(Record):
@@ -74,10 +76,17 @@ class Summary(Record):
     ends: dict[ChainEnd, float]
     """Share of the chains by the reason why they ended."""
     accuracy: Interval
-    """Per chain; a failed chain or one without an answer is wrong."""
+    """Per chain; a failed chain or one without an answer is wrong, and an ungraded one is not
+    right."""
+    accuracy_by_problem: dict[str, float]
     majority_vote: Interval
     pass_at_k: dict[int, Interval]
-    """For each power of two up to the chains that every begun problem has, and that number."""
+    """For each k up to the number of chains that every begun problem has."""
+    invalid: float
+    """Share of the chains that gave no answer; failed ones are among them."""
+    ungraded: float
+    """Share of the chains whose answer could not be compared with the gold answer, mostly
+    because it took too long. The accuracy may be higher by as much."""
     take_over: TakeOver | None
     """None where nothing was decided."""
     certificate: Certificate | None = None
@@ -98,19 +107,29 @@ def summarise(
     chains: Iterable[Chain],
     calibration: Calibration | None = None,
     certificate: Certificate | None = None,
+    grader: Grader | None = None,
+    judged: Mapping[ChainKey, bool | None] | None = None,
 ) -> Summary:
     """Grade the chains and count everything.
 
     ``calibration`` is what the run decided by and ``certificate`` what vouches for it, if any.
+    ``grader`` compares the answers (none: one that lasts for this call and uses the user's cache);
+    ``judged`` holds verdicts that stand in place of its own, by chain.
 
     Raises:
-        GradingError: there are no chains, or an answer cannot be graded.
+        GradingError: there are no chains.
     """
     # In a fixed order, so that the order in which chains finished leaves no trace.
     chains = sorted(chains, key=lambda chain: chain.key)
     if not chains:
         raise GradingError("the run has no finished chain yet; start it, or let it go on")
-    grades = grade_chains(problems, chains)
+    if grader is None:
+        with Grader(cache=VerdictCache()) as own:
+            graded = grade_chains(problems, chains, own, judged)
+    else:
+        graded = grade_chains(problems, chains, grader, judged)
+    grades = graded.grades
+    every = [grade for of_problem in grades.values() for grade in of_problem]
     fewest = min(map(len, grades.values()))
     tokens = _count_tokens(chains)
     ends = Counter(chain.end for chain in chains)
@@ -125,8 +144,11 @@ def summarise(
         failed=ends["failed"],
         ends={end: count / len(chains) for end, count in sorted(ends.items())},
         accuracy=accuracy(grades),
-        majority_vote=majority_vote(grades),
-        pass_at_k={k: pass_at_k(grades, k) for k in _powers_of_two(fewest)},
+        accuracy_by_problem=accuracy_by_problem(grades),
+        majority_vote=majority_vote(grades, graded.same),
+        pass_at_k={k: pass_at_k(grades, k) for k in range(1, fewest + 1)},
+        invalid=sum(grade.answer is None for grade in every) / len(every),
+        ungraded=sum(not grade.graded for grade in every) / len(every),
         take_over=_take_over(config, chains),
         certificate=certificate,
         drift=_drift(config, problems, chains, calibration),
@@ -134,22 +156,6 @@ def summarise(
         tokens_per_chain=(tokens.draft_written + tokens.target_written) / len(chains),
         wall_seconds=max(chain.done for chain in chains),
     )
-
-
-def grade_chains(problems: Sequence[Problem], chains: Iterable[Chain]) -> dict[str, list[Grade]]:
-    """Problem id -> the grades of its chains, failed ones included."""
-    gold = {problem.id: problem.answer for problem in problems}
-    known: dict[tuple[str, str], bool] = {}
-    grades: dict[str, list[Grade]] = defaultdict(list)
-    for chain in chains:
-        if chain.end == "failed" or chain.answer is None:
-            grades[chain.problem_id].append(Grade(None, correct=False))
-            continue
-        pair = (gold[chain.problem_id], chain.answer)
-        if pair not in known:  # the chains of a problem mostly agree
-            known[pair] = equivalent(*pair)
-        grades[chain.problem_id].append(Grade(chain.answer, known[pair]))
-    return dict(grades)
 
 
 def _take_over(config: Config, chains: Sequence[Chain]) -> TakeOver | None:
@@ -240,15 +246,6 @@ def _count_tokens(chains: Sequence[Chain]) -> Tokens:
         draft_cached=cached["draft"],
         target_cached=cached["target"],
     )
-
-
-def _powers_of_two(largest: int) -> list[int]:
-    """Powers of two up to a number, and the number.
-
-    >>> _powers_of_two(12)
-    [1, 2, 4, 8, 12]
-    """
-    return sorted({1 << power for power in range(largest.bit_length())} | {largest})
 
 
 def _digest(problems: Sequence[Problem]) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from rich import box
 from rich.table import Table
 
-from atts.grading.metrics import Interval
+from atts.grading.metrics import Interval, paired_difference
 from atts.reports.escape import safe_markup
 from atts.reports.summary import Summary
 
@@ -46,7 +46,7 @@ def plain_table(caption: str) -> Table:
 
 
 def _rows(summaries: Sequence[Summary]) -> list[tuple[str, Figure]]:
-    ks = sorted({k for summary in summaries for k in summary.pass_at_k})
+    ks = sorted({k for summary in summaries for k in _powers_of_two(max(summary.pass_at_k))})
     turns = max(
         (t.turn + 1 for s in summaries if s.take_over for t in s.take_over.by_turn), default=0
     )
@@ -54,6 +54,8 @@ def _rows(summaries: Sequence[Summary]) -> list[tuple[str, Figure]]:
         ("problems x chains", lambda s: f"{s.problems} x {s.samples}"),
         ("chains not done yet", lambda s: _count(s.expected_chains - s.chains)),
         ("accuracy per chain, %", lambda s: percent(s.accuracy)),
+        ("  minus the first run's", _difference(summaries)),
+        ("  p of that, paired", _p_value(summaries)),
         ("majority vote, %", lambda s: percent(s.majority_vote)),
         # pass@1 is the accuracy per chain
         *((f"pass@{k}, %", _pass_at(k)) for k in ks if k > 1),
@@ -67,8 +69,19 @@ def _rows(summaries: Sequence[Summary]) -> list[tuple[str, Figure]]:
         ("target tokens scored", lambda s: f"{s.tokens.target_scored:,}"),
         ("wall time, s", lambda s: f"{s.wall_seconds:,.1f}"),
         ("  x that of target-only", _wall_ratio(summaries)),
+        ("chains without answer, %", lambda s: _share(s.invalid)),
+        ("ungraded chains, %", lambda s: _share(s.ungraded)),
         ("failed chains", lambda s: _count(s.failed)),
     ]
+
+
+def _powers_of_two(largest: int) -> list[int]:
+    """Powers of two up to a number, and the number.
+
+    >>> _powers_of_two(12)
+    [1, 2, 4, 8, 12]
+    """
+    return sorted({1 << power for power in range(largest.bit_length())} | {largest})
 
 
 def _in_two_lines(name: str) -> str:
@@ -91,6 +104,37 @@ def percent(interval: Interval) -> str:
 
 def _count(number: int) -> str:
     return f"{number:,}" if number else ABSENT
+
+
+def _share(share: float) -> str:
+    return f"{100 * share:.1f}" if share else ABSENT
+
+
+def _difference(summaries: Sequence[Summary]) -> Figure:
+    """By how much the accuracy is above that of the first run, over the same problems."""
+
+    def difference(summary: Summary) -> str:
+        if not _comparable(summaries[0], summary):
+            return ABSENT
+        found = paired_difference(summary.accuracy_by_problem, summaries[0].accuracy_by_problem)
+        return f"{100 * found.estimate:+.1f} ({100 * found.low:.1f}..{100 * found.high:.1f})"
+
+    return difference
+
+
+def _p_value(summaries: Sequence[Summary]) -> Figure:
+    def p_value(summary: Summary) -> str:
+        if not _comparable(summaries[0], summary):
+            return ABSENT
+        found = paired_difference(summary.accuracy_by_problem, summaries[0].accuracy_by_problem)
+        return f"{found.p_value:.3f}" if found.p_value >= 0.001 else "<0.001"
+
+    return p_value
+
+
+def _comparable(first: Summary, summary: Summary) -> bool:
+    same = summary.problems_digest == first.problems_digest
+    return summary is not first and same and summary.chains == summary.expected_chains
 
 
 def _pass_at(k: int) -> Figure:

@@ -15,12 +15,13 @@ from atts.engines.base import Engine
 from atts.errors import CalibrationError, ConfigError
 from atts.methods import METHODS
 from atts.methods.chain import Model, Models, OpenChain
-from atts.problems import load_problems
+from atts.problems import calibration_problems, load_problems
 from atts.prompts import Tokenizer, model_path
-from atts.reports.summary import Summary, drift_alarm, summarise
+from atts.reports.summary import Summary, drift_alarm
+from atts.runs.grades import read_grades, summarise_graded
 from atts.runs.limits import LimitedEngine
 from atts.runs.runner import Clock, run_chains
-from atts.runs.store import CALIBRATION, RunStore, atomic_write
+from atts.runs.store import CALIBRATION, RecordedRun, RunStore, atomic_write
 from atts.types import Author, Chain, ChainKey, Problem
 
 
@@ -91,7 +92,7 @@ def prepare_calibration(config: Config) -> Job:
         ProblemError: the problems cannot be read.
     """
     conditional = config.take_over.coverage == "conditional"
-    options = config.problems if conditional else config.calibration.problems
+    options = config.problems if conditional else calibration_problems(config)
     config = config.model_copy(
         update={"method": "atts", "problems": options, "samples": config.calibration.samples}
     )
@@ -119,7 +120,10 @@ async def run(
             store.write_certificate(job.certificate)
         await _make_chains(job, models, store, observer, retry_failed)
         chains = list(store.chains.values())
-        summary = summarise(job.config, job.problems, chains, job.calibration, job.certificate)
+        recorded = RecordedRun(
+            job.config, tuple(job.problems), tuple(chains), job.calibration, job.certificate
+        )
+        summary = summarise_graded(recorded, read_grades(directory, chains))
         store.write_summary(summary)
     return summary
 

@@ -100,7 +100,7 @@ class RunStore:
             StoreError: another process holds it, it is not a run directory, or one of its
                 files cannot be read or written.
         """
-        lock = _lock(directory)
+        lock = lock_run(directory)
         try:
             contents = None if calibration is None else calibration.to_json()
             if (directory / CONFIG).exists():
@@ -243,7 +243,12 @@ def _line(record: Record) -> str:
     return record.model_dump_json() + "\n"
 
 
-def _lock(directory: Path) -> FileLock:
+def lock_run(directory: Path) -> FileLock:
+    """Lock a run directory, made if need be, against every other process; ``release()`` it.
+
+    Raises:
+        StoreError: another process holds it, or it cannot be made.
+    """
     try:
         directory.mkdir(parents=True, exist_ok=True)
         # A lock of the operating system: it ends with the process, however that ends.

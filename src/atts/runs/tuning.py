@@ -18,10 +18,12 @@ from atts.conformal.risk import (
     problems_needed,
 )
 from atts.errors import ConfigError, EngineError
+from atts.grading.cache import VerdictCache
+from atts.grading.chains import GradedChains, grade_chains
+from atts.grading.grader import Grader
 from atts.grading.metrics import Interval, majority_vote
 from atts.methods.chain import Models
-from atts.problems import load_problems
-from atts.reports.summary import grade_chains
+from atts.problems import calibration_problems, load_problems
 from atts.runs import jobs
 from atts.runs.jobs import Observer
 from atts.runs.store import CALIBRATION, CERTIFICATE, atomic_write, read_run, to_jsonl
@@ -96,7 +98,7 @@ def prepare_tuning(config: Config, rates: Sequence[float], limit: float, confide
         raise ConfigError("the take-over rates to try must lie in (0, 1]")
     if not 0.0 < limit < 1.0 or not 0.0 < confidence < 1.0:
         raise ConfigError("the loss and the confidence must lie in (0, 1)")
-    problems = load_problems(config.calibration.problems)
+    problems = load_problems(calibration_problems(config))
     marginal = options.coverage == "marginal"
     certifying = problems[1::2] if marginal else problems
     needed = problems_needed(limit, 1.0 - confidence)
@@ -214,8 +216,16 @@ async def _chains(config: Config, models: Models, directory: Path, stage: Stage)
 
 def _votes(problems: Sequence[Problem], chains: Sequence[Chain]) -> dict[str, float]:
     """Problem id -> 1 if the majority vote is right, 0 if not, between where it is tied."""
-    grades = grade_chains(problems, chains)
-    return {name: majority_vote({name: of_problem}).estimate for name, of_problem in grades.items()}
+    graded = _graded(problems, chains)
+    return {
+        name: majority_vote({name: of_problem}, graded.same).estimate
+        for name, of_problem in graded.grades.items()
+    }
+
+
+def _graded(problems: Sequence[Problem], chains: Sequence[Chain]) -> GradedChains:
+    with Grader(cache=VerdictCache()) as grader:
+        return grade_chains(problems, chains, grader)
 
 
 def _point(
@@ -226,7 +236,8 @@ def _point(
     limit: float,
     certified: bool,
 ) -> Point:
-    grades = grade_chains(problems, chains)
+    graded = _graded(problems, chains)
+    grades = graded.grades
     written = dict.fromkeys(grades, 0)
     for chain in chains:
         written[chain.problem_id] += sum(
@@ -238,7 +249,7 @@ def _point(
     tokens = np.array(list(written.values()))
     return Point(
         rate=rate,
-        majority_vote=majority_vote(grades),
+        majority_vote=majority_vote(grades, graded.same),
         target_tokens=_mean_interval(tokens, [len(grades[name]) for name in written]),
         losses=losses,
         p_value=binomial_p_value(losses, len(grades), limit),

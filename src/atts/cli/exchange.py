@@ -1,0 +1,176 @@
+"""``atts import`` and ``atts export``: runs and calibrations in the formats of others."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from atts.cli.problems import Folder
+from atts.cli.runs import ConfigFile, Settings
+from atts.cli.terminal import command_line, out, say
+
+if TYPE_CHECKING:
+    from atts.config import Config
+    from atts.types import Problem
+
+
+def import_(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A folder of problem_XXXX.json files, or a .npy file of calibration perplexities.",
+        ),
+    ],
+    target: Annotated[
+        Path,
+        typer.Option(
+            "--out", metavar="OUT", help="The run directory or the calibration file to write."
+        ),
+    ],
+    problems: Annotated[
+        str | None,
+        typer.Option(
+            "--problems",
+            metavar="SOURCE",
+            help="The set or JSONL file with the gold answers; for a calibration by question, the "
+            "problems in the order of its numbers.",
+        ),
+    ] = None,
+    folder: Folder = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            "--samples", min=1, help="Chains per problem.", show_default="as the questions repeat"
+        ),
+    ] = None,
+    config_file: ConfigFile = None,
+    settings: Settings = None,
+) -> None:
+    """Read the reference implementation's results into a run directory, or its calibration.
+
+    An imported run can be reported, regraded and exported like any other. An imported calibration
+    is bound to the configuration that is given with --config and --set: it must be the one that
+    the scores were made under, because the file does not say. Pickled files are read by a reader
+    that can build nothing but dictionaries, lists and numbers.
+    """
+    from atts.config import load_config
+
+    known = _problems(problems, folder)
+    if source.suffix == ".npy":
+        _import_calibration(source, target, known, load_config(config_file, settings))
+    else:
+        _import_run(source, target, known, samples, config_file, settings)
+
+
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="The folder or file to write.")],
+    kind: Annotated[
+        Literal["reference", "jsonl", "parquet"],
+        typer.Option(
+            "--format",
+            help="reference: a folder of problem_XXXX.json files; jsonl and parquet: a row per "
+            "chain, e.g. for datasets.load_dataset.",
+        ),
+    ] = "jsonl",
+) -> None:
+    """Write a run in another format, with its answers as they were graded last."""
+    from atts.exchange.reference import write_folder
+    from atts.exchange.tables import rows, write_parquet
+    from atts.grading.cache import VerdictCache
+    from atts.grading.grader import Grader
+    from atts.runs.grades import read_grades
+    from atts.runs.regrade import states
+    from atts.runs.store import atomic_write, read_run
+
+    recorded = read_run(run)
+    grades = read_grades(run, recorded.chains)
+    chains = [
+        chain.model_copy(update={"answer": grades[chain.key].answer})
+        if chain.key in grades
+        else chain
+        for chain in sorted(recorded.chains, key=lambda chain: chain.key)
+    ]
+    if kind == "reference":
+        _refuse_filled(target)
+        count = write_folder(
+            recorded.problems,
+            chains,
+            recorded.config.samples,
+            lambda name, text: atomic_write(target / name, text),
+        )
+    else:
+        with Grader(cache=VerdictCache()) as grader:
+            graded = states(recorded, grades, grader)
+        table = list(
+            rows(recorded.problems, chains, {key: state.correct for key, state in graded.items()})
+        )
+        if kind == "parquet":
+            write_parquet(target, table)
+        else:
+            atomic_write(target, "".join(json.dumps(row) + "\n" for row in table))
+        count = len(table)
+    say(f"Wrote {count} chains to {target}")
+
+
+def _import_run(
+    source: Path,
+    target: Path,
+    known: "list[Problem]",
+    samples: int | None,
+    config_file: Path | None,
+    settings: list[str] | None,
+) -> None:
+    from atts.config import flatten, load_config
+    from atts.exchange.reference import read_folder, read_settings
+    from atts.reports.summary import summarise
+    from atts.reports.table import comparison
+    from atts.runs.store import RunStore
+
+    imported = read_folder(source, known, samples)
+    named = [f"{key}={value}" for key, value in flatten(read_settings(source)).items()]
+    fixed = [f"samples={imported.samples}", f"problems.source={json.dumps(str(source))}"]
+    config = load_config(config_file, [*named, *(settings or []), *fixed])
+    with RunStore.open(target, config, imported.problems, None) as store:
+        for chain in imported.chains:
+            if chain.key not in store.chains:
+                store.append(chain)
+        summary = summarise(config, imported.problems, list(store.chains.values()))
+        store.write_summary(summary)
+    out().print(comparison([(target.resolve().name, summary)]), soft_wrap=False)
+    say(f"Wrote {len(imported.chains)} chains to {target}. To extract the answers again:")
+    say(f"  {command_line('atts', 'regrade', target)}")
+
+
+def _import_calibration(
+    source: Path, target: Path, known: "list[Problem]", config: "Config"
+) -> None:
+    from atts.exchange.calibration import calibration_from
+    from atts.exchange.npy import read_perplexities
+    from atts.runs.store import atomic_write
+
+    calibration, dropped = calibration_from(read_perplexities(source), known, config, str(source))
+    atomic_write(target, calibration.to_json())
+    count = sum(map(len, calibration.scores.values()))
+    if dropped:
+        say(f"{dropped} perplexities were no numbers above 0 and are left out", style="yellow")
+    say(f"Wrote {count} scores ({calibration.coverage}) to {target}")
+
+
+def _problems(source: str | None, folder: Path | None) -> "list[Problem]":
+    from atts.config import parse_config
+    from atts.problems import load_problems
+
+    if source is None:
+        return []
+    options = {"source": source, "folder": folder}
+    return load_problems(parse_config({"problems": options}, "the command line").problems)
+
+
+def _refuse_filled(folder: Path) -> None:
+    from atts.errors import StoreError
+
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise StoreError(f"{folder} is not an empty folder; choose another one")

@@ -1,0 +1,202 @@
+"""``atts regrade``: grade a recorded run anew, without its models."""
+
+import asyncio
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from atts.cli.terminal import FAILED, command_line, err, out, resumable, say
+from atts.reports.escape import visible
+
+if TYPE_CHECKING:
+    from atts.grading.judge import Judge
+    from atts.runs.regrade import Change, Regraded
+
+SHOWN = 20
+"""Changes that are printed; the others are counted."""
+
+
+def regrade(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    extract: Annotated[
+        Literal["regex", "llm"],
+        typer.Option("--extract", help="How answers are found in the stored reasoning."),
+    ] = "regex",
+    judge: Annotated[
+        Literal["rules", "llm", "both"],
+        typer.Option(
+            "--judge",
+            help="Whose verdict counts. both: that of the rules, and of the language model where "
+            "they have none; reports how far they agree.",
+        ),
+    ] = "rules",
+    base_url: Annotated[
+        str | None,
+        typer.Option(
+            "--base-url",
+            metavar="URL",
+            envvar="OPENAI_BASE_URL",
+            help="An OpenAI-compatible endpoint, e.g. http://127.0.0.1:8000/v1.",
+            show_default="OpenAI's",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", metavar="NAME", envvar="OPENAI_MODEL", help="The model to ask there."
+        ),
+    ] = None,
+    concurrency: Annotated[
+        int, typer.Option("--concurrency", min=1, help="Requests in flight.")
+    ] = 16,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=0.001, help="Longest time of a request, in seconds.")
+    ] = 120.0,
+    retries: Annotated[
+        int, typer.Option("--retries", min=0, help="More tries of a request that fails.")
+    ] = 5,
+    seconds: Annotated[
+        float,
+        typer.Option("--seconds", min=0.001, help="Longest time of the rules for one answer."),
+    ] = 5.0,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Print what would change; send nothing and write nothing. Replies that are "
+            "already there are used.",
+        ),
+    ] = False,
+) -> None:
+    """Find and judge the answers of a run again, from its stored reasoning.
+
+    No model of the run is needed. The run's chains stay as they are: grades.jsonl beside them
+    holds each answer as it was and as it is now, and atts report goes by it. A key for the
+    endpoint is taken from OPENAI_API_KEY. Every reply is kept in judge.jsonl, so the same command
+    goes on where it was stopped, and asks nothing twice.
+    """
+    from atts.grading.judge import Endpoint, Judge
+    from atts.runs.grades import LEDGER
+
+    asked = extract == "llm" or judge != "rules"
+    given = ["atts", "regrade", run, "--extract", extract, "--judge", judge]
+    if base_url:
+        given += ["--base-url", base_url]
+    if model:
+        given += ["--model", model]
+    helper = None
+    if asked:
+        helper = Judge(
+            Endpoint(_required(model), base_url, _key(base_url), concurrency, timeout, retries),
+            run / LEDGER,
+            offline=dry_run,
+        )
+    with resumable(given):
+        result = asyncio.run(_regrade(run, extract, judge, helper, seconds, dry_run))
+    _print(run, result, dry_run)
+    if result.cost.failed and not dry_run:
+        say(
+            f"{result.cost.failed} questions got no usable reply; the last error: {result.error}. "
+            "What was done is kept. To go on from here:",
+            style="red",
+        )
+        say(f"  {command_line(*given)}")
+        raise typer.Exit(FAILED)
+
+
+async def _regrade(
+    run: Path,
+    extract: Literal["regex", "llm"],
+    judge: Literal["rules", "llm", "both"],
+    helper: "Judge | None",
+    seconds: float,
+    dry_run: bool,
+) -> "Regraded":
+    from contextlib import AsyncExitStack
+
+    from atts.cli.progress import counting
+    from atts.grading.cache import VerdictCache
+    from atts.grading.grader import Grader
+    from atts.runs import regrade as job
+
+    async with AsyncExitStack() as stack:
+        if helper:
+            await stack.enter_async_context(helper)
+        asked = stack.enter_context(counting(err(), "questions to the model"))
+        graded = stack.enter_context(counting(err(), "grading"))
+        grader = stack.enter_context(Grader(seconds, cache=VerdictCache(), progress=graded))
+        return await job.regrade(run, extract, judge, helper, grader, dry_run, asked)
+
+
+def _print(run: Path, result: "Regraded", dry_run: bool) -> None:
+    from atts.reports.table import comparison
+
+    for change in result.changes[:SHOWN]:
+        out().print(_line(change), markup=False)
+    if len(result.changes) > SHOWN:
+        out().print(f"... and {len(result.changes) - SHOWN} more")
+    answers = sum(change.answer_before != change.answer_after for change in result.changes)
+    out().print(f"{len(result.changes)} chains change, {answers} of them in their answer")
+    out().print(comparison([("before", result.before), ("after", result.after)]), soft_wrap=False)
+    if agreement := result.agreement:
+        kappa = "undefined" if math.isnan(agreement.kappa) else f"{agreement.kappa:.3f}"
+        out().print(
+            f"rules and language model agree on {100 * agreement.share:.1f} % of {sum(agreement)} "
+            f"answers (Cohen's kappa {kappa}): both right {agreement.both_right}, only the rules "
+            f"{agreement.only_rules}, only the model {agreement.only_llm}, both wrong "
+            f"{agreement.both_wrong}"
+        )
+    cost = result.cost
+    if any(cost):
+        out().print(
+            f"language model: {cost.requests} requests, {cost.prompt_tokens:,} prompt and "
+            f"{cost.completion_tokens:,} completion tokens; {cost.reused} replies were there "
+            "before"
+        )
+    if dry_run and cost.failed:
+        say(f"Would ask the language model {cost.failed} questions; nothing was sent or written")
+    elif dry_run:
+        say("Nothing was written")
+    else:
+        say(f"Wrote {run / 'grades.jsonl'} and {run / 'summary.json'}")
+
+
+def _line(change: "Change") -> str:
+    verdicts = {True: "right", False: "wrong", None: "ungraded"}
+    parts = []
+    for answer, correct in (
+        (change.answer_before, change.correct_before),
+        (change.answer_after, change.correct_after),
+    ):
+        parts.append("no answer" if answer is None else f"{_short(answer)} ({verdicts[correct]})")
+    where = f"{_short(change.key.problem_id)} / {change.key.sample}"
+    return f"{where}: {parts[0]} -> {parts[1]}"
+
+
+def _short(text: str) -> str:
+    line = visible(" ".join(text.split()))
+    return line if len(line) <= 60 else line[:57] + "..."
+
+
+def _required(model: str | None) -> str:
+    from atts.errors import ConfigError
+
+    if not model:
+        raise ConfigError("name the model to ask: --model NAME, or OPENAI_MODEL")
+    return model
+
+
+def _key(base_url: str | None) -> str | None:
+    """The key, which only the environment holds: a command line can be read by others."""
+    import os
+
+    from atts.errors import ConfigError
+
+    key = os.environ.get("OPENAI_API_KEY")
+    if not key and base_url is None:
+        raise ConfigError(
+            "OpenAI asks for a key: set OPENAI_API_KEY, or name another endpoint by --base-url"
+        )
+    return key

@@ -1,0 +1,1 @@
+"""Runs and calibrations in the formats of others."""

@@ -1,0 +1,90 @@
+"""A run as a table, one row per chain: JSON lines for ``datasets``, or Parquet."""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from atts.errors import ConfigError, StoreError
+from atts.types import Author, Chain, ChainKey, Problem
+
+
+def rows(
+    problems: Sequence[Problem],
+    chains: Iterable[Chain],
+    correct: Mapping[ChainKey, bool | None],
+) -> Iterator[dict[str, Any]]:
+    """One row per chain; ``correct`` is null where there is no answer or it is ungraded."""
+    by_id = {problem.id: problem for problem in problems}
+    for chain in chains:
+        problem = by_id[chain.problem_id]
+        decisions = [turn.decision for turn in chain.turns if turn.decision]
+        yield {
+            "problem_id": chain.problem_id,
+            "sample": chain.sample,
+            "question": problem.question,
+            "choices": list(problem.choices),
+            "gold_answer": problem.answer,
+            "answer": chain.answer,
+            "correct": correct.get(chain.key),
+            "end": chain.end,
+            "error": chain.error,
+            "text": chain.text,
+            "turns": len(chain.turns),
+            "take_overs": sum(decision.take_over for decision in decisions),
+            "scores": [decision.score for decision in decisions],
+            "p_values": [decision.p_value for decision in decisions],
+            "draft_tokens": _tokens(chain, "draft"),
+            "target_tokens": _tokens(chain, "target"),
+            "seconds": chain.done - chain.started,
+        }
+
+
+def write_parquet(path: Path, table: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows as Parquet; a file that was there is replaced as a whole, or not at all.
+
+    Raises:
+        ConfigError: pyarrow is not installed.
+        StoreError: the file cannot be written.
+    """
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ModuleNotFoundError:
+        raise ConfigError("Parquet needs pyarrow: pip install 'atts[data]'") from None
+    # Written out, so that a run without errors or choices has the same columns as any other.
+    schema = pa.schema(
+        [
+            ("problem_id", pa.string()),
+            ("sample", pa.int64()),
+            ("question", pa.string()),
+            ("choices", pa.list_(pa.string())),
+            ("gold_answer", pa.string()),
+            ("answer", pa.string()),
+            ("correct", pa.bool_()),
+            ("end", pa.string()),
+            ("error", pa.string()),
+            ("text", pa.string()),
+            ("turns", pa.int64()),
+            ("take_overs", pa.int64()),
+            ("scores", pa.list_(pa.float64())),
+            ("p_values", pa.list_(pa.float64())),
+            ("draft_tokens", pa.int64()),
+            ("target_tokens", pa.int64()),
+            ("seconds", pa.float64()),
+        ]
+    )
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            pq.write_table(pa.Table.from_pylist(list(table), schema=schema), temporary)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _tokens(chain: Chain, author: Author) -> int:
+    return sum(s.tokens for turn in chain.turns for s in turn.segments if s.author == author)

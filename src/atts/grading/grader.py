@@ -1,0 +1,141 @@
+"""Compares many pairs of answers: at once where that can be, else by algebra on all cores.
+
+Pebble runs the processes, because it can kill the one that works on a pair when the pair's time
+is up, and goes on with a new one; neither ``multiprocessing`` nor ``concurrent.futures`` can.
+"""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import TimeoutError as PairTimeoutError
+from multiprocessing.context import BaseContext
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from atts.grading import algebra
+from atts.grading.cache import Pair, VerdictCache, Verdicts
+from atts.grading.equivalence import LONGEST, compare_exactly, plain
+
+if TYPE_CHECKING:
+    from pebble import ProcessPool
+
+Progress = Callable[[int, int], None]
+"""Is told how many pairs are done, of how many that need algebra."""
+
+SECONDS = 5.0
+"""Longest time for one pair; a pair that takes longer is ungraded."""
+
+_MEMORY_BYTES = 2 << 30
+
+
+class Grader:
+    """A context manager, because it may hold processes: they start with the first pair that needs
+    them.
+
+    >>> with Grader() as grader:
+    ...     grader.compare([("1/2", "0.5"), ("x+1", "1+x"), ("7", "9" * 10_000)])
+    ... # doctest: +NORMALIZE_WHITESPACE, +ELLIPSIS
+    {('1/2', '0.5'): True, ('x+1', '1+x'): True, ('7', '999...'): None}
+    """
+
+    def __init__(
+        self,
+        seconds: float = SECONDS,
+        workers: int | None = None,
+        cache: VerdictCache | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """``workers`` is the number of processes; None takes one for each processor core."""
+        self._progress = progress
+        self._seconds = seconds
+        self._workers = workers or _cores()
+        self._cache = cache
+        self._known: Verdicts = {}
+        self._pool: ProcessPool | None = None
+
+    def compare(self, pairs: Iterable[Pair]) -> Verdicts:
+        """A verdict for each different pair."""
+        pairs = list(dict.fromkeys(pairs))
+        for pair in pairs:
+            if pair not in self._known:
+                verdict = compare_exactly(*pair)
+                if verdict is not None or max(map(len, pair)) > LONGEST:
+                    self._known[pair] = verdict
+        undecided = [pair for pair in pairs if pair not in self._known]
+        if undecided and self._cache:
+            self._known |= self._cache.get(undecided, self._seconds)
+            undecided = [pair for pair in undecided if pair not in self._known]
+        if undecided:
+            found = self._by_algebra(undecided)
+            self._known |= found
+            if self._cache:
+                self._cache.put(found, self._seconds)
+        return {pair: self._known[pair] for pair in pairs}
+
+    def close(self) -> None:
+        """End the processes."""
+        if self._pool:
+            self._pool.stop()  # type: ignore[no-untyped-call]
+            self._pool.join()
+            self._pool = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _by_algebra(self, pairs: list[Pair]) -> Verdicts:
+        from pebble import ProcessExpired
+
+        pool = self._started_pool(len(pairs))
+        waiting = [
+            pool.schedule(
+                algebra.same_by_algebra, args=(plain(one), plain(other)), timeout=self._seconds
+            )
+            for one, other in pairs
+        ]
+        found: Verdicts = {}
+        for pair, future in zip(pairs, waiting, strict=True):
+            try:
+                found[pair] = future.result()
+            # A crash of the process ends up here too: a stack or memory that has run out.
+            except (PairTimeoutError, ProcessExpired):
+                found[pair] = None
+            if self._progress:
+                self._progress(len(found), len(pairs))
+        return found
+
+    def _started_pool(self, pairs: int) -> "ProcessPool":
+        if self._pool is None:
+            from pebble import ProcessPool
+
+            self._pool = ProcessPool(
+                max_workers=min(self._workers, pairs),
+                initializer=algebra.start,
+                initargs=(_MEMORY_BYTES,),
+                context=_context(),
+            )
+        return self._pool
+
+
+def _cores() -> int:
+    """How many processor cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _context() -> BaseContext:
+    # A fork server is free of this process's threads, and has math-verify loaded when a process
+    # that was killed must be replaced.
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["math_verify"])
+    return context

@@ -1,0 +1,308 @@
+"""Grades a recorded run anew, without its models: other extraction, other verdicts."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from filelock import FileLock
+
+from atts.errors import AttsError, JudgeError, StoreError
+from atts.grading.chains import grade_chains
+from atts.grading.extract import choice_letter, extract_answer
+from atts.grading.grader import Grader
+from atts.grading.judge import Cost, Judge
+from atts.reports.summary import Summary
+from atts.runs.grades import GRADES, ChainGrade, read_grades, summarise_graded, text_digest
+from atts.runs.store import SUMMARY, RecordedRun, atomic_write, lock_run, read_run, to_jsonl
+from atts.types import Chain, ChainKey, Problem
+
+ExtractBy = Literal["regex", "llm"]
+JudgeBy = Literal["rules", "llm", "both"]
+
+
+class Change(NamedTuple):
+    """A chain whose answer or verdict is another than before."""
+
+    key: ChainKey
+    answer_before: str | None
+    answer_after: str | None
+    correct_before: bool | None
+    correct_after: bool | None
+
+
+class Agreement(NamedTuple):
+    """How far the language model and the rules agree, over the answers that both judged."""
+
+    both_right: int
+    only_rules: int
+    only_llm: int
+    both_wrong: int
+
+    @property
+    def share(self) -> float:
+        """Share of the answers on which they agree; NaN if there are none."""
+        count = sum(self)
+        return (self.both_right + self.both_wrong) / count if count else float("nan")
+
+    @property
+    def kappa(self) -> float:
+        """Agreement beyond chance (Cohen 1960); NaN if it is not defined.
+
+        >>> round(Agreement(both_right=40, only_rules=5, only_llm=5, both_wrong=50).kappa, 3)
+        0.798
+        """
+        count = sum(self)
+        if not count:
+            return float("nan")
+        rules, llm = self.both_right + self.only_rules, self.both_right + self.only_llm
+        chance = (rules * llm + (count - rules) * (count - llm)) / count**2
+        return (self.share - chance) / (1.0 - chance) if chance < 1.0 else float("nan")
+
+
+class Regraded(NamedTuple):
+    """The outcome."""
+
+    before: Summary
+    after: Summary
+    changes: Sequence[Change]
+    agreement: Agreement | None
+    """None unless the language model judged and so did the rules."""
+    cost: Cost
+    error: str | None
+    """The last failure of the language model, if one of its questions got no usable reply."""
+
+
+async def regrade(
+    directory: Path,
+    extract: ExtractBy,
+    judge_by: JudgeBy,
+    judge: Judge | None,
+    grader: Grader,
+    dry_run: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Regraded:
+    """Extract and judge a run's answers again, and write ``grades.jsonl`` and ``summary.json``.
+
+    Where the language model gives no usable reply, the chain keeps the answer that it had, and
+    the verdict is that of the rules if they were asked, or else *ungraded*.
+
+    Args:
+        directory: the run; it may be unfinished, but nobody else may work in it.
+        extract: ``regex`` is what the run itself does; ``llm`` asks the language model.
+        judge_by: whose verdict counts. With ``both`` it is that of the rules, and of the language
+            model where they give none.
+        judge: the language model; needed by ``llm`` and ``both``.
+        grader: compares answers by rules.
+        dry_run: write nothing.
+        progress: is told how many chains the language model is done with, of how many.
+
+    Raises:
+        StoreError: the directory is not a run, is in use, or cannot be written.
+        GradingError: there are no chains.
+        ConfigError: the endpoint refuses the key or does not know the model.
+    """
+    lock = None if dry_run else _locked(directory)
+    try:
+        run = read_run(directory)
+        work = _Regrade(run, judge, progress)
+        extracted = await work.extract(extract)
+        grades = await work.verdicts(extracted, judge_by, grader)
+        old = read_grades(directory, run.chains)
+        before = summarise_graded(run, old, grader)
+        after = summarise_graded(run, grades, grader)
+        if not dry_run:
+            ordered = [grades[key] for key in sorted(grades)]
+            atomic_write(directory / GRADES, to_jsonl(ordered))
+            atomic_write(directory / SUMMARY, after.model_dump_json(indent=2) + "\n")
+    finally:
+        if lock:
+            lock.release()
+    return Regraded(
+        before,
+        after,
+        _changes(run, old, grades, grader),
+        _agreement(grades.values()) if judge_by != "rules" else None,
+        judge.cost if judge else Cost(),
+        work.error,
+    )
+
+
+class _Regrade:
+    """One call of ``regrade``."""
+
+    def __init__(
+        self, run: RecordedRun, judge: Judge | None, progress: Callable[[int, int], None] | None
+    ) -> None:
+        self._run = run
+        self._problems = {problem.id: problem for problem in run.problems}
+        self._judge = judge
+        self._progress = progress
+        self.error: str | None = None
+
+    async def extract(self, by: ExtractBy) -> dict[ChainKey, ChainGrade]:
+        """The chains' answers, not judged yet."""
+        found: dict[ChainKey, ChainGrade] = {}
+
+        async def one(chain: Chain) -> None:
+            problem = self._problems[chain.problem_id]
+            answer, extracted_by = chain.answer, "run"
+            if chain.text and chain.end != "failed":
+                if by == "regex":
+                    answer, extracted_by = extract_answer(chain.text, problem.choices), "regex"
+                else:
+                    try:
+                        answer = await self._extracted(problem, chain.text)
+                        extracted_by = "llm"
+                    except JudgeError as error:
+                        self.error = str(error)
+            found[chain.key] = ChainGrade.model_validate(
+                {
+                    "problem_id": chain.problem_id,
+                    "sample": chain.sample,
+                    "text_digest": text_digest(chain),
+                    "original_answer": chain.answer,
+                    "answer": answer,
+                    "extracted_by": extracted_by,
+                    "correct": None,
+                    "decided_by": "rules",
+                }
+            )
+
+        await self._each([one(chain) for chain in self._run.chains], shown=by == "llm")
+        return found
+
+    async def verdicts(
+        self, grades: dict[ChainKey, ChainGrade], by: JudgeBy, grader: Grader
+    ) -> dict[ChainKey, ChainGrade]:
+        """The same with verdicts."""
+        rules = states(self._run, grades, grader) if by != "llm" else {}
+        judged: dict[ChainKey, bool] = {}
+        if by != "rules":
+            # One question for each different answer to a problem.
+            asked: dict[tuple[str, str], list[ChainKey]] = {}
+            for key, grade in grades.items():
+                if grade.answer is not None:
+                    asked.setdefault((key.problem_id, grade.answer), []).append(key)
+
+            async def one(problem_id: str, answer: str, keys: list[ChainKey]) -> None:
+                try:
+                    verdict = await self._judged(self._problems[problem_id], answer)
+                except JudgeError as error:
+                    self.error = str(error)
+                else:
+                    judged.update(dict.fromkeys(keys, verdict))
+
+            await self._each([one(*pair, keys) for pair, keys in asked.items()], shown=True)
+        return {
+            key: _decided(grade, by, rules[key].correct if rules else None, judged.get(key))
+            for key, grade in grades.items()
+        }
+
+    async def _each(self, tasks: Sequence[Awaitable[None]], shown: bool) -> None:
+        done = 0
+
+        async def counted(task: Awaitable[None]) -> None:
+            nonlocal done
+            await task
+            done += 1
+            if shown and self._progress:
+                self._progress(done, len(tasks))
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for task in tasks:
+                    group.create_task(counted(task))
+        except* AttsError as errors:
+            raise errors.exceptions[0] from None
+
+    async def _extracted(self, problem: Problem, text: str) -> str | None:
+        answer = await self._model().extract(problem, text)
+        if answer and problem.choices:
+            return choice_letter(answer, problem.choices) or answer
+        return answer
+
+    async def _judged(self, problem: Problem, answer: str) -> bool:
+        return await self._model().equivalent(problem, answer)
+
+    def _model(self) -> Judge:
+        if self._judge is None:
+            raise ValueError("to ask the language model, a judge must be given")
+        return self._judge
+
+
+def _locked(directory: Path) -> FileLock:
+    if not directory.is_dir():  # the lock would make it
+        raise StoreError(f"there is no run directory {directory}; check the path")
+    return lock_run(directory)
+
+
+class State(NamedTuple):
+    """Where a chain stands: its answer, and whether it is right; None is ungraded or no answer."""
+
+    answer: str | None
+    correct: bool | None
+
+
+def states(
+    run: RecordedRun, grades: dict[ChainKey, ChainGrade], grader: Grader
+) -> dict[ChainKey, State]:
+    """Each chain's answer and verdict, by the grades where there are any, else by the rules."""
+    chains = [
+        chain.model_copy(update={"answer": grades[chain.key].answer})
+        if chain.key in grades
+        else chain
+        for chain in sorted(run.chains, key=lambda chain: chain.key)
+    ]
+    judged = {key: grade.correct for key, grade in grades.items() if grade.decided_by == "llm"}
+    by_problem = grade_chains(run.problems, chains, grader, judged).grades
+    in_order = {name: iter(graded) for name, graded in by_problem.items()}
+    states = {}
+    for chain in chains:
+        grade = next(in_order[chain.problem_id])
+        known = grade.answer is not None and grade.graded
+        states[chain.key] = State(grade.answer, grade.correct if known else None)
+    return states
+
+
+def _decided(grade: ChainGrade, by: JudgeBy, rules: bool | None, llm: bool | None) -> ChainGrade:
+    by_llm = by == "llm" or (by == "both" and rules is None and llm is not None)
+    return grade.model_copy(
+        update={
+            "correct": llm if by_llm else rules,
+            "decided_by": "llm" if by_llm else "rules",
+            "rules": rules,
+            "llm": llm,
+        }
+    )
+
+
+def _changes(
+    run: RecordedRun,
+    old: dict[ChainKey, ChainGrade],
+    new: dict[ChainKey, ChainGrade],
+    grader: Grader,
+) -> list[Change]:
+    before, after = states(run, old, grader), states(run, new, grader)
+    return [
+        Change(key, before[key].answer, state.answer, before[key].correct, state.correct)
+        for key, state in sorted(after.items())
+        if state != before[key]
+    ]
+
+
+def _agreement(grades: Iterable[ChainGrade]) -> Agreement | None:
+    pairs = Counter(
+        (grade.rules, grade.llm)
+        for grade in grades
+        if grade.rules is not None and grade.llm is not None
+    )
+    if not pairs:
+        return None
+    return Agreement(
+        both_right=pairs[True, True],
+        only_rules=pairs[True, False],
+        only_llm=pairs[False, True],
+        both_wrong=pairs[False, False],
+    )

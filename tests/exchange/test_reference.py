@@ -1,0 +1,191 @@
+"""The reference's result folders: read, written, and refused where they are wrong."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from atts.errors import StoreError
+from atts.exchange.reference import read_folder, read_settings, write_folder
+from atts.types import Problem
+
+KNOWN = [
+    Problem(id="one", question="What is  1+1?", answer="2"),
+    Problem(id="two", question="What is 2+2?", answer="4"),
+]
+
+
+def entry(turn: int, model: str, **rest: object) -> dict[str, object]:
+    return {"turn": turn, "model": model, **rest}
+
+
+HISTORY = [
+    entry(0, "small", output="First"),
+    entry(0, "eval_ppl", ppl=1.5, percentile=0.25),
+    entry(1, "small", output="then"),
+    entry(1, "eval_ppl", ppl=2.0, percentile=0.75),
+    entry(1, "eval_generate", output=r"\boxed{2}"),
+]
+
+
+def put(
+    folder: Path,
+    number: int,
+    question: object = "What is 1+1?",
+    answer: object = "2",
+    history: object = HISTORY,
+    seconds: object = 3.5,
+) -> None:
+    folder.mkdir(exist_ok=True)
+    content = {
+        "problem_index": number,
+        "final_answer": answer,
+        "duration_seconds": seconds,
+        "full_history": history,
+        "question": question,
+    }
+    (folder / f"problem_{number:04}.json").write_text(json.dumps(content))
+
+
+def test_a_chain_of_the_reference(tmp_path: Path) -> None:
+    put(tmp_path, 0)
+    put(tmp_path, 1, answer="invalid")
+    put(tmp_path, 2, "What is 2+2?", "4")
+    put(tmp_path, 3, "What is 2+2?", "5")
+    (tmp_path / "notes.txt").write_text("passed over")
+    problems, chains, samples = read_folder(tmp_path, KNOWN)
+    assert samples == 2
+    assert [(problem.id, problem.answer) for problem in problems] == [("one", "2"), ("two", "4")]
+    assert [chain.key for chain in chains] == [("one", 0), ("one", 1), ("two", 0), ("two", 1)]
+    assert [(chain.end, chain.answer) for chain in chains] == [
+        ("answer", "2"),
+        ("turns", None),
+        ("answer", "4"),
+        ("answer", "5"),
+    ]
+    first = chains[0]
+    assert first.text == "First\n\nthen\n\n\\boxed{2}"
+    assert (first.started, first.done) == (0.0, 3.5)
+    assert [[s.author for s in turn.segments] for turn in first.turns] == [
+        ["draft"],
+        ["draft", "target"],
+    ]
+    decisions = [turn.decision for turn in first.turns]
+    assert decisions[0]
+    assert decisions[1]
+    assert decisions[0].score == pytest.approx(math.log(1.5))
+    assert (decisions[0].p_value, decisions[0].take_over) == (0.75, False)
+    assert (decisions[1].p_value, decisions[1].take_over) == (0.25, True)
+
+
+def test_multiple_choice_needs_no_gold_answers(tmp_path: Path) -> None:
+    put(tmp_path, 0, ["Which?", "right", "wrong", "worse", "worst"], "A")
+    (problem,), _, _ = read_folder(tmp_path)
+    assert problem.choices == ("right", "wrong", "worse", "worst")
+    assert problem.answer == "A"
+
+
+@pytest.mark.parametrize("ppl", [0, 0.0, math.inf, math.nan, -1.0])
+def test_a_perplexity_that_stands_for_none_is_no_decision(tmp_path: Path, ppl: float) -> None:
+    put(tmp_path, 0, history=[HISTORY[0], entry(0, "eval_ppl", ppl=ppl, percentile=0.0)])
+    _, (chain,), _ = read_folder(tmp_path, KNOWN)
+    assert chain.turns[0].decision is None
+
+
+def test_an_empty_segment_is_kept(tmp_path: Path) -> None:
+    put(tmp_path, 0, history=[entry(0, "small", output="")], answer="invalid")
+    _, (chain,), _ = read_folder(tmp_path, KNOWN)
+    assert chain.text == ""
+
+
+def test_missing_files_are_missing_chains(tmp_path: Path) -> None:
+    for number in (0, 2, 3):
+        put(tmp_path, number, KNOWN[number // 2].question)
+    _, chains, samples = read_folder(tmp_path, KNOWN, samples=2)
+    assert samples == 2
+    assert [chain.key for chain in chains] == [("one", 0), ("two", 0), ("two", 1)]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"question": "Who?"}, "no gold answer.*--problems"),
+        ({"question": 3}, "'question' must be"),
+        ({"question": ["Which?", "one"]}, "'question' must be"),
+        ({"question": ""}, "'question' must be"),
+        ({"answer": 3}, "final_answer"),
+        ({"history": None}, "full_history"),
+        ({"history": ["x"]}, "full_history"),
+        ({"history": [{"turn": 0}]}, "full_history"),
+        ({"history": [entry(0, "big", output="x")]}, "full_history"),
+        ({"history": [entry(0, "eval_ppl", ppl="x", percentile=0)]}, "full_history"),
+        ({"seconds": "long"}, "duration_seconds"),
+        ({"seconds": -1}, "duration_seconds"),
+    ],
+)
+def test_files_of_another_format_are_named(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    put(tmp_path, 0, **change)
+    with pytest.raises(StoreError, match=rf"problem_0000\.json.*{message}"):
+        read_folder(tmp_path, KNOWN)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "[" * 100_000, '{"question": "\\ud800"}'])
+def test_damaged_files_are_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "problem_0000.json").write_text(content)
+    with pytest.raises(StoreError, match=r"problem_0000\.json"):
+        read_folder(tmp_path, KNOWN)
+
+
+def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="holds no problem_XXXX"):
+        read_folder(tmp_path)
+    with pytest.raises(StoreError, match="cannot read"):
+        read_folder(tmp_path / "none")
+
+
+def test_a_wrong_number_of_chains_is_noticed(tmp_path: Path) -> None:
+    for number in range(4):
+        put(tmp_path, number, KNOWN[number // 2].question)
+    with pytest.raises(StoreError, match=r"another question.*--samples"):
+        read_folder(tmp_path, KNOWN, samples=4)
+
+
+def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+    put(tmp_path / "a", 0)
+    put(tmp_path / "a", 1, answer="invalid")
+    put(tmp_path / "a", 2, ["Which?", "right", "wrong", "worse"], "B")
+    put(tmp_path / "a", 3, ["Which?", "right", "wrong", "worse"], "A")
+    imported = read_folder(tmp_path / "a", KNOWN)
+    (tmp_path / "b").mkdir()
+
+    def write(name: str, text: str) -> None:
+        (tmp_path / "b" / name).write_text(text)
+
+    assert write_folder(imported.problems, imported.chains, imported.samples, write) == 4
+    again = read_folder(tmp_path / "b", KNOWN)
+    assert again.problems == imported.problems
+    for ours, theirs in zip(again.chains, imported.chains, strict=True):
+        assert (ours.key, ours.answer, ours.text, ours.done) == (
+            theirs.key,
+            theirs.answer,
+            theirs.text,
+            theirs.done,
+        )
+        for one, other in zip(ours.turns, theirs.turns, strict=True):
+            assert one.segments == other.segments
+            assert one.decision
+            assert other.decision
+            assert one.decision.score == pytest.approx(other.decision.score)
+            assert one.decision.take_over == other.decision.take_over
+    original = json.loads((tmp_path / "a" / "problem_0001.json").read_text())
+    written = json.loads((tmp_path / "b" / "problem_0001.json").read_text())
+    assert written["full_history"] == original["full_history"]
+    assert written.keys() == original.keys()
+
+
+def test_a_folder_that_says_nothing_of_its_settings() -> None:
+    assert read_settings(Path("results")) == {}

@@ -1,0 +1,248 @@
+"""Grading a recorded run anew: what changes, what is kept, and what a failure costs."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openai_server import RATE_LIMITED, Response, Server, completion, serve
+
+from atts.config import parse_config
+from atts.errors import GradingError, StoreError
+from atts.grading.cache import VerdictCache
+from atts.grading.grader import Grader
+from atts.grading.judge import Endpoint, Judge
+from atts.runs.grades import GRADES, LEDGER, read_grades, summarise_graded
+from atts.runs.regrade import Change, ExtractBy, JudgeBy, Regraded, regrade
+from atts.runs.store import CHAINS, SUMMARY, RunStore, lock_run, read_run
+from atts.types import Chain, ChainKey, Problem, Segment, Timings, Turn
+
+NOW = Timings(queued=0.0, started=0.0, first_token=0.0, done=0.0)
+CONFIG = parse_config({"method": "draft-only", "samples": 4}, "a test")
+PROBLEMS = [
+    Problem(id="a", question="a?", answer="12"),
+    Problem(id="b", question="b?", answer="x+1"),
+]
+YES, NO = completion('{"equivalent": true}'), completion('{"equivalent": false}')
+
+
+def chain(problem: str, sample: int, text: str, answer: str | None) -> Chain:
+    segment = Segment(
+        author="draft",
+        text=text,
+        tokens=1,
+        finish_reason="stop",
+        cached_tokens=0,
+        timings=NOW,
+    )
+    return Chain(
+        problem_id=problem,
+        sample=sample,
+        end="stop",
+        answer=answer,
+        turns=(Turn(segments=(segment,)),),
+        started=0.0,
+        done=1.0,
+    )
+
+
+CHAINS_MADE = [
+    chain("a", 0, r"\boxed{12}", "12"),
+    chain("a", 1, r"\boxed{1</think>\boxed{12}", "1"),  # the run found something else
+    chain("a", 2, "it is twelve", None),
+    chain("a", 3, r"\boxed{7}", "7"),
+    chain("b", 0, r"\boxed{1+x}", "1+x"),
+    chain("b", 1, r"\boxed{x+2}", "x+2"),
+]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    directory = tmp_path / "run"
+    with RunStore.open(directory, CONFIG, PROBLEMS, None) as store:
+        for made in CHAINS_MADE:
+            store.append(made)
+    return directory
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serve() as server:
+        yield server
+
+
+async def do(
+    run: Path,
+    extract: ExtractBy = "regex",
+    judge: JudgeBy = "rules",
+    server: Server | None = None,
+    dry_run: bool = False,
+) -> Regraded:
+    with Grader(seconds=20.0, cache=VerdictCache()) as grader:
+        if server is None:
+            return await regrade(run, extract, judge, None, grader, dry_run)
+        endpoint = Endpoint("m", server.url, retries=1)
+        async with Judge(endpoint, run / LEDGER, offline=dry_run) as model:
+            return await regrade(run, extract, judge, model, grader, dry_run)
+
+
+def files(run: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in run.iterdir() if path.name != ".lock"}
+
+
+async def test_answers_are_extracted_again_and_the_old_ones_kept(run: Path) -> None:
+    before = (run / CHAINS).read_bytes()
+    result = await do(run)
+    assert result.changes == [Change(ChainKey("a", 1), "1", "12", False, True)]
+    assert result.before.accuracy.estimate == pytest.approx(2 / 6)
+    assert result.after.accuracy.estimate == pytest.approx(3 / 6)
+    assert (run / CHAINS).read_bytes() == before
+    grades = read_grades(run, read_run(run).chains)
+    assert (grades[ChainKey("a", 1)].original_answer, grades[ChainKey("a", 1)].answer) == (
+        "1",
+        "12",
+    )
+    assert grades[ChainKey("b", 0)].correct is True
+    assert result.after.model_dump_json(indent=2) + "\n" == (run / SUMMARY).read_text()
+
+
+async def test_a_second_time_nothing_changes(run: Path) -> None:
+    await do(run)
+    before = files(run)
+    assert (await do(run)).changes == []
+    assert files(run) == before
+
+
+async def test_a_report_goes_by_the_new_answers(run: Path) -> None:
+    result = await do(run)
+    recorded = read_run(run)
+    grades = read_grades(run, recorded.chains)
+    summary = summarise_graded(recorded, grades)
+    assert summary == result.after
+
+
+async def test_a_dry_run_writes_nothing(run: Path, server: Server) -> None:
+    before = files(run)
+    assert len((await do(run, dry_run=True)).changes) == 1
+    result = await do(run, "llm", "both", server, dry_run=True)
+    assert files(run) == before
+    assert server.requests == []
+    assert result.cost.failed == 6 + 5  # extractions, and judgements of different answers
+
+
+async def test_a_chain_made_again_is_graded_anew(run: Path) -> None:
+    await do(run)
+    recorded = read_run(run)
+    with RunStore.open(run, CONFIG, PROBLEMS, None) as store:
+        store.append(chain("a", 1, r"\boxed{99}", "1"))
+    grades = read_grades(run, read_run(run).chains)
+    assert set(grades) == {made.key for made in recorded.chains} - {ChainKey("a", 1)}
+
+
+def by_question(request: dict[str, Any]) -> Response:
+    asked = request["messages"][-1]["content"]
+    if "reasoning" in asked:
+        return completion('{"answer": "12"}' if '"a?"' in asked else '{"answer": null}')
+    return YES
+
+
+async def test_the_language_model_extracts(run: Path, server: Server) -> None:
+    server.reply = by_question
+    result = await do(run, "llm", "rules", server)
+    assert result.after.accuracy.estimate == pytest.approx(4 / 6)
+    assert result.after.invalid == pytest.approx(2 / 6)
+    assert result.agreement is None
+    assert (result.cost.requests, result.cost.prompt_tokens) == (6, 66)
+
+
+async def test_agreement_between_rules_and_language_model(run: Path, server: Server) -> None:
+    def says(request: dict[str, Any]) -> Response:
+        return YES if '"answer": "7"' in request["messages"][-1]["content"] else NO
+
+    server.reply = says
+    result = await do(run, "regex", "both", server)
+    # a: 12 twice by rules only, 7 by the model only; b: 1+x by rules only, x+2 by neither
+    assert result.agreement == (0, 3, 1, 1)
+    assert result.after.accuracy.estimate == pytest.approx(3 / 6)  # the rules' verdicts count
+    assert result.cost.requests == 4  # one for each different answer to a problem
+    llm = await do(run, "regex", "llm", server)
+    assert llm.after.accuracy.estimate == pytest.approx(1 / 6)
+    assert llm.cost.requests == 0
+    assert llm.cost.reused == 4
+
+
+async def test_the_language_model_decides_what_the_rules_leave_open(
+    tmp_path: Path, server: Server
+) -> None:
+    server.reply = lambda _: YES
+    run = tmp_path / "run"
+    with RunStore.open(run, CONFIG, PROBLEMS, None) as store:
+        store.append(chain("b", 0, "\\boxed{" + "1+x+0" * 300 + "}", None))
+    result = await do(run, "regex", "rules")
+    assert result.after.ungraded == 1.0
+    result = await do(run, "regex", "both", server)
+    assert (result.after.ungraded, result.after.accuracy.estimate) == (0.0, 1.0)
+
+
+async def test_a_failing_endpoint_loses_nothing(run: Path, server: Server) -> None:
+    count = 0
+
+    def failing(request: dict[str, Any]) -> Response:
+        nonlocal count
+        count += 1
+        return by_question(request) if count <= 2 else RATE_LIMITED
+
+    server.reply = failing
+    result = await do(run, "llm", "rules", server)
+    assert (result.cost.requests, result.cost.failed) == (2, 4)
+    assert result.error
+    assert "RateLimitError" in result.error
+    kept = [g for g in read_grades(run, CHAINS_MADE).values() if g.extracted_by == "run"]
+    assert len(kept) == 4
+    assert all(grade.answer == grade.original_answer for grade in kept)
+    server.reply = by_question
+    result = await do(run, "llm", "rules", server)
+    assert (result.cost.requests, result.cost.reused, result.cost.failed) == (4, 2, 0)
+
+
+async def test_without_a_verdict_of_the_only_judge_answers_are_ungraded(
+    run: Path, server: Server
+) -> None:
+    server.reply = lambda _: RATE_LIMITED
+    result = await do(run, "regex", "llm", server)
+    assert result.after.ungraded == pytest.approx(5 / 6)
+
+
+async def test_failed_chains_and_chains_without_text_keep_their_answers(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    failed = chain("a", 0, r"\boxed{12}", None).model_copy(update={"end": "failed", "error": "x"})
+    bare = chain("a", 1, "", "12").model_copy(update={"turns": ()})
+    with RunStore.open(run, CONFIG, PROBLEMS, None) as store:
+        store.append(failed)
+        store.append(bare)
+    result = await do(run)
+    assert result.changes == []
+    assert result.after.accuracy.estimate == 0.5
+
+
+async def test_bad_directories(tmp_path: Path, run: Path) -> None:
+    with pytest.raises(StoreError, match="no run directory"):
+        await do(tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(StoreError, match="not a run directory"):
+        await do(tmp_path / "empty")
+    lock = lock_run(run)
+    with pytest.raises(StoreError, match="another process"):
+        await do(run)
+    lock.release()
+    (run / CHAINS).write_bytes(b"")
+    with pytest.raises(GradingError, match="no finished chain"):
+        await do(run)
+
+
+async def test_a_corrupt_grades_file_is_named(run: Path) -> None:
+    await do(run)
+    (run / GRADES).write_text("{}\n")
+    with pytest.raises(StoreError, match=r"grades\.jsonl, line 1 is corrupt"):
+        read_grades(run, CHAINS_MADE)
