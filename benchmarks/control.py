@@ -1,8 +1,9 @@
 """Microseconds of a decision, with more and more scores seen, beside recounting with numpy.
 
 Each control decides on the same new scores after it has seen N others in their group. Beside it
-stands what a plain implementation does: count all of the scores seen, with numpy. Rounds
-alternate between the ways; the table shows medians, and the ratio within each round.
+stands what a plain implementation does: count all of the scores seen, with numpy. Times are those
+of the processor, so that other processes disturb little. Rounds alternate between the ways; the
+table shows medians, and the ratio within each round.
 
     python benchmarks/control.py [--seen 1000 --seen 1000000] [--rounds 5] [--json]
 """
@@ -26,12 +27,11 @@ from atts.conformal.control import Control
 from atts.conformal.online import OnlineControl
 from atts.conformal.pvalues import smoothed_rank
 from atts.conformal.split import SplitControl
-from atts.types import Chain, Decision, Timings, Turn
+from atts.types import Decision
 
 DECISIONS = 2000
 RECOUNTS = 50
 """A recount takes so long that a few are enough."""
-NO_TIME = Timings(queued=0, started=0, first_token=0, done=0)
 
 
 def main() -> None:
@@ -68,10 +68,10 @@ def measure(seen: int, rounds: int) -> dict[str, list[float]]:
         "online": OnlineControl(0.4, "marginal"),
         "adaptive": AdaptiveControl(OnlineControl(0.4, "marginal"), 0.4, AdaptiveOptions()),
     }
-    chains = [recorded(number, score) for number, score in enumerate(scores.tolist())]
-    for control in controls.values():
-        control.restore_all(chains)
-    del chains
+    for score in scores.tolist():
+        decision = recorded(score)
+        for control in controls.values():
+            control.restore("a", 0, decision)
     figures: dict[str, list[float]] = {}
     for round_number in range(rounds + 1):
         new, draws = rng.gamma(2.0, 0.3, size=DECISIONS).tolist(), rng.random(DECISIONS).tolist()
@@ -80,28 +80,16 @@ def measure(seen: int, rounds: int) -> dict[str, list[float]]:
         }
         ways["numpy recount"] = partial(recount, scores)
         for name, work in ways.items():
-            started = time.perf_counter()
+            started = time.process_time()
             decisions = work(new, draws)
-            microseconds = 1e6 * (time.perf_counter() - started) / decisions
+            microseconds = 1e6 * (time.process_time() - started) / decisions
             if round_number:  # the first round warms up
                 figures.setdefault(name, []).append(microseconds)
     return figures
 
 
-def recorded(number: int, score: float) -> Chain:
-    decision = Decision.model_construct(
-        score=score,
-        p_value=0.5,
-        take_over=False,
-        threshold=0.4,
-        order=number,
-        scores={},
-        scored_tokens=1,
-        cached_tokens=0,
-        timings=NO_TIME,
-    )
-    turn = Turn.model_construct(segments=(), decision=decision)
-    return Chain.model_construct(problem_id="a", sample=number, turns=(turn,))
+def recorded(score: float) -> Decision:
+    return Decision.model_construct(score=score, p_value=0.5, take_over=False, threshold=0.4)
 
 
 def decide(control: Control, scores: list[float], draws: list[float]) -> int:

@@ -4,9 +4,14 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from atts.config import Config, parse_config
 from atts.types import Problem
+
+# No test is timed: on a busy machine any example may take long.
+settings.register_profile("atts", deadline=None)
+settings.load_profile("atts")
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,7 @@
 - ``AttsError``
     - ``ConfigError``: the configuration or the command line is wrong
     - ``ProblemError``: a problem file is missing or malformed
-    - ``CalibrationError``: a calibration is corrupt or was made for something else
+    - ``CalibrationError``: a calibration or certificate is corrupt or made for something else
     - ``StoreError``: a run directory cannot be read or written
     - ``GradingError``: an answer cannot be graded
         - ``JudgeError``: the language model that judges gave no usable reply
@@ -30,7 +30,7 @@ class ProblemError(AttsError):
 
 
 class CalibrationError(AttsError):
-    """A calibration is corrupt, or was made for another model pair, prompt or sampling."""
+    """A calibration or a certificate is corrupt, or was made for another configuration."""
 
 
 class StoreError(AttsError):

@@ -30,6 +30,11 @@ def adaptive(rate: float, track: Track, step: float = 0.1, decay: float = 0.0) -
     return AdaptiveControl(GivenPValues(), rate, options)
 
 
+def threshold_of(control: AdaptiveControl, rate: float, problem: str, turn: int) -> float:
+    """What the next decision there will be compared with."""
+    return rate + sum(tracker.offset for tracker in control._trackers(problem, turn))
+
+
 Sequence = Callable[[np.random.Generator], Iterator[float]]
 
 
@@ -75,9 +80,7 @@ def test_inside_the_bound_against_an_adversary(track: Track, decay: float, adver
     rate = 0.3
     control = adaptive(rate, track, decay=decay)
     for t in range(400):
-        threshold = rate + sum(
-            control._offsets[group] for group in control._groups(f"p{t % 3}", t % 4)
-        )
+        threshold = threshold_of(control, rate, f"p{t % 3}", t % 4)
         # "contrary": long spells of either
         below = (t // 60) % 2 == 0 if adversary == "contrary" else adversary == "most"
         p = min(max(threshold if below else math.nextafter(threshold, 2), 0.0), 1.0)
@@ -94,9 +97,9 @@ def test_inside_the_bound_against_an_adversary_over_turns_and_problems() -> None
         for _ in range(1500):
             places = [(f"p{rng.integers(5)}", int(rng.integers(5))) for _ in range(4)]
 
-            offsets = control._offsets
-            problem, turn = min(places, key=lambda place: offsets[f"turn {place[1]}"])
-            threshold = 0.4 + offsets[f"problem {problem}"] + offsets[f"turn {turn}"]
+            turns = control._turns
+            problem, turn = min(places, key=lambda place: turns[place[1]].offset)
+            threshold = threshold_of(control, 0.4, problem, turn)
             p = threshold if 0 <= threshold <= 1 else rng.random()
             control.decide(problem, turn, p, 0.5)
         for row in control.tracked():
@@ -130,7 +133,7 @@ def test_the_bounds_are_the_formulas() -> None:
         control.decide(f"p{t % 4}", t % 2, 0.7, 0.5)
     most = math.sqrt(100 * (2 * 0.24 / 0.1 + 2 * 0.36))
     assert [row.bound for row in control.tracked()] == pytest.approx(
-        [most * math.sqrt(2) / 100] + [most / 25] * 4 + [most / 50] * 2
+        [most * math.sqrt(2) / 100] + [most / 50] * 2 + [most / 25] * 4
     )
 
 
@@ -179,10 +182,16 @@ def test_the_updates_telescope(
     control = adaptive(rate, track)
     for problem, turn, p in decisions:
         control.decide(f"p{problem}", turn, p, 0.5)
-    for row in control.tracked():
-        if row.group in control._offsets:
-            offset = control._offsets[row.group]
-            assert row.deviation * row.decisions == pytest.approx(-offset / 0.1, abs=1e-9)
+    offsets = {f"turn {turn}": tracker.offset for turn, tracker in control._turns.items()}
+    offsets |= {f"problem {name}": tracker.offset for name, tracker in control._problems.items()}
+    if track == "all":
+        offsets["all"] = control._all.offset
+    rows = {row.group: row for row in control.tracked()}
+    assert rows.keys() - {"all"} == offsets.keys() - {"all"}
+    for group, offset in offsets.items():
+        if decisions:
+            deviation = rows[group].deviation * rows[group].decisions
+            assert deviation == pytest.approx(-offset / 0.1, abs=1e-9)
 
 
 def test_equals_the_adaptive_inference_of_mapie() -> None:
@@ -208,7 +217,7 @@ def test_equals_the_adaptive_inference_of_mapie() -> None:
         if abs(p - threshold) < 2 / 101:
             continue
         ours.decide("b", 0, abs(y), LARGEST)
-        threshold = 0.4 + ours._offsets["all"]
+        threshold = 0.4 + ours._all.offset
         oracle.adapt_conformal_inference(x[:1], np.array([y]), gamma=0.02, confidence_level=0.6)
         assert oracle.current_alpha[0.4] == pytest.approx(threshold, abs=1e-12)
         compared += 1

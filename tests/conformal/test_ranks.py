@@ -19,8 +19,7 @@ def test_counts_are_those_of_a_list(at_first: list[float], added: list[float]) -
     scores = SortedScores(at_first)
     plain = list(at_first)
     for score in added:
-        assert scores.counts(score) == recount(plain, score)
-        scores.add(score)
+        assert scores.counts(score) == scores.add(score) == recount(plain, score)
         plain.append(score)
     assert list(scores) == sorted(plain)
     assert len(scores) == len(plain)

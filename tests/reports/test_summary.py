@@ -122,7 +122,7 @@ def test_adaptive_control_shows_its_guarantee(make_chain: MakeChain) -> None:
     summary = summarise(adaptive, PROBLEMS, chains)
     assert summary.take_over
     groups = {row.group: row for row in summary.take_over.tracked}
-    assert list(groups) == ["all", "problem a", "turn 0", "turn 1"]
+    assert list(groups) == ["all", "turn 0", "turn 1", "problem a"]
     assert groups["turn 1"].decisions == 4
     assert all(abs(row.deviation) <= row.bound for row in groups.values())
     assert Summary.model_validate_json(summary.model_dump_json()) == summary

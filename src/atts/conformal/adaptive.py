@@ -1,7 +1,8 @@
 """Adaptive control: a threshold that follows the take-overs, and holds the rate for any scores."""
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
+from dataclasses import dataclass
 
 from atts.config import AdaptiveOptions
 from atts.conformal.control import Control, Verdict, checked_rate
@@ -83,9 +84,9 @@ class AdaptiveControl(Control):
         self._ranks = ranks
         self._rate = checked_rate(rate)
         self._options = options
-        self._offsets: dict[str, float] = defaultdict(float)
-        self._decisions: Counter[str] = Counter()
-        self._taken: Counter[str] = Counter()
+        self._all = _Tracker()
+        self._turns: dict[int, _Tracker] = defaultdict(_Tracker)
+        self._problems: dict[str, _Tracker] = defaultdict(_Tracker)
 
     def decide(self, problem_id: str, turn: int, score: float, u: float) -> Verdict:
         """Compare the p-value with the threshold as it stands, then move the threshold.
@@ -94,12 +95,12 @@ class AdaptiveControl(Control):
             CalibrationError: see the control whose p-values these are.
         """
         p = self._ranks.decide(problem_id, turn, score, u).p_value
-        groups = self._groups(problem_id, turn)
+        trackers = self._trackers(problem_id, turn)
         threshold = self._rate
-        for group in groups:
-            threshold += self._offsets[group]
+        for tracker in trackers:
+            threshold += tracker.offset
         verdict = Verdict.of(p, threshold)
-        self._follow(groups, verdict.take_over)
+        self._follow(trackers, verdict.take_over)
         return verdict
 
     def restore(self, problem_id: str, turn: int, decision: Decision) -> None:
@@ -110,48 +111,49 @@ class AdaptiveControl(Control):
         self._ranks.restore(problem_id, turn, decision)
         threshold = self._rate if decision.threshold is None else decision.threshold
         take_over = Verdict.of(decision.p_value, threshold).take_over
-        self._follow(self._groups(problem_id, turn), take_over)
+        self._follow(self._trackers(problem_id, turn), take_over)
 
     def tracked(self) -> list[Tracked]:
         """Where all decisions together stand against the guarantee, and each group."""
-        total, taken = self._decisions["all"], self._taken["all"]
+        total = self._all.decisions
         if not total:
             return []
-        groups = sorted(self._decisions.keys() - {"all"})
-        overall = taken / total - self._rate
-        rows = [
-            Tracked(group="all", decisions=total, deviation=overall, bound=self._overall_bound())
+        groups = [(f"turn {turn}", tracker) for turn, tracker in sorted(self._turns.items())]
+        groups += [(f"problem {name}", tracker) for name, tracker in sorted(self._problems.items())]
+        return [
+            Tracked(
+                group=group,
+                decisions=tracker.decisions,
+                deviation=tracker.taken / tracker.decisions - self._rate,
+                bound=most / tracker.decisions,
+            )
+            for group, tracker, most in (
+                ("all", self._all, self._most_overall()),
+                *((group, tracker, self._most(tracker.decisions)) for group, tracker in groups),
+            )
         ]
-        for group in groups:
-            count = self._decisions[group]
-            deviation = self._taken[group] / count - self._rate
-            bound = self._most(count) / count
-            rows.append(Tracked(group=group, decisions=count, deviation=deviation, bound=bound))
-        return rows
 
-    def _groups(self, problem_id: str, turn: int) -> list[str]:
-        """The trackers that a decision belongs to."""
+    def _trackers(self, problem_id: str, turn: int) -> list["_Tracker"]:
+        """Those whose offsets make the threshold of a decision."""
         track = self._options.track
-        if track == "all":
-            return ["all"]
-        groups = []
-        if track != "problem":
-            groups.append(f"turn {turn}")
-        if track != "turn":
-            groups.append(f"problem {problem_id}")
-        return groups
+        if track == "turn+problem":
+            return [self._turns[turn], self._problems[problem_id]]
+        if track == "turn":
+            return [self._turns[turn]]
+        return [self._problems[problem_id]] if track == "problem" else [self._all]
 
-    def _follow(self, groups: list[str], take_over: bool) -> None:
+    def _follow(self, trackers: list["_Tracker"], take_over: bool) -> None:
         step, decay = self._options.step, self._options.decay
-        for group in groups:
-            self._decisions[group] += 1
-            self._taken[group] += take_over
+        missed = self._rate - take_over
+        for tracker in trackers:
+            tracker.decisions += 1
+            tracker.taken += take_over
             if decay:
-                step = self._options.step * math.pow(self._decisions[group], -decay)
-            self._offsets[group] += step * (self._rate - take_over)
-        if groups != ["all"]:
-            self._decisions["all"] += 1
-            self._taken["all"] += take_over
+                step = self._options.step * math.pow(tracker.decisions, -decay)
+            tracker.offset += step * missed
+        if trackers[0] is not self._all:
+            self._all.decisions += 1
+            self._all.taken += take_over
 
     def _most(self, count: int) -> float:
         """Most that the deviations of a group of ``count`` decisions can add up to."""
@@ -159,20 +161,29 @@ class AdaptiveControl(Control):
         most = max(rate, 1.0 - rate)
         if self._options.track == "turn+problem":
             return math.sqrt(
-                self._decisions["all"] * (2.0 * rate * (1.0 - rate) / step + 2.0 * most**2)
+                self._all.decisions * (2.0 * rate * (1.0 - rate) / step + 2.0 * most**2)
             )
         if decay:
             return (1.0 + step) / step * math.pow(count, decay)
         return (most + step) / step
 
-    def _overall_bound(self) -> float:
+    def _most_overall(self) -> float:
         """The same for all decisions: what the groups of one kind can add up to."""
-        groups = self._decisions.keys() - {"all"}
-        total = self._decisions["all"]
+        total = self._all.decisions
         if self._options.track == "all":
-            return self._most(total) / total
+            return self._most(total)
         if self._options.track == "turn+problem":
             # By Cauchy and Schwarz over the turns, or over the problems.
-            turns = sum(group.startswith("turn ") for group in groups)
-            return self._most(total) * math.sqrt(min(turns, len(groups) - turns)) / total
-        return sum(self._most(self._decisions[group]) for group in groups) / total
+            return self._most(total) * math.sqrt(min(len(self._turns), len(self._problems)))
+        groups = [*self._turns.values(), *self._problems.values()]
+        return sum(self._most(tracker.decisions) for tracker in groups)
+
+
+@dataclass(slots=True)
+class _Tracker:
+    """The state of one group of decisions."""
+
+    offset: float = 0.0
+    """What it adds to the threshold."""
+    decisions: int = 0
+    taken: int = 0

@@ -178,8 +178,7 @@ class DriftAlarm:
                 own = self._own.get(chain.problem_id, [])
                 seen = SortedScores(scores[group] for scores in own if group in scores)
             martingale = self._martingales[group]
-            martingale.bet(smoothed_rank(*seen.counts(score), u))
-            seen.add(score)
+            martingale.bet(smoothed_rank(*seen.add(score), u))
             evidence = max(evidence, martingale.capital)
             if martingale.capital >= self.drift.needed and not self.drift.alarm:
                 self.drift = self.drift.model_copy(

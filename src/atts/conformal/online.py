@@ -60,16 +60,13 @@ class OnlineControl(Control):
             CalibrationError: the score is not a finite number; it does not join the others.
         """
         require_finite(score)
-        groups = self._groups(problem_id, turn)
-        ranks = groups[0]
-        if self._conditional:
+        pool, *own = [scores.add(score) for scores in self._groups(problem_id, turn)]
+        counts = pool
+        if own:
             coin, u = two_draws(u)
-            if coin >= PRIOR / (PRIOR + len(groups[1])):
-                ranks = groups[1]
-        p = smoothed_rank(*ranks.counts(score), u)
-        for scores in groups:
-            scores.add(score)
-        return Verdict.of(p, self._rate)
+            if coin >= PRIOR / (PRIOR + own[0].total):
+                counts = own[0]
+        return Verdict.of(smoothed_rank(*counts, u), self._rate)
 
     def restore(self, problem_id: str, turn: int, decision: Decision) -> None:
         """Let a recorded score join the others."""

@@ -35,6 +35,7 @@ class SortedScores:
 
     >>> scores = SortedScores([0.5, 0.1])
     >>> scores.add(0.5)
+    Counts(above=0, equal=1, total=2)
     >>> scores.counts(0.3)
     Counts(above=2, equal=0, total=3)
     >>> list(scores)
@@ -57,8 +58,41 @@ class SortedScores:
 
     def counts(self, score: float) -> Counts:
         """How many scores are larger than this one, tie with it, and are there at all."""
+        if not self._blocks:
+            return Counts(0, 0, 0)
+        return self._counts_at(score, *self._place(score))
+
+    def add(self, score: float) -> Counts:
+        """Let one more score join; how it stands among those before it."""
+        if not self._blocks:
+            self._blocks, self._count = [array("d", [score])], 1
+            self._build()
+            return Counts(0, 0, 0)
+        block, offset = self._place(score)
+        counts = self._counts_at(score, block, offset)
+        self._count += 1
+        scores = self._blocks[block]
+        scores.insert(offset, score)
+        self._largest[block] = scores[-1]
+        if len(scores) > _BLOCK:
+            half = len(scores) // 2
+            self._blocks[block : block + 1] = [scores[:half], scores[half:]]
+            self._build()
+            return counts
+        node, tree = block + 1, self._tree
+        while node < len(tree):
+            tree[node] += 1
+            node += node & -node
+        return counts
+
+    def _place(self, score: float) -> tuple[int, int]:
+        """The block that a score belongs to, and its position there, after its ties."""
         block = bisect_right(self._largest, score)
-        offset = bisect_right(self._blocks[block], score) if block < len(self._blocks) else 0
+        if block == len(self._blocks):
+            return block - 1, len(self._blocks[-1])
+        return block, bisect_right(self._blocks[block], score)
+
+    def _counts_at(self, score: float, block: int, offset: int) -> Counts:
         first_above = self._below(block) + offset
         # Ties are rare among means of many log-probabilities: look before counting them.
         before = None
@@ -72,32 +106,11 @@ class SortedScores:
             equal = first_above - self._below(block) - bisect_left(self._blocks[block], score)
         return Counts(self._count - first_above, equal, self._count)
 
-    def add(self, score: float) -> None:
-        """Let one more score join."""
-        self._count += 1
-        if not self._blocks:
-            self._blocks = [array("d", [score])]
-            self._build()
-            return
-        block = min(bisect_right(self._largest, score), len(self._blocks) - 1)
-        scores = self._blocks[block]
-        scores.insert(bisect_right(scores, score), score)
-        self._largest[block] = scores[-1]
-        if len(scores) > _BLOCK:
-            half = len(scores) // 2
-            self._blocks[block : block + 1] = [scores[:half], scores[half:]]
-            self._build()
-            return
-        node = block + 1
-        while node < len(self._tree):
-            self._tree[node] += 1
-            node += node & -node
-
     def _below(self, block: int) -> int:
         """How many scores the blocks before this one hold."""
-        total = 0
+        total, tree = 0, self._tree
         while block:
-            total += self._tree[block]
+            total += tree[block]
             block &= block - 1
         return total
 
