@@ -88,6 +88,7 @@ class OpenChain:
             temperature=self.config.sampling.temperature,
             top_p=self.config.sampling.top_p,
             seed=self._seed(author),
+            stop=self.config.sampling.stop,
         )
         completion = await engine.generate(self._token_ids[author], sampling)
         ids, text = tokenizer.decode_whole_characters(list(completion.token_ids))

@@ -6,15 +6,15 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from atts.config import Config, ModelOptions
+from atts.config import Config
 from atts.conformal.calibration import Calibration
 from atts.conformal.control import Control, SequentialRanks, SplitControl
-from atts.engines.base import Engine
-from atts.errors import CalibrationError, ConfigError
+from atts.engines.loading import load_engine
+from atts.errors import CalibrationError
 from atts.methods import METHODS
 from atts.methods.chain import Model, Models, OpenChain
 from atts.problems import load_problems
-from atts.prompts import Tokenizer, model_path
+from atts.prompts import Tokenizer
 from atts.reports.summary import Summary, summarise
 from atts.runs.limits import LimitedEngine
 from atts.runs.runner import Clock, run_chains
@@ -173,6 +173,7 @@ async def open_models(
 
     Raises:
         ConfigError: a model or its tokenizer cannot be loaded.
+        EngineError: a model's server does not answer.
     """
     limits = config.limits
     in_flight = {"draft": limits.draft_requests, "target": limits.target_requests}
@@ -181,7 +182,7 @@ async def open_models(
     try:
         for author in authors or METHODS[config.method].authors:
             engine = LimitedEngine(
-                _load_engine(options[author]),
+                await load_engine(options[author]),
                 in_flight[author],
                 limits.attempts,
                 limits.backoff_seconds,
@@ -191,13 +192,3 @@ async def open_models(
     finally:
         for model in models.values():
             await model.engine.aclose()
-
-
-def _load_engine(options: ModelOptions) -> Engine:
-    try:
-        from atts.engines.inprocess import InProcessEngine
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"the in-process engine needs {error.name}: pip install 'atts[inprocess]'"
-        ) from error
-    return InProcessEngine.load(options, model_path(options.model))
