@@ -7,6 +7,7 @@ import typer
 from atts.cli.demo import demo
 from atts.cli.problems import app as problems_app
 from atts.cli.runs import calibrate, report, run
+from atts.cli.servers import app as servers_app
 from atts.cli.terminal import EXIT_CODES, Commands
 
 app = typer.Typer(
@@ -81,3 +82,4 @@ app.command(epilog=CALIBRATE_EXAMPLES)(calibrate)
 app.command(epilog=RUN_EXAMPLES)(run)
 app.command(epilog=REPORT_EXAMPLES)(report)
 app.add_typer(problems_app, name="problems")
+app.add_typer(servers_app, name="servers")
