@@ -8,13 +8,12 @@ What they accept, refuse and send is that of SGLang 0.5.12 (``managers/io_struct
 import asyncio
 import base64
 import io
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Literal
 
 import numpy as np
 from aiohttp import web
-from engines.tiny import CONTEXT, END, VOCABULARY
 from transformers import PreTrainedModel
 
 from atts.engines.base import Completion, Engine, Sampling
@@ -76,7 +75,19 @@ class StandIn:
         self.aborted = 0
         self.requests: list[dict[str, Any]] = []
         self.url = ""
+        self.encode: Callable[[str], list[int]] = lambda text: list(map(ord, text))
+        self.vocabulary: int = model.config.vocab_size
+        self.context: int = model.config.max_position_embeddings
+        self.end: int = model.config.eos_token_id
         self.app = web.Application()
+        self.app.router.add_get("/health", self.health)
+        self.app.router.add_post("/tokenize", self.tokenize)
+
+    async def health(self, _: web.Request) -> web.Response:
+        return web.Response()
+
+    async def tokenize(self, request: web.Request) -> web.Response:
+        return web.json_response({"tokens": self.encode((await request.json())["prompt"])})
 
     async def work(self, ids: list[int], sampling: Sampling) -> tuple[list[int], str, Any]:
         """Ids written with the end-of-sequence, why it ended, and what it ended at."""
@@ -88,10 +99,10 @@ class StandIn:
             raise
         finally:
             self.working -= 1
-        return stopped(done, sampling.stop)
+        return stopped(done, sampling.stop, self.end)
 
 
-def stopped(done: Completion, stop: tuple[str, ...]) -> tuple[list[int], str, Any]:
+def stopped(done: Completion, stop: tuple[str, ...], end: int) -> tuple[list[int], str, Any]:
     """Where a server would have stopped."""
     for length in range(1, len(done.token_ids) + 1):
         text = "".join(map(chr, done.token_ids[:length]))
@@ -99,7 +110,7 @@ def stopped(done: Completion, stop: tuple[str, ...]) -> tuple[list[int], str, An
             if string in text:
                 return list(done.token_ids[:length]), "stop", string
     if done.finish_reason == "stop":
-        return [*done.token_ids, END], "stop", END
+        return [*done.token_ids, end], "stop", end
     return list(done.token_ids), "length", None
 
 
@@ -109,17 +120,21 @@ class SGLangStandIn(StandIn):
         self._tasks: dict[str, asyncio.Task[dict[str, Any]]] = {}
         self.app.router.add_get("/v1/models", self.models)
         self.app.router.add_get("/server_info", self.server_info)
+        self.app.router.add_get("/get_load", self.load)
         self.app.router.add_post("/generate", self.generate)
         self.app.router.add_post("/abort_request", self.abort)
 
     async def models(self, _: web.Request) -> web.Response:
-        card = {"id": "tiny", "root": "tiny", "max_model_len": CONTEXT}
+        card = {"id": "tiny", "root": "tiny", "max_model_len": self.context}
         return web.json_response({"object": "list", "data": [card]})
 
     async def server_info(self, _: web.Request) -> web.Response:
         return web.json_response(
             {"version": "0.5.12", "model_path": "tiny", "enable_deterministic_inference": True}
         )
+
+    async def load(self, _: web.Request) -> web.Response:
+        return web.json_response([{"dp_rank": 0, "num_reqs": self.working, "num_tokens": 0}])
 
     async def abort(self, request: web.Request) -> web.Response:
         rid = (await request.json())["rid"]
@@ -134,14 +149,14 @@ class SGLangStandIn(StandIn):
         assert set(body) <= SGLANG_REQUEST, body.keys()
         assert set(body["sampling_params"]) <= SGLANG_SAMPLING, body["sampling_params"].keys()
         ids, options = body["input_ids"], body["sampling_params"]
-        if len(ids) >= CONTEXT - 6:
+        if len(ids) >= self.context - 6:
             return _sglang_error(
                 f"The input ({len(ids)} tokens) is longer than the model's context length "
-                f"({CONTEXT} tokens)."
+                f"({self.context} tokens)."
             )
-        if len(ids) + options["max_new_tokens"] > CONTEXT:
+        if len(ids) + options["max_new_tokens"] > self.context:
             return _sglang_error("Requested token count exceeds the model's maximum context length")
-        assert max(ids) < VOCABULARY, "this would have killed the server"
+        assert max(ids) < self.vocabulary, "this would have killed the server"
         # As there, closing the connection alone aborts nothing for some seconds.
         task = asyncio.create_task(self._answer(body, ids, options))
         self._tasks[body["rid"]] = task
@@ -171,7 +186,7 @@ class SGLangStandIn(StandIn):
                     for logprob, i in zip(scored.logprobs.tolist(), ids[start + 1 :], strict=True)
                 ),
             ]
-            output, end = [END], {"type": "length", "length": 1}
+            output, end = [self.end], {"type": "length", "length": 1}
         else:
             sampling = Sampling(
                 max_tokens=options["max_new_tokens"],
@@ -203,13 +218,23 @@ class VllmStandIn(StandIn):
         self.version = version
         self.app.router.add_get("/v1/models", self.models)
         self.app.router.add_get("/version", self.tell_version)
+        self.app.router.add_get("/metrics", self.metrics)
         self.app.router.add_post("/v1/completions", self.completions)
         if version != "completions":
             self.app.router.add_post("/inference/v1/generate", self.generate)
 
     async def models(self, _: web.Request) -> web.Response:
-        card = {"id": "tiny", "root": "/models/tiny", "max_model_len": CONTEXT}
+        card = {"id": "tiny", "root": "/models/tiny", "max_model_len": self.context}
         return web.json_response({"object": "list", "data": [card]})
+
+    async def metrics(self, _: web.Request) -> web.Response:
+        label = '{engine="0",model_name="tiny"}'
+        lines = (
+            "# TYPE vllm:num_requests_running gauge",
+            f"vllm:num_requests_running{label} {self.working}.0",
+            f"vllm:num_requests_waiting{label} 0.0",
+        )
+        return web.Response(text="\n".join(lines) + "\n")
 
     async def tell_version(self, _: web.Request) -> web.Response:
         return web.json_response({"version": "0.32.0"})
@@ -228,12 +253,12 @@ class VllmStandIn(StandIn):
         self, ids: list[int], options: dict[str, Any], as_completion: bool = False
     ) -> web.Response:
         self.requests.append(options)
-        if len(ids) + options["max_tokens"] > CONTEXT:
+        if len(ids) + options["max_tokens"] > self.context:
             return _vllm_error(
-                f"This model's maximum context length is {CONTEXT} tokens. However, your request "
-                f"has {len(ids)} input tokens."
+                f"This model's maximum context length is {self.context} tokens. However, your "
+                f"request has {len(ids)} input tokens."
             )
-        if max(ids) >= VOCABULARY:
+        if max(ids) >= self.vocabulary:
             return _vllm_error(f"Token id {max(ids)} is out of vocabulary")
         scored_ids = options.get("prompt_logprob_token_ids")
         if scored_ids is not None and self.version != "v2":

@@ -80,7 +80,11 @@ class HttpClient:
 
     async def get(self, path: str, timeout_seconds: float | None = None) -> Json:
         """What a GET request brings back, parsed; None if it is empty. Raises as ``post`` does."""
-        return await self._request("GET", path, None, timeout_seconds)
+        return self._parsed(f"GET {path}", await self._request("GET", path, None, timeout_seconds))
+
+    async def get_text(self, path: str, timeout_seconds: float | None = None) -> str:
+        """What a GET request brings back, as text. Raises as ``post`` does."""
+        return (await self._request("GET", path, None, timeout_seconds)).decode(errors="replace")
 
     async def post(
         self,
@@ -99,7 +103,9 @@ class HttpClient:
             RequestRefusedError: any other status that is not a success.
             EngineReplyError: the reply is not JSON.
         """
-        return await self._request("POST", path, orjson.dumps(body), timeout_seconds)
+        content = orjson.dumps(body)
+        reply = await self._request("POST", path, content, timeout_seconds)
+        return self._parsed(f"POST {path}, {len(content):,} bytes", reply)
 
     async def aclose(self) -> None:
         """Close every connection; requests that are in flight fail."""
@@ -109,7 +115,7 @@ class HttpClient:
 
     async def _request(
         self, method: str, path: str, body: bytes | None, timeout_seconds: float | None
-    ) -> Json:
+    ) -> bytes:
         what = f"{method} {path}" + ("" if body is None else f", {len(body):,} bytes")
         seconds = timeout_seconds or self._timeout_seconds
         fresh = False
@@ -134,7 +140,7 @@ class HttpClient:
 
     async def _once(
         self, method: str, path: str, body: bytes | None, seconds: float, what: str
-    ) -> Json:
+    ) -> bytes:
         timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT_SECONDS)
         async with self._open().request(
             method, self.url + path, data=body, timeout=timeout, allow_redirects=False
@@ -142,6 +148,9 @@ class HttpClient:
             content = await reply.read()
         if reply.status != 200:
             raise self._refused(what, reply.status, reply.headers.get("Retry-After"), content)
+        return content
+
+    def _parsed(self, what: str, content: bytes) -> Json:
         if not content:
             return None
         try:

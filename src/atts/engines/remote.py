@@ -19,10 +19,14 @@ from atts.errors import (
     ContextLengthError,
     EmptyInputError,
     EngineReplyError,
+    RequestRefusedError,
     TokenIdError,
 )
 from atts.prompts import model_path
 from atts.types import FinishReason, Timings
+
+PROBE_SECONDS = 60.0
+"""Within which a server answers what it is asked about itself."""
 
 
 class ServerFacts(NamedTuple):
@@ -57,6 +61,8 @@ class RemoteEngine(ABC):
     def __init__(self, client: HttpClient, options: ModelOptions, vocab_size: int) -> None:
         self.client = client
         self.vocab_size = vocab_size
+        self.model_id = options.served_as or options.model
+        """What the server calls the model, once it was asked."""
         self._options = options
         self._facts: ServerFacts | None = None
         self._connecting = asyncio.Lock()
@@ -124,6 +130,19 @@ class RemoteEngine(ABC):
 
     async def aclose(self) -> None:
         await self.client.aclose()
+
+    async def tokenize(self, text: str) -> list[int] | None:
+        """The server's own ids of a text; None if it has no route for that."""
+        body = {"model": self.model_id, "prompt": text, "add_special_tokens": False}
+        try:
+            ids = field(await self.client.post("/tokenize", body, PROBE_SECONDS), "tokens")
+        except RequestRefusedError:
+            return None
+        return ids if isinstance(ids, list) else None
+
+    @abstractmethod
+    async def in_flight(self) -> int | None:
+        """How many requests the server has, waiting or running; None if it does not tell."""
 
     @abstractmethod
     async def _ask(self) -> ServerFacts:

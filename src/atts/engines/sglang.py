@@ -12,7 +12,7 @@ from atts.config import ModelOptions
 from atts.engines.base import Sampling
 from atts.engines.http import HttpClient, Json
 from atts.engines.remote import RemoteEngine, ServerFacts, Written, field
-from atts.errors import EngineError, EngineTimeoutError, EngineUnavailableError
+from atts.errors import EngineError, EngineTimeoutError, EngineUnavailableError, RequestRefusedError
 from atts.types import FinishReason
 
 ABORT_SECONDS = 10.0
@@ -53,6 +53,14 @@ class SGLangEngine(RemoteEngine):
             scoring="/generate with logprob_start_len",
             remarks=tuple(remarks),
         )
+
+    async def in_flight(self) -> int | None:
+        try:
+            loads = await self.client.get("/get_load", ABORT_SECONDS)
+        except RequestRefusedError:
+            return None
+        counts = [field(load, "num_reqs") for load in loads] if isinstance(loads, list) else []
+        return sum(counts) if counts and all(isinstance(n, int) for n in counts) else None
 
     async def _server_info(self) -> dict[str, Any]:
         for path in ("/server_info", "/get_server_info"):  # the older name goes away

@@ -11,6 +11,7 @@ import base64
 import binascii
 import io
 import logging
+import re
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from atts.config import ModelOptions
 from atts.engines.base import Sampling
 from atts.engines.http import HttpClient, Json
-from atts.engines.remote import RemoteEngine, ServerFacts, Written, field
+from atts.engines.remote import PROBE_SECONDS, RemoteEngine, ServerFacts, Written, field
 from atts.errors import (
     EngineServerError,
     EngineUnavailableError,
@@ -29,7 +30,6 @@ from atts.errors import (
 
 TOKENS = "/inference/v1/generate"
 COMPLETIONS = "/v1/completions"
-PROBE_SECONDS = 60.0
 
 SMALLEST_BLOCK = 16
 """The server caches whole blocks of tokens, whose size is a multiple of this."""
@@ -63,15 +63,15 @@ class VllmEngine(RemoteEngine):
 
     def __init__(self, client: HttpClient, options: ModelOptions, vocab_size: int) -> None:
         super().__init__(client, options, vocab_size)
-        self._model_id = ""
         self._scoring = Scoring.COMPLETIONS
 
     async def _ask(self) -> ServerFacts:
         models = await self.client.get("/v1/models", PROBE_SECONDS)
-        self._model_id = field(models, "data", 0, "id")
+        name = field(models, "data", 0, "id")
         context_length = field(models, "data", 0, "max_model_len")
-        if not isinstance(self._model_id, str) or not isinstance(context_length, int):
+        if not isinstance(name, str) or not isinstance(context_length, int):
             raise self.unusable("/v1/models names no model with max_model_len; is this vLLM?")
+        self.model_id = name
         try:
             version = field(await self.client.get("/version", PROBE_SECONDS), "version")
         except RequestRefusedError:  # a router may not know it
@@ -81,14 +81,22 @@ class VllmEngine(RemoteEngine):
         return ServerFacts(
             version=str(version or "unknown"),
             model=str(
-                self._model_id
+                self.model_id
                 if self._options.served_as
-                else field(models, "data", 0, "root") or self._model_id
+                else field(models, "data", 0, "root") or self.model_id
             ),
             context_length=context_length,
             scoring=self._scoring.value,
             remarks=remarks,
         )
+
+    async def in_flight(self) -> int | None:
+        try:
+            metrics = await self.client.get_text("/metrics", PROBE_SECONDS)
+        except RequestRefusedError:
+            return None
+        counts = re.findall(r"^vllm:num_requests_(?:running|waiting){.*} (.*)$", metrics, re.M)
+        return int(sum(map(float, counts))) if counts else None
 
     async def _probe(self) -> tuple[Scoring, tuple[str, ...]]:
         """Find the best way to score that the server knows; with remarks on what is missing."""
@@ -246,12 +254,12 @@ class VllmEngine(RemoteEngine):
         return np.asarray(rows[:, 0], dtype=np.float64)
 
     async def _send_tokens(self, ids: list[int], options: dict[str, Any]) -> Json:
-        body = {"model": self._model_id, "token_ids": ids, "sampling_params": options}
+        body = {"model": self.model_id, "token_ids": ids, "sampling_params": options}
         return await self.client.post(TOKENS, body)
 
     async def _send_completion(self, ids: list[int], options: dict[str, Any]) -> Json:
         return await self.client.post(
-            COMPLETIONS, {"model": self._model_id, "prompt": ids, **options}
+            COMPLETIONS, {"model": self.model_id, "prompt": ids, **options}
         )
 
 
