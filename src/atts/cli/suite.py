@@ -38,7 +38,7 @@ def suite(
     directory = directory or Path("runs") / file.stem
     with resumable(["atts", "suite", file, "--out", directory]):
         outcomes = asyncio.run(_run(entries, directory))
-    out().print(_table(outcomes))
+    out().print(_table(outcomes), soft_wrap=False)
     say(f"Everything is in {directory}; atts report compares any of the runs in detail.")
     if any(outcome.status == "failed" for outcome in outcomes):
         raise typer.Exit(FAILED)
@@ -54,11 +54,11 @@ async def _run(entries: "list[Entry]", directory: Path) -> "list[Outcome]":
 
 def _table(outcomes: "list[Outcome]") -> Table:
     table = Table(box=None, pad_edge=False)
-    table.add_column("pair")
-    table.add_column("run")
-    for name in ("accuracy, %", "majority, %", "take-over, %", "target tokens", "wall, s"):
+    table.add_column("pair", overflow="fold")
+    table.add_column("run", overflow="fold")
+    for name in ("accuracy\n%", "majority\n%", "take-over\n%", "target\ntokens", "wall\ns"):
         table.add_column(name, justify="right")
-    table.add_column("status")
+    table.add_column("status", overflow="fold")
     for entry, summary, error, status in outcomes:
         cells = ["-"] * 5
         if summary:
