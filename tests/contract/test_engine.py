@@ -127,8 +127,7 @@ def vllm(version: VllmVersion) -> Callable[[PreTrainedModel], AbstractAsyncConte
 SERVED: dict[str, Callable[[PreTrainedModel], AbstractAsyncContextManager[Served]]] = {
     "inprocess": in_process,
     "sglang": partial(behind, "sglang", SGLangStandIn),
-    "vllm-v2": vllm("v2"),
-    "vllm-v1": vllm("v1"),
+    "vllm": vllm("v2"),
 }
 for pair in os.environ.get("ATTS_VLLM_URLS", "").split():
     name, _, address = pair.partition("=")

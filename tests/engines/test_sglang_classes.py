@@ -27,7 +27,7 @@ CONSTANTS = ("_SAMPLING_EPS =", "TOP_K_ALL =")
 def classes(path: str, *names: str) -> dict[str, Any]:
     """Some classes of a file, with no more of what it imports than they need."""
     tree = ast.parse((Path(str(SOURCE)) / path).read_text())
-    wanted = [
+    wanted: list[ast.stmt] = [
         node
         for node in tree.body
         if (isinstance(node, ast.ClassDef) and node.name in names)

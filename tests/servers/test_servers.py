@@ -52,7 +52,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "TERMINATE_SECONDS", 1.0)
+    monkeypatch.setattr(processes, "TERMINATE_SECONDS", 0.3)
     monkeypatch.setattr(lifecycle, "POLL_SECONDS", 0.05)
 
 
