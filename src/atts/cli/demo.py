@@ -93,12 +93,12 @@ async def _demo(problems: int, samples: int, directory: Path) -> "dict[str, Summ
     configs = demo_configs(problems, samples, directory)
     summaries = {}
     with Display(err()) as display:
-        async with jobs.open_models(configs["atts-marginal"], ("draft", "target")) as models:
-            for config in configs.values():
+        for name, config in configs.items():
+            # Anew for each, so that a model that runs alone has all cores.
+            async with jobs.open_models(config) as models:
                 if path := config.take_over.calibration:
                     stage = display.stage(path.parent.name)
                     await jobs.calibrate(config, models, path.parent, stage)
-            for name, config in configs.items():
                 stage = display.stage(name)
                 # On resuming, a chain that failed is tried again: the demo has no option for it.
                 summaries[name] = await jobs.run(

@@ -11,7 +11,8 @@ from atts.config import Config, Coverage, differing_keys
 from atts.errors import CalibrationError
 from atts.types import Chain, Record
 
-Scalar = str | int | float | bool | None
+Value = str | int | float | bool | list[str] | None
+"""Of a key of the configuration."""
 
 
 ChainScores = tuple[FiniteFloat | None, ...]
@@ -35,7 +36,7 @@ class Calibration(Record):
     """What ``atts calibrate`` makes and a run decides by: the content of ``calibration.json``."""
 
     version: Literal[2]
-    fingerprint: dict[str, Scalar]
+    fingerprint: dict[str, Value]
     """The configuration that it was made under: ``Config.calibration_fingerprint()``."""
     coverage: Coverage
     scores: Annotated[dict[str, ProblemScores], Field(min_length=1)]

@@ -1,6 +1,6 @@
 """The control that a configuration asks for."""
 
-from atts.config import TakeOverOptions
+from atts.config import AdaptiveOptions, TakeOverOptions, Track
 from atts.conformal.adaptive import AdaptiveControl
 from atts.conformal.budget import BudgetControl
 from atts.conformal.calibration import Calibration
@@ -45,10 +45,19 @@ def make_control(options: TakeOverOptions, calibration: Calibration | None) -> C
 def calibrating_control(options: TakeOverOptions) -> Control:
     """The control of a calibration pass, which has nothing yet to compare with.
 
-    The pass takes over at the nominal rate, in the groups of the run and within its budget, so
-    the scores that it collects, of all turns, come from the policy that they will control.
+    The scores of all turns should come from the policy that they will control: the nominal rate,
+    in the groups of the run and within its budget. Ranks among the scores seen before do not keep
+    to it by themselves, as segments with high scores tend to arrive late; so a tracker holds the
+    rate in each group.
     """
-    return _within_budget(OnlineControl(options.rate, options.coverage, options.by_turn), options)
+    ranks = OnlineControl(options.rate, options.coverage, options.by_turn)
+    track: Track = "all"
+    if options.coverage == "conditional":
+        track = "turn+problem" if options.by_turn else "problem"
+    elif options.by_turn:
+        track = "turn"
+    tracking = AdaptiveControl(ranks, options.rate, AdaptiveOptions(track=track))
+    return _within_budget(tracking, options)
 
 
 def _within_budget(control: Control, options: TakeOverOptions) -> Control:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError
 
 from atts.config import Config, differing_keys
-from atts.conformal.calibration import Calibration, Scalar
+from atts.conformal.calibration import Calibration, Value
 from atts.errors import CalibrationError
 from atts.types import Record
 
@@ -93,7 +93,7 @@ class Certificate(Record):
     """The content of ``certificate.json``: what ``atts tune`` vouches for."""
 
     version: Literal[1]
-    fingerprint: dict[str, Scalar]
+    fingerprint: dict[str, Value]
     """What it was made under: all keys that results depend on but problems and seed."""
     calibration: str | None
     """Digest of the calibration that it was made with; None if each run makes its own."""

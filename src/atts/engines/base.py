@@ -28,6 +28,8 @@ class Sampling:
     temperature: float
     top_p: float
     seed: int
+    stop: tuple[str, ...] = ()
+    """Texts after which to stop; they stay part of what was written."""
 
     def __post_init__(self) -> None:
         # Here, because a value that fails in the middle of a batch would fail the whole batch.
@@ -36,6 +38,7 @@ class Sampling:
             or not 0.0 <= self.temperature < math.inf
             or not 0.0 < self.top_p <= 1.0
             or self.seed < 0
+            or "" in self.stop
         ):
             raise ValueError(f"not a way to sample: {self}")
 

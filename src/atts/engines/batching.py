@@ -9,7 +9,6 @@ import inspect
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -78,11 +77,9 @@ class Batcher:
         model: PreTrainedModel,
         cache_tokens: int,
         end_ids: frozenset[int],
-        one_pass_at_a_time: AbstractContextManager[Any],
     ) -> None:
         self._model = model
         self._end_ids = end_ids
-        self._one_pass_at_a_time = one_pass_at_a_time
         self._layout = Layout.of(model)
         self._trims_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._store = PrefixStore(cache_tokens)
@@ -290,7 +287,7 @@ class Batcher:
         window.reserve(len(window), window.end - window.begin, new)
         device = self._model.device
         trim = {"logits_to_keep": needed} if self._trims_logits else {}
-        with self._one_pass_at_a_time, torch.inference_mode():
+        with torch.inference_mode():
             logits: Tensor = self._model(
                 input_ids=torch.tensor(ids, device=device),
                 attention_mask=window.mask(new, device),

@@ -10,7 +10,6 @@ import queue
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
-from contextlib import nullcontext
 from typing import Any, cast
 
 import numpy as np
@@ -34,15 +33,14 @@ from atts.errors import (
 RELEASE_SECONDS = 2.0
 """An engine without requests for so long frees the memory that its batches needed."""
 
-_one_cpu_pass_at_a_time = threading.Lock()
-"""Two models on one CPU would fight for the same cores."""
-
 
 class InProcessEngine:
     """Serves one transformers model to many concurrent callers; see ``Engine``."""
 
-    def __init__(self, model: PreTrainedModel, cache_tokens: int) -> None:
+    def __init__(self, model: PreTrainedModel, cache_tokens: int, neighbours: int = 0) -> None:
         """Take over ``model``, which must be in evaluation mode.
+
+        ``neighbours`` other models run in this process, and share its cores.
 
         Raises:
             ConfigError: the model keeps a state that is not a key-value cache per token, or
@@ -61,13 +59,9 @@ class InProcessEngine:
             )
         self.vocab_size: int = config.vocab_size
         self.context_length: int = context_length(model)
-        on_cpu = model.device.type == "cpu"
-        batcher = Batcher(
-            model,
-            cache_tokens,
-            end_of_sequence_ids(model),
-            _one_cpu_pass_at_a_time if on_cpu else nullcontext(),
-        )
+        batcher = Batcher(model, cache_tokens, end_of_sequence_ids(model))
+        # Models that each use all cores would wait for each other at every operation.
+        self._cores = max(1, torch.get_num_threads() // (1 + neighbours))
         # None asks the thread to stop.
         self._inbox: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._closed = False
@@ -79,9 +73,9 @@ class InProcessEngine:
         self._thread.start()
 
     @classmethod
-    def load(cls, options: ModelOptions, path: str) -> "InProcessEngine":
+    def load(cls, options: ModelOptions, path: str, neighbours: int = 0) -> "InProcessEngine":
         """Load a model and serve it; see ``load_model``."""
-        return cls(load_model(options, path), options.cache_tokens)
+        return cls(load_model(options, path), options.cache_tokens, neighbours)
 
     async def generate(self, token_ids: Sequence[int], sampling: Sampling) -> Completion:
         ids = self._checked(token_ids)
@@ -140,6 +134,7 @@ class InProcessEngine:
     def _serve(self, batcher: Batcher) -> None:
         """The life of the engine's thread; whatever ends it, no caller is left waiting."""
         reason = "the engine was closed"
+        torch.set_num_threads(self._cores)  # of this thread
         try:
             while self._receive(batcher):
                 batcher.step()

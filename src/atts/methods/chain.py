@@ -111,6 +111,7 @@ class OpenChain:
             temperature=self.config.sampling.temperature,
             top_p=self.config.sampling.top_p,
             seed=self._seed(author),
+            stop=self.config.sampling.stop,
         )
         try:
             completion = await engine.generate(self._token_ids[author], sampling)

@@ -6,17 +6,17 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from atts.config import Config, ModelOptions
+from atts.config import Config
 from atts.conformal.calibration import Calibration
 from atts.conformal.control import Control
 from atts.conformal.controls import calibrating_control, make_control
 from atts.conformal.risk import Certificate
-from atts.engines.base import Engine
-from atts.errors import CalibrationError, ConfigError
+from atts.engines.loading import load_engine
+from atts.errors import CalibrationError
 from atts.methods import METHODS
 from atts.methods.chain import Model, Models, OpenChain
 from atts.problems import calibration_problems, load_problems
-from atts.prompts import Tokenizer, model_path
+from atts.prompts import Tokenizer
 from atts.reports.summary import Summary, drift_alarm
 from atts.runs.grades import read_grades, summarise_graded
 from atts.runs.limits import LimitedEngine
@@ -195,15 +195,18 @@ async def open_models(
 
     Raises:
         ConfigError: a model or its tokenizer cannot be loaded.
+        EngineError: a model's server does not answer.
     """
     limits = config.limits
     in_flight = {"draft": limits.draft_requests, "target": limits.target_requests}
     options = {"draft": config.draft, "target": config.target}
+    authors = authors or METHODS[config.method].authors
+    in_process = sum(options[author].engine == "inprocess" for author in authors)
     models: Models = {}
     try:
-        for author in authors or METHODS[config.method].authors:
+        for author in authors:
             engine = LimitedEngine(
-                _load_engine(options[author]),
+                await load_engine(options[author], neighbours=in_process - 1),
                 in_flight[author],
                 limits.attempts,
                 limits.backoff_seconds,
@@ -213,13 +216,3 @@ async def open_models(
     finally:
         for model in models.values():
             await model.engine.aclose()
-
-
-def _load_engine(options: ModelOptions) -> Engine:
-    try:
-        from atts.engines.inprocess import InProcessEngine
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"the in-process engine needs {error.name}: pip install 'atts[inprocess]'"
-        ) from error
-    return InProcessEngine.load(options, model_path(options.model))

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
 from atts.engines.base import Completion, Engine, Sampling, Scored
@@ -12,6 +12,8 @@ from atts.errors import EngineUnavailableError
 
 Result = TypeVar("Result")
 LONGEST_WAIT_SECONDS = 60.0
+LONGEST_RETRY_AFTER_SECONDS = 600.0
+"""A server that asks for a longer wait is asked again after this one."""
 
 
 class LimitedEngine:
@@ -26,7 +28,7 @@ class LimitedEngine:
         self._engine = engine
         self._room = asyncio.Semaphore(in_flight)
         self._attempts = attempts
-        self._backoff_seconds = backoff_seconds
+        self._backoff = wait_random_exponential(backoff_seconds, max=LONGEST_WAIT_SECONDS)
 
     async def generate(self, token_ids: Sequence[int], sampling: Sampling) -> Completion:
         return await self._retry(lambda: self._engine.generate(token_ids, sampling))
@@ -37,11 +39,17 @@ class LimitedEngine:
     async def aclose(self) -> None:
         await self._engine.aclose()
 
+    def _wait(self, state: RetryCallState) -> float:
+        """Seconds to wait: the backoff, or longer where the server says so."""
+        error = state.outcome.exception() if state.outcome else None
+        asked = getattr(error, "retry_after", None) or 0.0
+        return max(self._backoff(state), min(asked, LONGEST_RETRY_AFTER_SECONDS))
+
     async def _retry(self, request: Callable[[], Awaitable[Result]]) -> Result:
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(EngineUnavailableError),
             stop=stop_after_attempt(self._attempts),
-            wait=wait_random_exponential(self._backoff_seconds, max=LONGEST_WAIT_SECONDS),
+            wait=self._wait,
             reraise=True,
         )
 

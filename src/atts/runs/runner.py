@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 
+from atts.engines.replicas import start_chain
 from atts.errors import AttsError, ContextLengthError
 from atts.methods import Method
 from atts.methods.chain import OpenChain
@@ -56,6 +57,7 @@ async def run_chains(
 async def solve(open_chain: Callable[[], OpenChain], method: Method, clock: Clock) -> Chain:
     """Run one chain to its end, whatever the end is."""
     started = clock()
+    start_chain()
     chain = open_chain()
     error: str | None = None
     end: ChainEnd

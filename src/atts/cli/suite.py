@@ -1,0 +1,74 @@
+"""``atts suite``: a matrix of pairs, problem sets, methods and coverages, unattended."""
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from atts.cli.terminal import FAILED, err, out, resumable, say
+from atts.reports.escape import safe_markup
+
+if TYPE_CHECKING:
+    from atts.runs.suite import Entry, Outcome
+
+
+def suite(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The suite, in YAML.")],
+    directory: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Where to.", show_default="runs/FILE"),
+    ] = None,
+    list_only: Annotated[bool, typer.Option("--list", help="Print the entries and exit.")] = False,
+) -> None:
+    """Run a matrix of model pairs, problem sets, methods and coverages, one after the other.
+
+    For each pair the servers are started, calibrations are made where none fits, the entries are
+    run, and the servers are ended. An entry that fails is reported and the others go on. The same
+    command goes on where a suite was stopped, in the middle of an entry too.
+    """
+    from atts.runs.suite import load_suite
+
+    entries = load_suite(file)
+    if list_only:
+        for entry in entries:
+            typer.echo(f"{entry.pair}/{entry.name}")
+        return
+    directory = directory or Path("runs") / file.stem
+    with resumable(["atts", "suite", file, "--out", directory]):
+        outcomes = asyncio.run(_run(entries, directory))
+    out().print(_table(outcomes), soft_wrap=False)
+    say(f"Everything is in {directory}; atts report compares any of the runs in detail.")
+    if any(outcome.status == "failed" for outcome in outcomes):
+        raise typer.Exit(FAILED)
+
+
+async def _run(entries: "list[Entry]", directory: Path) -> "list[Outcome]":
+    from atts.cli.progress import Display
+    from atts.runs.suite import run_suite
+
+    with Display(err()) as display:
+        return await run_suite(entries, directory, say, display.stage)
+
+
+def _table(outcomes: "list[Outcome]") -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("pair", overflow="fold")
+    table.add_column("run", overflow="fold")
+    for name in ("accuracy\n%", "majority\n%", "take-over\n%", "target\ntokens", "wall\ns"):
+        table.add_column(name, justify="right")
+    table.add_column("status", overflow="fold")
+    for entry, summary, error, status in outcomes:
+        cells = ["-"] * 5
+        if summary:
+            cells = [
+                f"{100 * summary.accuracy.estimate:.1f}",
+                f"{100 * summary.majority_vote.estimate:.1f}",
+                f"{100 * summary.take_over.realised.estimate:.1f}" if summary.take_over else "-",
+                f"{summary.tokens.target_written:,}",
+                f"{summary.wall_seconds:,.0f}",
+            ]
+        told = f"{status}: {error.splitlines()[0]}" if error else status
+        table.add_row(safe_markup(entry.pair), safe_markup(entry.name), *cells, safe_markup(told))
+    return table

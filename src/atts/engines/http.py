@@ -1,0 +1,230 @@
+"""The HTTP client of the engines: JSON to one server, and one typed error for each fault.
+
+aiohttp, because httpx spends several times the processor time per request and does not bear
+thousands of open requests (``benchmarks/client.py``); orjson, because a chain of thousands of
+token ids crosses with every request.
+"""
+
+import math
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, TypeAlias
+from urllib.parse import urlsplit
+
+import aiohttp
+import orjson
+
+from atts.errors import (
+    ConfigError,
+    ContextLengthError,
+    EngineBusyError,
+    EngineConnectionError,
+    EngineError,
+    EngineReplyError,
+    EngineServerError,
+    EngineTimeoutError,
+    RequestRefusedError,
+)
+
+Json: TypeAlias = Any
+"""Parsed JSON, of which nothing is known yet."""
+
+CONNECT_SECONDS = 15.0
+KEEP_ALIVE_SECONDS = 4.0
+"""Idle connections are closed before uvicorn closes them, which is after five seconds."""
+
+_TOO_LONG = ("context length", "longer than", "max_model_len", "maximum model length")
+"""What SGLang and vLLM say, with a status of 400, of a chain that does not fit."""
+
+_QUOTED = 300
+"""Characters of a server's own words that a message quotes."""
+
+
+class HttpClient:
+    """Sends JSON requests to one server; any number of them at a time.
+
+    Cancelling the task that awaits a request closes its connection.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        api_key: str | None = None,
+        timeout_seconds: float = 900.0,
+    ) -> None:
+        """Prepare for a server; nothing is sent yet.
+
+        Args:
+            url: of the server, such as ``http://127.0.0.1:40000``.
+            model: named in messages.
+            api_key: sent as a bearer token, and never part of a message.
+            timeout_seconds: a request fails that has no whole reply by then.
+
+        Raises:
+            ConfigError: ``url`` is not one.
+        """
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ConfigError(f"{url!r} is not the address of a server: http://HOST:PORT is")
+        if parts.username or parts.password:
+            raise ConfigError(f"the address of {parts.hostname} holds a password: use api_key_env")
+        self.url = url.rstrip("/")
+        self._model = model
+        self._headers = {"Content-Type": "application/json"}
+        if api_key:
+            self._headers["Authorization"] = f"Bearer {api_key}"
+        self._timeout_seconds = timeout_seconds
+        self._session: aiohttp.ClientSession | None = None
+        self._closed = False
+
+    async def get(self, path: str, timeout_seconds: float | None = None) -> Json:
+        """What a GET request brings back, parsed; None if it is empty. Raises as ``post`` does."""
+        return self._parsed(f"GET {path}", await self._request("GET", path, None, timeout_seconds))
+
+    async def get_text(self, path: str, timeout_seconds: float | None = None) -> str:
+        """What a GET request brings back, as text. Raises as ``post`` does."""
+        return (await self._request("GET", path, None, timeout_seconds)).decode(errors="replace")
+
+    async def post(
+        self,
+        path: str,
+        body: dict[str, Any],
+        timeout_seconds: float | None = None,
+    ) -> Json:
+        """What a POST request brings back, parsed; None if it is empty.
+
+        Raises:
+            EngineConnectionError: no server is there, or the connection broke.
+            EngineTimeoutError: no whole reply came in time.
+            EngineBusyError: status 429 or 503; with ``retry_after`` where the server says it.
+            EngineServerError: any other status of 500 or above.
+            ContextLengthError: the server says that the chain is too long for it.
+            RequestRefusedError: any other status that is not a success.
+            EngineReplyError: the reply is not JSON.
+        """
+        content = orjson.dumps(body)
+        reply = await self._request("POST", path, content, timeout_seconds)
+        return self._parsed(f"POST {path}, {len(content):,} bytes", reply)
+
+    async def aclose(self) -> None:
+        """Close every connection; requests that are in flight fail."""
+        self._closed = True
+        if self._session:
+            await self._session.close()
+
+    async def _request(
+        self, method: str, path: str, body: bytes | None, timeout_seconds: float | None
+    ) -> bytes:
+        what = f"{method} {path}" + ("" if body is None else f", {len(body):,} bytes")
+        seconds = timeout_seconds or self._timeout_seconds
+        fresh = False
+        while True:
+            if self._closed:
+                raise EngineError(f"{self._at()}: the engine is closed")
+            try:
+                return await self._once(method, path, body, seconds, what)
+            except aiohttp.ServerDisconnectedError as error:
+                # Most often an idle connection that the server closed at this very moment, so
+                # that the request never reached it. The second failure is a real one.
+                if self._closed or fresh:
+                    raise self._broken(what, error) from error
+                fresh = True
+            except TimeoutError as error:
+                raise EngineTimeoutError(
+                    f"{self._at()}: {what}: no reply within {seconds:g} s; does the server hang? "
+                    "Look at its log, or raise timeout_seconds"
+                ) from error
+            except (aiohttp.ClientError, OSError) as error:
+                raise self._broken(what, error) from error
+
+    async def _once(
+        self, method: str, path: str, body: bytes | None, seconds: float, what: str
+    ) -> bytes:
+        timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT_SECONDS)
+        async with self._open().request(
+            method, self.url + path, data=body, timeout=timeout, allow_redirects=False
+        ) as reply:
+            content = await reply.read()
+        if reply.status != 200:
+            raise self._refused(what, reply.status, reply.headers.get("Retry-After"), content)
+        return content
+
+    def _parsed(self, what: str, content: bytes) -> Json:
+        if not content:
+            return None
+        try:
+            return orjson.loads(content)
+        except orjson.JSONDecodeError as error:
+            raise EngineReplyError(
+                f"{self._at()}: {what}: the reply is not JSON ({error}): {_quoted(content)}; is "
+                "this a model server, and not a proxy's error page?"
+            ) from error
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:  # here, because a session belongs to the loop that runs it
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS),
+                headers=self._headers,
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._session
+
+    def _at(self) -> str:
+        return f"{self.url} ({self._model})"
+
+    def _broken(self, what: str, error: BaseException) -> EngineError:
+        if self._closed:
+            return EngineError(f"{self._at()}: {what}: the engine is closed")
+        return EngineConnectionError(
+            f"{self._at()}: {what}: {str(error) or type(error).__name__}; is the server running? "
+            "atts servers status and atts doctor tell"
+        )
+
+    def _refused(
+        self, what: str, status: int, retry_after: str | None, content: bytes
+    ) -> EngineError:
+        words = f"{self._at()}: {what}: status {status}: {_quoted(content)}"
+        if status in (429, 503):
+            error = EngineBusyError(f"{words}; the server has no room now: lower limits.*_requests")
+            error.retry_after = seconds_to_wait(retry_after)
+            return error
+        if status >= 500:
+            return EngineServerError(f"{words}; look at the server's log")
+        if status in (401, 403):
+            return RequestRefusedError(
+                f"{words}; name the environment variable with the API key in api_key_env"
+            )
+        if status == 404:
+            return RequestRefusedError(f"{words}; is the address that of the right server?")
+        if any(sign in content.decode(errors="replace").lower() for sign in _TOO_LONG):
+            return ContextLengthError(words)
+        return RequestRefusedError(words)
+
+
+def seconds_to_wait(retry_after: str | None) -> float | None:
+    """What a Retry-After header asks for (RFC 9110, 10.2.3): seconds, or a date.
+
+    >>> seconds_to_wait("120"), seconds_to_wait("soon"), seconds_to_wait(None)
+    (120.0, None, None)
+    >>> seconds_to_wait("Wed, 21 Oct 2015 07:28:00 GMT")
+    0.0
+    """
+    if retry_after is None:
+        return None
+    try:
+        seconds = float(retry_after)
+    except ValueError:
+        try:
+            date = parsedate_to_datetime(retry_after)
+        except ValueError:
+            return None
+        if date.tzinfo is None:
+            date = date.replace(tzinfo=UTC)
+        seconds = (date - datetime.now(UTC)).total_seconds()
+    return max(seconds, 0.0) if math.isfinite(seconds) else None
+
+
+def _quoted(content: bytes) -> str:
+    text = " ".join(content.decode(errors="replace").split())
+    return repr(text if len(text) <= _QUOTED else text[:_QUOTED] + "...")

@@ -1,0 +1,108 @@
+"""From a model's configuration to the engine that serves it."""
+
+import asyncio
+import logging
+import os
+from typing import TYPE_CHECKING
+
+from atts.config import ModelOptions
+from atts.engines.base import Engine
+from atts.errors import ConfigError, EngineUnavailableError
+from atts.prompts import model_path
+
+if TYPE_CHECKING:
+    from atts.engines.remote import RemoteEngine
+    from atts.engines.replicas import Replicas
+
+_log = logging.getLogger(__name__)
+
+
+async def load_engine(options: ModelOptions, neighbours: int = 0) -> Engine:
+    """Load a model into this process, or connect to its servers.
+
+    ``neighbours`` other models run in this process, and share its cores.
+
+    Raises:
+        ConfigError: the model cannot be loaded, or a server serves another one.
+        EngineError: no server answers, or one refuses.
+    """
+    if options.engine == "inprocess":
+        return _load_in_process(options, neighbours)
+    from atts.engines.replicas import Replicas
+
+    engines = remote_engines(options)
+    replicas = Replicas(engines)
+    try:
+        await _connect(options, engines, replicas)
+    except BaseException:
+        await replicas.aclose()
+        raise
+    return engines[0] if len(engines) == 1 else replicas
+
+
+async def _connect(
+    options: ModelOptions, engines: "list[RemoteEngine]", replicas: "Replicas"
+) -> None:
+    """Connect to all that can be reached; one must, the others may come back later."""
+    results = await asyncio.gather(
+        *(engine.connect() for engine in engines), return_exceptions=True
+    )
+    errors = [error for error in results if isinstance(error, BaseException)]
+    for number, result in enumerate(results):
+        if not isinstance(result, BaseException):
+            for remark in result.remarks:
+                _log.warning("the server of %s: %s", options.model, remark)
+        elif isinstance(result, EngineUnavailableError) and len(errors) < len(engines):
+            replicas.mark_down(number)
+            _log.warning("a replica is down: %s", result)
+        else:
+            raise result
+
+
+def remote_engines(options: ModelOptions) -> "list[RemoteEngine]":
+    """The engine of each server of a model; nothing is sent yet.
+
+    Raises:
+        ConfigError: an address is none, the API key is not set, or the model is unknown.
+    """
+    from atts.engines.http import HttpClient
+    from atts.engines.remote import vocabulary_size
+    from atts.engines.sglang import SGLangEngine
+    from atts.engines.vllm import VllmEngine
+
+    kind = {"sglang": SGLangEngine, "vllm": VllmEngine}[options.engine]
+    api_key = None
+    if options.api_key_env:
+        api_key = os.environ.get(options.api_key_env)
+        if not api_key:
+            raise ConfigError(
+                f"{options.model}: the environment variable {options.api_key_env}, which "
+                "api_key_env names, is not set"
+            )
+    size = vocabulary_size(options)
+    return [
+        kind(HttpClient(url, options.model, api_key, options.timeout_seconds), options, size)
+        for url in server_urls(options)
+    ]
+
+
+def server_urls(options: ModelOptions) -> tuple[str, ...]:
+    """Where a model's servers answer.
+
+    >>> server_urls(ModelOptions(model="m", engine="vllm"))
+    ('http://127.0.0.1:40000',)
+    """
+    if options.urls:
+        return options.urls
+    host = "127.0.0.1" if options.server.host == "0.0.0.0" else options.server.host  # noqa: S104
+    return (f"http://{f'[{host}]' if ':' in host else host}:{options.server.port}",)
+
+
+def _load_in_process(options: ModelOptions, neighbours: int) -> Engine:
+    try:
+        from atts.engines.inprocess import InProcessEngine
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"the in-process engine needs {error.name}: pip install 'atts[inprocess]'"
+        ) from error
+    return InProcessEngine.load(options, model_path(options.model), neighbours)

@@ -1,0 +1,244 @@
+"""What the engines over HTTP share: checks before a request, and what a server is asked first."""
+
+import asyncio
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atts.config import ModelOptions
+from atts.engines.base import Completion, Sampling, Scored
+from atts.engines.http import HttpClient, Json
+from atts.errors import (
+    ConfigError,
+    ContextLengthError,
+    EmptyInputError,
+    EngineReplyError,
+    RequestRefusedError,
+    TokenIdError,
+)
+from atts.prompts import model_path
+from atts.types import FinishReason, Timings
+
+PROBE_SECONDS = 60.0
+"""Within which a server answers what it is asked about itself."""
+
+
+class ServerFacts(NamedTuple):
+    """What a server says of itself."""
+
+    version: str
+    model: str
+    """The model that it serves, as it names it."""
+    context_length: int
+    """Longest input and output together, in tokens."""
+    scoring: str
+    """How log-probabilities of a given text are asked for, for people."""
+    remarks: tuple[str, ...] = ()
+    """What keeps the server from doing all that it could, with the mend."""
+
+
+class Written(NamedTuple):
+    """What a server wrote, without its end-of-sequence token."""
+
+    token_ids: list[int]
+    finish_reason: FinishReason
+    cached_tokens: int
+
+
+class RemoteEngine(ABC):
+    """Serves one model by one server. ``connect`` comes first, by itself if need be.
+
+    A server is not asked when it began: of the moments of a request, ``started`` is when it was
+    sent, and ``first_token`` when the whole reply was there.
+    """
+
+    def __init__(self, client: HttpClient, options: ModelOptions, vocab_size: int) -> None:
+        self.client = client
+        self.vocab_size = vocab_size
+        self.model_id = options.served_as or options.model
+        """What the server calls the model, once it was asked."""
+        self._options = options
+        self._facts: ServerFacts | None = None
+        self._connecting = asyncio.Lock()
+
+    async def connect(self) -> ServerFacts:
+        """Ask the server, once, what it is.
+
+        Raises:
+            ConfigError: it serves another model.
+            EngineError: it does not answer as a server of its kind does.
+        """
+        async with self._connecting:
+            if self._facts is None:
+                facts = await self._ask()
+                expected = self._options.served_as or model_path(self._options.model)
+                if not same_model(expected, facts.model):
+                    raise ConfigError(
+                        f"{self.client.url} serves {facts.model}, and the configuration says "
+                        f"{self._options.model}; if that is the same model, set served_as to "
+                        f"{facts.model}"
+                    )
+                self._facts = facts
+        return self._facts
+
+    async def generate(self, token_ids: Sequence[int], sampling: Sampling) -> Completion:
+        ids = self._checked(token_ids)
+        facts = await self.connect()
+        room = self._room(facts, len(ids))
+        if room <= 0:
+            raise ContextLengthError(
+                f"{len(ids)} tokens leave no room in a context of {facts.context_length}"
+            )
+        sent = time.monotonic()
+        written = await self._generate(
+            ids, replace(sampling, max_tokens=min(sampling.max_tokens, room))
+        )
+        return Completion(
+            tuple(written.token_ids), written.finish_reason, written.cached_tokens, _since(sent)
+        )
+
+    async def score(self, token_ids: Sequence[int], start: int) -> Scored:
+        ids = self._checked(token_ids)
+        if not 1 <= start < len(ids):
+            raise EmptyInputError(
+                f"cannot score from token {start} of {len(ids)}: start must be at least 1, as the "
+                "first token has no log-probability, and less than the number of tokens"
+            )
+        facts = await self.connect()
+        if self._room(facts, len(ids)) <= 0:
+            # A server scores a text on the way to the token that follows it.
+            raise ContextLengthError(
+                f"{len(ids)} tokens and one more do not fit a context of {facts.context_length}"
+            )
+        sent = time.monotonic()
+        logprobs, cached = await self._score(ids, start)
+        timings = _since(sent)
+        if len(logprobs) != len(ids) - start or not np.isfinite(logprobs).all():
+            raise self.unusable(
+                f"{len(logprobs)} log-probabilities for {len(ids) - start} tokens, "
+                f"{np.isfinite(logprobs).sum()} of them finite"
+            )
+        if (logprobs > 1e-3).any():  # rounding may lift a certain token a little above zero
+            raise self.unusable(f"a log-probability of {logprobs.max():.3f}, above zero")
+        return Scored(logprobs, cached, timings)
+
+    async def aclose(self) -> None:
+        await self.client.aclose()
+
+    async def tokenize(self, text: str) -> list[int] | None:
+        """The server's own ids of a text; None if it has no route for that."""
+        body = {"model": self.model_id, "prompt": text, "add_special_tokens": False}
+        try:
+            ids = field(await self.client.post("/tokenize", body, PROBE_SECONDS), "tokens")
+        except RequestRefusedError:
+            return None
+        return ids if isinstance(ids, list) else None
+
+    @abstractmethod
+    async def in_flight(self) -> int | None:
+        """How many requests the server has, waiting or running; None if it does not tell."""
+
+    @abstractmethod
+    async def _ask(self) -> ServerFacts:
+        """Find out what the server is and how it can be used."""
+
+    @abstractmethod
+    async def _generate(self, ids: list[int], sampling: Sampling) -> Written:
+        """Continue ``ids``; ``sampling.max_tokens`` fits the context."""
+
+    @abstractmethod
+    async def _score(self, ids: list[int], start: int) -> tuple[NDArray[np.float64], int]:
+        """Log-probabilities of ``ids[start:]``, and the cached tokens."""
+
+    def _room(self, facts: ServerFacts, length: int) -> int:
+        """Tokens that may still be written after ``length``."""
+        return facts.context_length - length
+
+    def unusable(self, what: str) -> EngineReplyError:
+        """The error of a reply that lacks what was asked for."""
+        return EngineReplyError(
+            f"{self.client.url} ({self._options.model}): an unusable reply: {what}; atts doctor "
+            "tells whether the server can do what is asked of it"
+        )
+
+    def _checked(self, token_ids: Sequence[int]) -> list[int]:
+        ids = list(token_ids)
+        if not ids:
+            raise EmptyInputError("no tokens to continue or to score")
+        # An id past the vocabulary does not fail alone: it can take the whole server down.
+        if min(ids) < 0 or max(ids) >= self.vocab_size:
+            wrong = next(i for i in ids if not 0 <= i < self.vocab_size)
+            raise TokenIdError(
+                f"token id {wrong} is outside the vocabulary of {self.vocab_size}; do the "
+                "tokenizer and the model belong together?"
+            )
+        return ids
+
+
+def field(tree: Json, *path: str | int) -> Json:
+    """A value deep in parsed JSON; None where any step of the path is missing.
+
+    >>> field({"choices": [{"token_ids": [1]}]}, "choices", 0, "token_ids")
+    [1]
+    >>> field({"choices": []}, "choices", 0, "token_ids") is None
+    True
+    """
+    for step in path:
+        try:
+            tree = tree[step]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return tree
+
+
+def same_model(expected: str, served: str) -> bool:
+    """Whether two names mean one model: ids, folders, and folders of the Hugging Face cache.
+
+    >>> same_model("Qwen/QwQ-32B", "/models/QwQ-32B")
+    True
+    >>> same_model("Qwen/QwQ-32B", "/hub/models--Qwen--QwQ-32B/snapshots/976055f")
+    True
+    >>> same_model("Qwen/QwQ-32B", "Qwen/Qwen2.5-7B-Instruct")
+    False
+    """
+    return _last_name(expected) == _last_name(served)
+
+
+def _last_name(model: str) -> str:
+    parts = PurePosixPath(model).parts
+    for part in parts:
+        if part.startswith("models--"):
+            return part.rpartition("--")[2].lower()
+    return (parts or ("",))[-1].lower()
+
+
+def vocabulary_size(options: ModelOptions) -> int:
+    """How many token ids a model knows, from its own ``config.json``; no weights are read.
+
+    Raises:
+        ConfigError: the model's configuration cannot be read, or does not say.
+    """
+    from transformers import PreTrainedConfig
+
+    path = model_path(options.model)
+    if path != options.model and not Path(path).is_dir():
+        raise ConfigError(f"{options.model}: there is no folder {path}")
+    try:
+        tree, _ = PreTrainedConfig.get_config_dict(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read the configuration of {options.model}: {error}") from error
+    size = tree.get("vocab_size") or field(tree, "text_config", "vocab_size")
+    if not isinstance(size, int):
+        raise ConfigError(f"{options.model}: its config.json does not name a vocab_size")
+    return size
+
+
+def _since(sent: float) -> Timings:
+    now = time.monotonic()
+    return Timings(queued=sent, started=sent, first_token=now, done=now)

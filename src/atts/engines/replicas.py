@@ -1,0 +1,96 @@
+"""Several servers of one model as one engine.
+
+A chain stays on its replica, where its prefix is cached; a new chain goes to the replica with the
+fewest. When a replica is gone, its chains move to another one, request by request.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
+from typing import TypeVar
+from weakref import WeakKeyDictionary
+
+from atts.engines.base import Completion, Engine, Sampling, Scored
+from atts.errors import EngineConnectionError, EngineTimeoutError
+
+DOWN_SECONDS = 10.0
+"""A replica that did not answer is left alone for so long, unless all are down."""
+
+Result = TypeVar("Result")
+
+_log = logging.getLogger(__name__)
+
+
+class ChainMark:
+    """Stands for one chain; the replicas of its models are forgotten when it is gone."""
+
+
+_chain: ContextVar[ChainMark | None] = ContextVar("_chain", default=None)
+
+
+def start_chain() -> None:
+    """From here on, the requests of this task belong to a new chain."""
+    _chain.set(ChainMark())
+
+
+class Replicas:
+    """An engine over several engines of one model; see ``Engine``."""
+
+    def __init__(self, engines: Sequence[Engine]) -> None:
+        self._engines = list(engines)
+        self._of_chain: WeakKeyDictionary[ChainMark, int] = WeakKeyDictionary()
+        self._in_flight = [0] * len(self._engines)
+        self._down_until = [0.0] * len(self._engines)
+
+    async def generate(self, token_ids: Sequence[int], sampling: Sampling) -> Completion:
+        return await self._on_a_replica(lambda engine: engine.generate(token_ids, sampling))
+
+    async def score(self, token_ids: Sequence[int], start: int) -> Scored:
+        return await self._on_a_replica(lambda engine: engine.score(token_ids, start))
+
+    async def aclose(self) -> None:
+        await asyncio.gather(*(engine.aclose() for engine in self._engines))
+
+    def mark_down(self, number: int) -> None:
+        """Give no chain to a replica for a while."""
+        self._down_until[number] = time.monotonic() + DOWN_SECONDS
+
+    async def _on_a_replica(self, request: Callable[[Engine], Awaitable[Result]]) -> Result:
+        chain = _chain.get()
+        tried: set[int] = set()
+        while True:
+            number = self._choose(chain, tried)
+            tried.add(number)
+            self._in_flight[number] += 1
+            try:
+                result = await request(self._engines[number])
+            except (EngineConnectionError, EngineTimeoutError) as error:
+                self.mark_down(number)
+                if len(tried) == len(self._engines):
+                    raise
+                _log.warning("a replica is down, its chains move on: %s", error)
+            else:
+                self._down_until[number] = 0.0
+                return result
+            finally:
+                self._in_flight[number] -= 1
+
+    def _choose(self, chain: ChainMark | None, tried: set[int]) -> int:
+        now = time.monotonic()
+        mine = self._of_chain.get(chain) if chain else None
+        if mine is not None and mine not in tried and self._down_until[mine] <= now:
+            return mine
+        chains = [0] * len(self._engines)
+        for number in self._of_chain.values():
+            chains[number] += 1
+
+        def load(number: int) -> tuple[bool, int, int]:
+            down = self._down_until[number] > now
+            return (down, chains[number], self._in_flight[number])
+
+        number = min((n for n in range(len(self._engines)) if n not in tried), key=load)
+        if chain:
+            self._of_chain[chain] = number
+        return number

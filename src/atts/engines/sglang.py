@@ -1,0 +1,167 @@
+"""The engine over an SGLang server: its native ``/generate``, token ids in and out."""
+
+import asyncio
+import logging
+import secrets
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atts.config import ModelOptions
+from atts.engines.base import Sampling
+from atts.engines.http import HttpClient, Json
+from atts.engines.remote import RemoteEngine, ServerFacts, Written, field
+from atts.errors import EngineError, EngineTimeoutError, EngineUnavailableError, RequestRefusedError
+from atts.types import FinishReason
+
+ABORT_SECONDS = 10.0
+INPUT_RESERVE = 6
+"""SGLang refuses inputs that come within so many tokens of its context length."""
+
+_log = logging.getLogger(__name__)
+
+
+class SGLangEngine(RemoteEngine):
+    """Serves one model by one SGLang server, or by an sglang-router; see ``Engine``."""
+
+    def __init__(self, client: HttpClient, options: ModelOptions, vocab_size: int) -> None:
+        super().__init__(client, options, vocab_size)
+        self._aborts: set[asyncio.Task[None]] = set()
+
+    async def _ask(self) -> ServerFacts:
+        models = await self.client.get("/v1/models", ABORT_SECONDS)
+        context_length = field(models, "data", 0, "max_model_len")
+        if not isinstance(context_length, int):
+            raise self.unusable("/v1/models names no max_model_len; is this an SGLang server?")
+        info = await self._server_info()
+        remarks = []
+        if info.get("disable_radix_cache"):
+            remarks.append(
+                "its prefix cache is off, so every turn computes the whole chain again: start it "
+                "without --disable-radix-cache"
+            )
+        if info and not info.get("enable_deterministic_inference"):
+            remarks.append(
+                "it ignores seeds, so a run cannot be repeated exactly: start it with "
+                "--enable-deterministic-inference if that matters more than speed"
+            )
+        return ServerFacts(
+            version=str(info.get("version", "unknown")),
+            model=str(info.get("model_path") or field(models, "data", 0, "root")),
+            context_length=context_length,
+            scoring="/generate with logprob_start_len",
+            remarks=tuple(remarks),
+        )
+
+    async def in_flight(self) -> int | None:
+        try:
+            loads = await self.client.get("/get_load", ABORT_SECONDS)
+        except RequestRefusedError:
+            return None
+        counts = [field(load, "num_reqs") for load in loads] if isinstance(loads, list) else []
+        return sum(counts) if counts and all(isinstance(n, int) for n in counts) else None
+
+    async def _server_info(self) -> dict[str, Any]:
+        for path in ("/server_info", "/get_server_info"):  # the older name goes away
+            try:
+                info = await self.client.get(path, ABORT_SECONDS)
+            except EngineUnavailableError:
+                raise
+            except EngineError:  # a router does not know these
+                continue
+            if isinstance(info, dict):
+                return info
+        return {}
+
+    def _room(self, facts: ServerFacts, length: int) -> int:
+        if length > facts.context_length - 1 - INPUT_RESERVE:
+            return 0
+        return facts.context_length - 1 - length
+
+    async def _generate(self, ids: list[int], sampling: Sampling) -> Written:
+        reply = await self._send(
+            {
+                "input_ids": ids,
+                "sampling_params": {
+                    "max_new_tokens": sampling.max_tokens,
+                    "temperature": sampling.temperature,
+                    "top_p": sampling.top_p,
+                    "top_k": -1,
+                    "stop": list(sampling.stop),
+                    "sampling_seed": sampling.seed,
+                },
+            }
+        )
+        written = field(reply, "output_ids")
+        if not isinstance(written, list):
+            raise self.unusable("it has no output_ids")
+        reason, matched = self._end(reply)
+        # The token at which it stopped comes with the others; a stop string stays in the text.
+        if isinstance(matched, int) and written and written[-1] == matched:
+            written = written[:-1]
+        return Written(written, reason, field(reply, "meta_info", "cached_tokens") or 0)
+
+    async def _score(self, ids: list[int], start: int) -> tuple[NDArray[np.float64], int]:
+        # The first entry has no log-probability, so one token before ``start`` is asked for. A
+        # smaller logprob_start_len would keep the server from using its cache beyond it.
+        reply = await self._send(
+            {
+                "input_ids": ids,
+                "sampling_params": {"max_new_tokens": 1, "temperature": 0.0},
+                "return_logprob": True,
+                "logprob_start_len": start - 1,
+                "top_logprobs_num": 0,
+            }
+        )
+        self._end(reply)
+        entries = field(reply, "meta_info", "input_token_logprobs")
+        if not isinstance(entries, list) or len(entries) != len(ids) - start + 1:
+            found = len(entries) if isinstance(entries, list) else "no"
+            raise self.unusable(
+                f"{found} input_token_logprobs, {len(ids) - start + 1} were asked for"
+            )
+        pairs = [(field(entry, 0), field(entry, 1)) for entry in entries[1:]]
+        if [token_id for _, token_id in pairs] != ids[start:]:
+            raise self.unusable("its log-probabilities belong to other tokens")
+        if any(not isinstance(logprob, int | float) for logprob, _ in pairs):
+            raise self.unusable("a log-probability is null")
+        logprobs = np.array([logprob for logprob, _ in pairs], dtype=np.float64)
+        return logprobs, field(reply, "meta_info", "cached_tokens") or 0
+
+    async def _send(self, body: dict[str, Any]) -> Json:
+        # The server aborts every request whose id begins with the given one, so no id may be
+        # the beginning of another: all have one length.
+        rid = secrets.token_hex(16)
+        try:
+            return await self.client.post("/generate", {"rid": rid, **body})
+        except (asyncio.CancelledError, EngineTimeoutError):
+            # The server would notice the closed connection only seconds later.
+            task = asyncio.create_task(self._abort(rid))
+            self._aborts.add(task)
+            task.add_done_callback(self._aborts.discard)
+            raise
+
+    async def _abort(self, rid: str) -> None:
+        try:
+            await self.client.post("/abort_request", {"rid": rid}, ABORT_SECONDS)
+        except EngineError as error:
+            _log.warning("could not abort request %s: %s", rid, error)
+
+    async def aclose(self) -> None:
+        await asyncio.gather(*self._aborts)
+        await super().aclose()
+
+    def _end(self, reply: Json) -> tuple[FinishReason, int | str | None]:
+        """Why the server stopped, and the token or text at which it did."""
+        end = field(reply, "meta_info", "finish_reason")
+        kind = field(end, "type")
+        if kind == "stop":
+            return "stop", field(end, "matched")
+        if kind == "length":
+            return "length", None
+        if kind == "abort":
+            raise EngineUnavailableError(
+                f"{self.client.url}: the server gave the request up: {field(end, 'message')}"
+            )
+        raise self.unusable(f"finish_reason is {end!r}")

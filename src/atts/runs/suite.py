@@ -1,0 +1,234 @@
+"""A suite: a matrix of model pairs, problem sets, methods and coverages, run one after the other.
+
+Each axis gives fragments of a configuration, which are merged over one another: ``base``, the
+pair, the problem set, ``changes``, then method and coverage. The servers of a pair are up while
+its entries run. Every entry is a run directory of its own, so a suite resumes like a run.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import yaml
+from pydantic import ConfigDict, Field, ValidationError
+
+from atts.config import Config, Coverage, MethodName, Options, parse_config
+from atts.engines.loading import server_urls
+from atts.errors import AttsError, ConfigError
+from atts.methods import METHODS
+from atts.methods.chain import Models
+from atts.reports.summary import Summary, summarise
+from atts.runs import jobs
+from atts.runs.store import CALIBRATION, SUMMARY, read_run
+from atts.servers.lifecycle import answers, down, up
+from atts.types import Author
+
+Fragment = dict[str, Any]
+Say = Callable[[str], None]
+
+
+class Suite(Options):
+    """What stands in a suite's file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    base: Fragment = Field(default_factory=dict)
+    """Part of the configuration of every entry."""
+    pairs: dict[str, Fragment | str] = Field(min_length=1)
+    """Name -> part of a configuration, or the path of a file with one, from the suite's own."""
+    problems: dict[str, Fragment] = Field(min_length=1)
+    """Name -> part of a configuration: ``problems`` and, if needed, ``calibration``."""
+    methods: tuple[MethodName, ...] = Field(default=("target-only", "atts"), min_length=1)
+    coverages: tuple[Coverage, ...] = Field(default=("marginal",), min_length=1)
+    """For the methods that decide by a calibration."""
+    changes: Fragment = Field(default_factory=dict)
+    """Laid over the configuration of every entry."""
+
+
+class Entry(NamedTuple):
+    """One run of a suite."""
+
+    pair: str
+    name: str
+    """Problem set, method and coverage: the folder of the run below that of the pair."""
+    config: Config
+
+
+class Outcome(NamedTuple):
+    """What became of an entry."""
+
+    entry: Entry
+    summary: Summary | None
+    error: str | None
+    status: Literal["done", "done before", "failed"]
+
+
+def load_suite(path: Path) -> list[Entry]:
+    """Read a suite's file; every entry's configuration is checked.
+
+    Raises:
+        ConfigError: the file or a configuration cannot be read, or a key or value is wrong.
+    """
+    try:
+        suite = Suite.model_validate(_read(path))
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise ConfigError(f"wrong suite in {path}:\n  " + "\n  ".join(faults)) from None
+    return list(_entries(suite, path))
+
+
+def _entries(suite: Suite, path: Path) -> Iterator[Entry]:
+    for pair, pair_fragment in suite.pairs.items():
+        if isinstance(pair_fragment, str):
+            pair_fragment = _read(path.parent / pair_fragment)
+        for problems, problems_fragment in suite.problems.items():
+            for method in suite.methods:
+                decides = METHODS[method].needs_calibration
+                for coverage in suite.coverages if decides else suite.coverages[:1]:
+                    name = f"{problems}/{method}" + (f"-{coverage}" if decides else "")
+                    last = {"method": method, "take_over": {"coverage": coverage}}
+                    tree: Fragment = {}
+                    for fragment in (
+                        suite.base,
+                        pair_fragment,
+                        problems_fragment,
+                        suite.changes,
+                        last,
+                    ):
+                        tree = _merged(tree, fragment)
+                    yield Entry(pair, name, parse_config(tree, f"{path}, {pair}/{name}"))
+
+
+async def run_suite(
+    entries: Sequence[Entry], directory: Path, say: Say, observe: Callable[[str], jobs.Observer]
+) -> list[Outcome]:
+    """Run all entries, pair by pair; what is finished is not done again.
+
+    An entry that fails is reported, and the others go on.
+
+    Args:
+        entries: as ``load_suite`` gives them.
+        directory: where to: ``PAIR/PROBLEMS/METHOD`` is a run directory.
+        say: is told what happens, in a line.
+        observe: gives an observer for a named job.
+    """
+    outcomes: list[Outcome] = []
+    for pair in dict.fromkeys(entry.pair for entry in entries):
+        folder = directory / pair
+        left = []
+        for entry in (entry for entry in entries if entry.pair == pair):
+            if summary := _finished(folder / entry.name, entry):
+                outcomes.append(Outcome(entry, summary, None, "done before"))
+            else:
+                left.append(entry)
+        if left:
+            outcomes += await _run_pair(left, folder, say, observe)
+    return outcomes
+
+
+async def _run_pair(
+    entries: list[Entry], folder: Path, say: Say, observe: Callable[[str], jobs.Observer]
+) -> list[Outcome]:
+    pair, config = entries[0].pair, entries[0].config
+    authors: list[Author] = sorted(
+        {author for entry in entries for author in METHODS[entry.config.method].authors}
+    )
+    outcomes = []
+    started: list[Author] = []
+    try:
+        started = await _start_servers(pair, config, authors, folder, say)
+        async with jobs.open_models(config, authors) as models:
+            for entry in entries:
+                outcome = await _run_entry(entry, models, folder, say, observe)
+                outcomes.append(outcome)
+    except AttsError as error:  # without models, none of the entries can be run
+        say(f"{pair}: {error}")
+        done = len(outcomes)
+        outcomes += [Outcome(entry, None, str(error), "failed") for entry in entries[done:]]
+    finally:
+        if started:
+            down(folder / "servers", started)
+    return outcomes
+
+
+async def _start_servers(
+    pair: str, config: Config, authors: Sequence[Author], folder: Path, say: Say
+) -> list[Author]:
+    """Start the servers that the configuration describes and that do not answer yet."""
+    missing: list[Author] = []
+    for author in authors:
+        options = config.draft if author == "draft" else config.target
+        if options.engine == "inprocess" or options.urls:
+            continue
+        url = server_urls(options)[0]
+        if await answers(url, options.model, options.api_key_env):
+            say(f"{pair}: the {author}'s server already answers at {url}")
+        else:
+            missing.append(author)
+    if missing:
+        began = time.monotonic()
+        say(
+            f"{pair}: starting the servers of {' and '.join(missing)}, logs in {folder / 'servers'}"
+        )
+        await up(config, missing, folder / "servers", lambda *_: None)
+        say(f"{pair}: they answer after {time.monotonic() - began:.0f} s")
+    return missing
+
+
+async def _run_entry(
+    entry: Entry, models: Models, folder: Path, say: Say, observe: Callable[[str], jobs.Observer]
+) -> Outcome:
+    name = f"{entry.pair}/{entry.name}"
+    config = entry.config
+    try:
+        if METHODS[config.method].needs_calibration and config.take_over.calibration is None:
+            job = jobs.prepare_calibration(config)
+            made = folder / f"calibration-{config.take_over.coverage}-{job.config.digest()}"
+            # One that is complete does nothing here but give the scores again.
+            await jobs.calibrate(config, models, made, observe(f"{name}: calibration"))
+            config = config.model_copy(
+                update={
+                    "take_over": config.take_over.model_copy(
+                        update={"calibration": made / CALIBRATION}
+                    )
+                }
+            )
+        summary = await jobs.run(
+            config, models, folder / entry.name, observe(name), retry_failed=True
+        )
+    except AttsError as error:
+        say(f"{name}: {error}")
+        return Outcome(entry, None, str(error), "failed")
+    error_text = f"{summary.failed} chains failed" if summary.failed else None
+    return Outcome(entry, summary, error_text, "failed" if summary.failed else "done")
+
+
+def _finished(directory: Path, entry: Entry) -> Summary | None:
+    """The summary of an entry that needs nothing more."""
+    if not (directory / SUMMARY).is_file():
+        return None
+    run = read_run(directory)
+    summary = summarise(run.config, run.problems, run.chains)
+    same = run.config.what_results_depend_on() == entry.config.what_results_depend_on()
+    complete = summary.chains == summary.expected_chains and not summary.failed
+    return summary if same and complete else None
+
+
+def _merged(under: Fragment, over: Fragment) -> Fragment:
+    return under | {
+        key: _merged(under[key], value)
+        if isinstance(value, dict) and isinstance(under.get(key), dict)
+        else value
+        for key, value in over.items()
+    }
+
+
+def _read(path: Path) -> Fragment:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} must hold keys and values")
+    return tree

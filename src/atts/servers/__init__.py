@@ -1,0 +1,1 @@
+"""Starts, watches and stops the servers of SGLang and vLLM that a configuration names."""

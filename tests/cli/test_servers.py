@@ -1,0 +1,180 @@
+"""``atts doctor``, ``atts servers`` and ``atts suite``: what is called, printed and returned."""
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import Result
+
+from atts.config import Config, ModelOptions, PromptOptions
+from atts.engines import checks
+from atts.engines.checks import Check
+from atts.errors import ServerError
+from atts.runs import suite
+from atts.runs.suite import Entry, Outcome
+from atts.servers import lifecycle, warm
+from atts.servers.processes import ServerRecord
+from atts.types import Author
+
+Invoke = Callable[..., Result]
+
+REMOTE = ["--set", "draft.engine=vllm", "--set", "target.engine=vllm"]
+
+
+def record(author: Author, folder: Path, pid: int = 2**22 + 1) -> ServerRecord:
+    return ServerRecord(
+        author=author,
+        engine="vllm",
+        model="a/model",
+        url="http://127.0.0.1:9",
+        log=folder / f"{author}.log",
+        pid=pid,
+        created=0.0,
+    )
+
+
+def play_checks(monkeypatch: pytest.MonkeyPatch, *verdicts: Check) -> None:
+    async def check_model(
+        author: Author, options: ModelOptions, prompt: PromptOptions
+    ) -> AsyncIterator[Check]:
+        del options, prompt
+        for check in verdicts:
+            yield check._replace(subject=author)
+
+    monkeypatch.setattr(checks, "check_model", check_model)
+
+
+def test_the_doctor_prints_faults_with_their_mends_and_fails(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    play_checks(
+        monkeypatch,
+        Check("", "server", "good", "http://x: fine"),
+        Check("", "scoring", "broken", "[red]\x1b[31mno log-probabilities", "another server"),
+    )
+    result = invoke("doctor")
+    assert result.exit_code == 1
+    for part in ("draft", "target", "good", "broken", "another server", "packages", "GPUs"):
+        assert part in result.stdout
+    assert "\x1b" not in result.stdout
+
+
+def test_what_is_only_poor_is_no_failure(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    play_checks(monkeypatch, Check("", "seeds", "poor", "another text"))
+    result = invoke("doctor", "--set", "method=target-only")
+    assert result.exit_code == 0
+    assert "draft" not in result.stdout
+
+
+def test_up_says_where_the_servers_are(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def up(
+        config: Config, authors: tuple[Author, ...], folder: Path, progress: lifecycle.Progress
+    ) -> list[ServerRecord]:
+        assert config.draft.engine == "vllm"
+        progress("draft", "loading weights", 3.0)
+        progress("draft", "answers", 4.0)
+        return [record(author, folder) for author in authors]
+
+    monkeypatch.setattr(lifecycle, "up", up)
+    result = invoke("servers", "up", *REMOTE, "--only", "draft")
+    assert result.exit_code == 0
+    assert "draft: 3 s, loading weights" in result.stderr
+    assert "draft: a/model at http://127.0.0.1:9" in result.stderr
+    assert "target" not in result.stderr
+
+
+def test_a_server_that_dies_is_an_error_with_its_log(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def up(*_: object) -> list[ServerRecord]:
+        raise ServerError("ended while starting:\n\x1b[31mCUDA out of memory")
+
+    monkeypatch.setattr(lifecycle, "up", up)
+    result = invoke("servers", "up", *REMOTE)
+    assert result.exit_code == 1
+    assert "CUDA out of memory" in result.stderr
+    assert "\x1b" not in result.stderr
+
+
+def test_in_process_models_and_wrong_names_are_wrong_use(invoke: Invoke) -> None:
+    assert invoke("servers", "up").exit_code == 2
+    result = invoke("servers", "down", "--only", "drafd")
+    assert result.exit_code == 2
+    assert "there are draft and target" in result.stderr
+
+
+def test_status_of_none_and_of_an_ended_one(invoke: Invoke, tmp_path: Path) -> None:
+    result = invoke("servers", "status")
+    assert result.exit_code == 0
+    assert "atts servers up" in result.stderr
+    folder = tmp_path / "runs" / "servers"
+    folder.mkdir(parents=True)
+    (folder / "draft.json").write_text(record("draft", folder).model_dump_json())
+    result = invoke("servers", "status")
+    assert result.exit_code == 1
+    assert "ended" in result.stdout
+    assert "No server" in invoke("servers", "down").stderr
+    assert not (folder / "draft.json").exists()
+
+
+def test_logs_prints_the_end_without_escapes(invoke: Invoke, tmp_path: Path) -> None:
+    assert invoke("servers", "logs", "draft").exit_code == 1
+    folder = tmp_path / "runs" / "servers"
+    folder.mkdir(parents=True)
+    (folder / "draft.log").write_text("one\ntwo\n\x1b[31m[bold]three\n")
+    result = invoke("servers", "logs", "draft", "-n", 2)
+    assert "one" not in result.stdout
+    assert "two\n" in result.stdout
+    assert "[bold]three" in result.stdout
+    assert "\x1b" not in result.stdout
+
+
+def test_warm_starts_what_is_missing_and_ends_only_that(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[str] = []
+
+    async def up(_: Config, authors: list[Author], *__: object) -> list[ServerRecord]:
+        happened.append(f"up {authors}")
+        return []
+
+    async def warm_up(options: ModelOptions) -> float:
+        happened.append(f"warm {options.model}")
+        return 1.0
+
+    def down(_: Path, authors: list[Author]) -> list[ServerRecord]:
+        happened.append(f"down {authors}")
+        return []
+
+    monkeypatch.setattr(lifecycle, "up", up)
+    monkeypatch.setattr(lifecycle, "down", down)
+    monkeypatch.setattr(warm, "warm_up", warm_up)
+    assert invoke("servers", "warm", "--set", "target.engine=vllm").exit_code == 0
+    assert happened == ["up ['target']", "warm bundled/target", "down ['target']"]
+
+
+@pytest.fixture
+def suite_file(tmp_path: Path) -> Path:
+    path = tmp_path / "s.yaml"
+    path.write_text(yaml.safe_dump({"pairs": {"one": {}}, "problems": {"sums": {}}}))
+    return path
+
+
+def test_a_suite_lists_its_entries(invoke: Invoke, suite_file: Path) -> None:
+    result = invoke("suite", suite_file, "--list")
+    assert result.stdout.split() == ["one/sums/target-only", "one/sums/atts-marginal"]
+
+
+def test_a_suite_with_a_failed_entry_fails_but_shows_its_table(
+    invoke: Invoke, suite_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run_suite(entries: list[Entry], folder: Path, *_: object) -> list[Outcome]:
+        assert folder == Path("runs/s")
+        return [Outcome(entry, None, "out of\nmemory", "failed") for entry in entries]
+
+    monkeypatch.setattr(suite, "run_suite", run_suite)
+    result = invoke("suite", suite_file)
+    assert result.exit_code == 1
+    assert "sums/atts-marginal" in result.stdout
+    assert "failed: out of" in result.stdout

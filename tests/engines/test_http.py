@@ -1,0 +1,180 @@
+"""Each way in which a server can misbehave, and the one error that it becomes."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from atts.engines.http import HttpClient
+from atts.errors import (
+    ConfigError,
+    ContextLengthError,
+    EngineBusyError,
+    EngineConnectionError,
+    EngineError,
+    EngineReplyError,
+    EngineServerError,
+    EngineTimeoutError,
+    EngineUnavailableError,
+    RequestRefusedError,
+)
+
+KEY = "sk-very-secret"
+
+
+class RawServer:
+    """Answers the n-th request with ``replies[n]``, the last of them from then on.
+
+    A reply is written as it is and the connection closed; None never answers.
+    """
+
+    def __init__(self, *replies: bytes | None) -> None:
+        self.replies = replies
+        self.heads: list[bytes] = []
+        self.closed_by_client = asyncio.Event()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+            self.heads.append(head)
+            reply = self.replies[min(len(self.heads), len(self.replies)) - 1]
+            if reply is None:
+                while await reader.read(65_536):
+                    pass
+                self.closed_by_client.set()
+            else:
+                writer.write(reply)
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            self.closed_by_client.set()
+        finally:
+            writer.close()
+
+
+def reply(status: int, body: bytes, *headers: bytes) -> bytes:
+    lines = [b"HTTP/1.1 %d X" % status, b"Content-Length: %d" % len(body), *headers]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+@asynccontextmanager
+async def raw_server(*replies: bytes | None) -> AsyncIterator[tuple[RawServer, HttpClient]]:
+    raw = RawServer(*replies)
+    server = await asyncio.start_server(raw.serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    client = HttpClient(f"http://127.0.0.1:{port}", "a-model", KEY, timeout_seconds=20)
+    try:
+        yield raw, client
+    finally:
+        await client.aclose()
+        server.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "says"),
+    [
+        (reply(429, b"slow down"), EngineBusyError, "slow down"),
+        (reply(503, b"loading"), EngineBusyError, "loading"),
+        (reply(500, b"CUDA out of memory"), EngineServerError, "CUDA out of memory"),
+        (reply(502, b"bad gateway"), EngineServerError, "bad gateway"),
+        (reply(400, b'{"message": "no such field"}'), RequestRefusedError, "no such field"),
+        (reply(401, b"who are you?"), RequestRefusedError, "api_key_env"),
+        (reply(404, b"Not Found"), RequestRefusedError, "address"),
+        (reply(302, b"", b"Location: /login"), RequestRefusedError, "302"),
+        (reply(400, b"is longer than the model's context length"), ContextLengthError, "longer"),
+        (reply(400, b"maximum context length is 99 tokens"), ContextLengthError, "99"),
+        (reply(200, b'{"half": '), EngineReplyError, "not JSON"),
+        (reply(200, b"<html>Sign in</html>"), EngineReplyError, "Sign in"),
+        (reply(200, b"x" * 50)[:-20], EngineConnectionError, "server"),
+        (b"not HTTP at all\r\n\r\n", EngineConnectionError, "server"),
+        (b"", EngineConnectionError, "server"),
+    ],
+)
+async def test_each_fault_has_its_error_with_server_and_request(
+    answer: bytes, error: type[EngineError], says: str
+) -> None:
+    async with raw_server(answer) as (_, client):
+        with pytest.raises(EngineError) as caught:
+            await client.post("/generate", {"input_ids": [1, 2, 3]})
+    message = str(caught.value)
+    assert type(caught.value) is error
+    assert client.url in message
+    assert "a-model" in message
+    assert "POST /generate, 21 bytes" in message
+    assert says in message
+    assert KEY not in message
+
+
+async def test_nobody_there_is_a_connection_error() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        client = HttpClient(f"http://127.0.0.1:{unused.getsockname()[1]}", "a-model")
+        with pytest.raises(EngineConnectionError, match="is the server running"):
+            await client.get("/v1/models")
+    await client.aclose()
+
+
+async def test_a_server_that_hangs_is_given_up() -> None:
+    async with raw_server(None) as (raw, client):
+        with pytest.raises(EngineTimeoutError, match=r"no reply within 0\.05 s"):
+            await client.post("/generate", {}, timeout_seconds=0.05)
+        await asyncio.wait_for(raw.closed_by_client.wait(), 10)
+
+
+async def test_cancelling_closes_the_connection() -> None:
+    async with raw_server(None) as (raw, client):
+        task = asyncio.create_task(client.post("/generate", {}))
+        while not raw.heads:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.wait_for(raw.closed_by_client.wait(), 10)
+
+
+async def test_an_idle_connection_that_the_server_closed_is_replaced_once() -> None:
+    async with raw_server(b"", reply(200, b"[1]")) as (raw, client):
+        assert await client.post("/generate", {}) == [1]
+        assert len(raw.heads) == 2
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [(b"Retry-After: 7", 7.0), (b"Retry-After: later", None), (b"X-Other: 1", None)],
+)
+async def test_retry_after_comes_with_the_error(header: bytes, seconds: float | None) -> None:
+    async with raw_server(reply(503, b"", header)) as (_, client):
+        with pytest.raises(EngineUnavailableError) as caught:
+            await client.post("/generate", {})
+    assert caught.value.retry_after == seconds
+
+
+async def test_the_api_key_is_sent_and_an_empty_reply_is_none() -> None:
+    async with raw_server(reply(200, b"")) as (raw, client):
+        assert await client.get("/health") is None
+        assert f"Authorization: Bearer {KEY}".encode() in raw.heads[0]
+
+
+async def test_closing_fails_what_is_in_flight() -> None:
+    async with raw_server(None) as (raw, client):
+        task = asyncio.create_task(client.post("/generate", {}))
+        while not raw.heads:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        await client.aclose()
+        with pytest.raises(EngineError, match="closed"):
+            await task
+        with pytest.raises(EngineError, match="closed"):
+            await client.get("/v1/models")
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:40000", "ftp://host", "", "http://"])
+def test_what_is_no_address_is_refused(url: str) -> None:
+    with pytest.raises(ConfigError, match="http://HOST:PORT"):
+        HttpClient(url, "a-model")
+
+
+def test_a_password_in_the_address_is_refused_and_not_repeated() -> None:
+    with pytest.raises(ConfigError, match="api_key_env") as caught:
+        HttpClient(f"http://me:{KEY}@host:1", "a-model")
+    assert KEY not in str(caught.value)

@@ -1,0 +1,72 @@
+"""A whole run over servers, in a process of its own, as a user starts it."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+from engines.stand_ins import SGLangStandIn, StandIn, VllmStandIn, serve_stand_in
+
+from atts.config import EngineName, ModelOptions
+from atts.engines.inprocess import load_model
+from atts.prompts import model_path
+from atts.runs.store import read_run
+
+WITHOUT_TORCH = """
+import importlib.machinery, sys
+
+# A machine without PyTorch; where it is installed, transformers imports it with any tokenizer.
+find = importlib.machinery.PathFinder.find_spec
+def without_torch(name, path=None, target=None):
+    return None if name.partition(".")[0] == "torch" else find(name, path, target)
+importlib.machinery.PathFinder.find_spec = without_torch
+
+from atts.cli.app import app
+app(sys.argv[1:], standalone_mode=False)
+assert "torch" not in sys.modules
+"""
+
+
+def bundled(kind: EngineName, name: str) -> StandIn:
+    options = ModelOptions(model=f"bundled/{name}", device="cpu")
+    model = load_model(options, model_path(options.model))
+    return SGLangStandIn(model) if kind == "sglang" else VllmStandIn(model, "v2")
+
+
+async def test_calibrate_and_run_over_servers_without_torch(tmp_path: Path) -> None:
+    async with (
+        serve_stand_in(bundled("sglang", "draft")) as draft,
+        serve_stand_in(bundled("vllm", "target")) as target,
+    ):
+        settings = {
+            "draft.engine": "sglang",
+            "draft.urls": [draft.url],
+            "draft.served_as": "tiny",
+            "target.engine": "vllm",
+            "target.urls": [target.url],
+            "target.served_as": "tiny",
+            "problems.count": 3,
+            "samples": 2,
+            "turns": "{max_turns: 6, draft_tokens: 24, target_tokens: 24}",
+            "calibration.problems.count": 3,
+            "calibration.samples": 2,
+        }
+
+        async def atts(command: str, out: Path, **more: object) -> None:
+            given = [f"{key}={value}" for key, value in (settings | more).items()]
+            arguments = [command, "--out", str(out)]
+            for setting in given:
+                arguments += ["--set", setting]
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-c", WITHOUT_TORCH, *arguments
+            )
+            assert await process.wait() == 0
+
+        await atts("calibrate", tmp_path / "calibration")
+        path = tmp_path / "calibration" / "calibration.json"
+        await atts("run", tmp_path / "run", **{"take_over.calibration": path})
+    run = read_run(tmp_path / "run")
+    assert len(run.chains) == 6
+    assert [chain.error for chain in run.chains] == [None] * 6
+    decisions = [turn.decision for chain in run.chains for turn in chain.turns if turn.decision]
+    assert decisions
+    assert any(decision.cached_tokens > 0 for decision in decisions)

@@ -1,0 +1,203 @@
+"""Suites: the matrix, one failing entry, and going on."""
+
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from fakes import FakeEngine, byte_tokenizer
+
+from atts.config import Config, load_config
+from atts.errors import ConfigError, ServerError
+from atts.methods.chain import Model, Models
+from atts.runs import jobs, suite
+from atts.runs.store import read_run, to_jsonl
+from atts.runs.suite import load_suite, run_suite
+from atts.types import Author, Chain, Problem
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+class Silent:
+    def started(self, total: int, done: int) -> None:
+        pass
+
+    def chain_done(self, chain: Chain) -> None:
+        pass
+
+    def warned(self, message: str) -> None:
+        pass
+
+
+class World:
+    """Models and servers as the suite sees them, and what it did with them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.happened: list[str] = []
+        self.broken: str | None = None
+        self.engines: list[FakeEngine] = []
+        monkeypatch.setattr(jobs, "open_models", self.open_models)
+        monkeypatch.setattr(suite, "answers", self.answers)
+        monkeypatch.setattr(suite, "up", self.up)
+        monkeypatch.setattr(suite, "down", self.down)
+
+    @asynccontextmanager
+    async def open_models(self, _: Config, authors: Collection[Author]) -> AsyncIterator[Models]:
+        def engine() -> FakeEngine:
+            self.engines.append(FakeEngine(write=lambda _: "\\boxed{4}"))
+            return self.engines[-1]
+
+        yield {author: Model(engine(), byte_tokenizer()) for author in authors}
+
+    async def answers(self, *_: object) -> bool:
+        return False
+
+    async def up(self, config: Config, authors: Collection[Author], *_: object) -> None:
+        if config.draft.model == self.broken:
+            raise ServerError("out of memory")
+        self.happened.append(f"up {config.draft.model} {'+'.join(authors)}")
+
+    def down(self, folder: Path, authors: Collection[Author]) -> None:
+        self.happened.append(f"down {folder.parent.name} {'+'.join(authors)}")
+
+    @property
+    def requests(self) -> int:
+        return sum(len(engine.generated) for engine in self.engines)
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    return World(monkeypatch)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    for name in ("a", "b", "calibration"):
+        problems = [Problem(id=f"{name}{i}", question=f"2 + {i}?", answer="4") for i in range(3)]
+        (tmp_path / f"{name}.jsonl").write_text(to_jsonl(problems))
+    served = {"engine": "vllm"}
+    (tmp_path / "two.yaml").write_text(
+        yaml.safe_dump({"draft": served | {"model": "two"}, "target": served})
+    )
+
+    def problems_of(name: str) -> dict[str, Any]:
+        return {"problems": {"source": str(tmp_path / f"{name}.jsonl"), "count": None}}
+
+    tree = {
+        "base": {"samples": 2, "calibration": {**problems_of("calibration"), "samples": 2}},
+        "pairs": {"one": {"draft": served | {"model": "one"}, "target": served}, "two": "two.yaml"},
+        "problems": {"a": problems_of("a"), "b": problems_of("b")},
+        "methods": ["target-only", "atts"],
+        "coverages": ["marginal", "conditional"],
+    }
+    path = tmp_path / "suite.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+def ignore(_: str) -> None:
+    """Says nothing."""
+
+
+async def run(file: Path, out: Path) -> list[tuple[str, str]]:
+    outcomes = await run_suite(load_suite(file), out, ignore, lambda _: Silent())
+    return [(f"{o.entry.pair}/{o.entry.name}", o.status) for o in outcomes]
+
+
+NAMES = [
+    f"{pair}/{problems}/{run}"
+    for pair in ("one", "two")
+    for problems in ("a", "b")
+    for run in ("target-only", "atts-marginal", "atts-conditional")
+]
+
+
+async def test_the_matrix_is_run_pair_by_pair_with_servers_up_meanwhile(
+    file: Path, tmp_path: Path, world: World
+) -> None:
+    assert await run(file, tmp_path / "out") == [(name, "done") for name in NAMES]
+    assert world.happened == [
+        "up one draft+target",
+        "down one draft+target",
+        "up two draft+target",
+        "down two draft+target",
+    ]
+    recorded = read_run(tmp_path / "out/one/b/atts-conditional")
+    assert recorded.config.take_over.coverage == "conditional"
+    assert len(recorded.chains) == 6
+    # One marginal calibration serves both problem sets, a conditional one is of its problems.
+    made = sorted(path.name[:15] for path in (tmp_path / "out/one").glob("calibration-*"))
+    assert made == ["calibration-con", "calibration-con", "calibration-mar"]
+
+
+async def test_what_is_done_is_not_done_again(file: Path, tmp_path: Path, world: World) -> None:
+    await run(file, tmp_path / "out")
+    before, happened = world.requests, list(world.happened)
+    assert await run(file, tmp_path / "out") == [(name, "done before") for name in NAMES]
+    assert (world.requests, world.happened) == (before, happened)
+    # An entry that lost its last chains is gone on with.
+    chains = tmp_path / "out/two/b/atts-marginal/chains.jsonl"
+    chains.write_text("".join(chains.read_text().splitlines(keepends=True)[:4]))
+    statuses = dict(await run(file, tmp_path / "out"))
+    assert statuses.pop("two/b/atts-marginal") == "done"
+    assert set(statuses.values()) == {"done before"}
+    # A chain here takes a request of the draft, perhaps one more of the target.
+    assert before < world.requests <= before + 2 * 2
+
+
+async def test_a_failing_entry_is_reported_and_the_others_go_on(
+    file: Path, tmp_path: Path, world: World
+) -> None:
+    (tmp_path / "a.jsonl").write_text("not a problem\n")
+    statuses = dict(await run(file, tmp_path / "out"))
+    assert [name for name, status in statuses.items() if status == "failed"] == [
+        name for name in NAMES if "/a/" in name
+    ]
+    assert {status for name, status in statuses.items() if "/b/" in name} == {"done"}
+    assert world.happened[-1] == "down two draft+target"
+
+
+async def test_a_pair_whose_servers_do_not_start_fails_alone(
+    file: Path, tmp_path: Path, world: World
+) -> None:
+    world.broken = "one"
+    outcomes = await run_suite(load_suite(file), tmp_path / "out", ignore, lambda _: Silent())
+    assert [o.status for o in outcomes] == ["failed"] * 6 + ["done"] * 6
+    assert outcomes[0].error == "out of memory"
+
+
+@pytest.mark.parametrize(
+    ("tree", "says"),
+    [
+        ({"pairs": {}, "problems": {"a": {}}}, "pairs"),
+        ({"pairs": {"one": {}}, "problems": {"a": {}}, "metods": []}, "metods"),
+        ({"pairs": {"one": {"draft": {"modell": "x"}}}, "problems": {"a": {}}}, "draft.modell"),
+        ({"pairs": {"one": "nowhere.yaml"}, "problems": {"a": {}}}, "nowhere.yaml"),
+        ([], "must hold keys and values"),
+    ],
+)
+def test_a_wrong_suite_is_refused_before_anything_is_done(
+    tree: object, says: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "suite.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    with pytest.raises(ConfigError, match=says):
+        load_suite(path)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+def test_the_ready_files_are_right(path: Path) -> None:
+    if not path.name.startswith("suite"):
+        config = load_config(path)
+        assert {config.draft.engine, config.target.engine} == {"sglang"}
+        assert config.draft.server.port != config.target.server.port
+        assert not set(config.draft.server.gpus) & set(config.target.server.gpus)
+        return
+    entries = load_suite(path)
+    # Five pairs, four problem sets, two methods of one model and atts by two coverages.
+    assert len({(entry.pair, entry.name) for entry in entries}) == 5 * 4 * (2 + 2)
+    engine = path.stem.removeprefix("suite-")
+    assert {entry.config.draft.engine for entry in entries} == {engine}
+    assert {entry.config.target.engine for entry in entries} == {engine}
