@@ -20,7 +20,7 @@ from atts.engines.base import Completion, Engine, Sampling
 from atts.engines.inprocess import InProcessEngine
 
 BLOCK = 16
-VllmVersion = Literal["v2", "v1", "no-details", "completions"]
+VllmVersion = Literal["v2", "v1", "v1-nan", "no-details", "completions"]
 
 SGLANG_REQUEST = {
     "rid",
@@ -267,6 +267,8 @@ class VllmStandIn(StandIn):
         skip = options.get("skip_reading_prefix_cache", scores)
         cached = 0 if skip else self.cache.hit(ids, len(ids) - 1)
         reply: dict[str, Any] = {"prompt_logprobs": None, "prompt_token_id_logprobs": None}
+        if scores and cached and self.version == "v1-nan":
+            return _vllm_error("Out of range float values are not JSON compliant")
         if scores:
             reply |= await self._score(ids, options, cached)
         sampling = Sampling(
