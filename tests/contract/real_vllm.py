@@ -46,7 +46,12 @@ def configuration(python: str) -> dict[str, Any]:
             "executable": python,
             "context_length": 1024,
             "arguments": ARGUMENTS,
-            "environment": {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"},
+            "environment": {
+                "VLLM_CPU_KVCACHE_SPACE": "1",
+                "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+                # Fresh memory is zero: rows of cached tokens, which hold nothing, stay JSON.
+                "MALLOC_PERTURB_": "255",
+            },
         }
         return {"engine": "vllm", "dtype": "float32", "timeout_seconds": 120, "server": server}
 

@@ -159,6 +159,8 @@ class SGLangStandIn(StandIn):
         assert max(ids) < self.vocabulary, "this would have killed the server"
         # As there, closing the connection alone aborts nothing for some seconds.
         task = asyncio.create_task(self._answer(body, ids, options))
+        # Its client may be gone before it ends: somebody must take note of how it ended.
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
         self._tasks[body["rid"]] = task
         try:
             return web.json_response(await asyncio.shield(task))
