@@ -141,6 +141,11 @@ async def compare(url: str, rounds: int, requests: int) -> dict[tuple[str, int],
                 async with AsyncExitStack() as stack:
                     post = await CLIENTS[name](stack, url)
                     figures = await measure(post, in_flight, max(requests, in_flight))
+                print(
+                    f"{name}, {in_flight} in flight: {figures.requests_per_second:,.0f}/s, "
+                    f"{figures.cpu_milliseconds:.2f} ms of CPU a request",
+                    flush=True,
+                )
                 known = best.get((name, in_flight), figures)
                 best[name, in_flight] = Figures(
                     max(figures.requests_per_second, known.requests_per_second),

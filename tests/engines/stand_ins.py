@@ -20,7 +20,7 @@ from atts.engines.base import Completion, Engine, Sampling
 from atts.engines.inprocess import InProcessEngine
 
 BLOCK = 16
-VllmVersion = Literal["v2", "v1", "no-details", "completions"]
+VllmVersion = Literal["v2", "v1", "v1-nan", "no-details", "completions"]
 
 SGLANG_REQUEST = {
     "rid",
@@ -159,6 +159,8 @@ class SGLangStandIn(StandIn):
         assert max(ids) < self.vocabulary, "this would have killed the server"
         # As there, closing the connection alone aborts nothing for some seconds.
         task = asyncio.create_task(self._answer(body, ids, options))
+        # Its client may be gone before it ends: somebody must take note of how it ended.
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
         self._tasks[body["rid"]] = task
         try:
             return web.json_response(await asyncio.shield(task))
@@ -267,6 +269,8 @@ class VllmStandIn(StandIn):
         skip = options.get("skip_reading_prefix_cache", scores)
         cached = 0 if skip else self.cache.hit(ids, len(ids) - 1)
         reply: dict[str, Any] = {"prompt_logprobs": None, "prompt_token_id_logprobs": None}
+        if scores and cached and self.version == "v1-nan":
+            return _vllm_error("Out of range float values are not JSON compliant")
         if scores:
             reply |= await self._score(ids, options, cached)
         sampling = Sampling(

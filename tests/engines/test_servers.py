@@ -58,8 +58,9 @@ def engine_for(url: str, kind: str, timeout_seconds: float = 30.0) -> RemoteEngi
     [
         ("v2", Scoring.TOKEN_IDS, None),
         ("v1", Scoring.PROMPT_LOGPROBS, None),
+        ("v1-nan", Scoring.PROMPT_LOGPROBS, None),  # rows without meaning may be no JSON
         ("no-details", Scoring.RECOMPUTED, "--enable-prompt-tokens-details"),
-        ("completions", Scoring.COMPLETIONS, "newer vLLM"),
+        ("completions", Scoring.COMPLETIONS, "--enable-scale-out"),
     ],
 )
 async def test_the_best_way_that_a_vllm_server_knows_is_used(

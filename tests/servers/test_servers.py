@@ -131,7 +131,8 @@ async def test_a_server_that_dies_is_told_with_its_log_and_the_other_is_ended(
     config = make_config(python, {}, {"arguments": ["--die-after", "0.3"]})
     with pytest.raises(ServerError, match=r"target's server ended .* status 3") as caught:
         await up(config, BOTH, folder, silent)
-    assert "CUDA out of memory" in str(caught.value)
+    assert "the first error is: OutOfMemoryError: \x1b[31mCUDA" in str(caught.value)
+    assert "loading weights" in str(caught.value)
     assert read_record(folder, "draft") is None
     assert not is_alive(child_of(folder / "draft.log"))
     assert not is_alive(child_of(folder / "target.log"))
@@ -261,7 +262,7 @@ def test_the_command_of_each_kind_of_server(python: str) -> None:
         "-m vllm.entrypoints.openai.api_server --model /",
         "--tensor-parallel-size 2 --gpu-memory-utilization 0.4 --max-model-len 900",
         f"--host 127.0.0.1 --port {config.draft.server.port}",
-        "--enable-prompt-tokens-details",
+        "--enable-scale-out --enable-prompt-tokens-details",
     ):
         assert part in vllm
     for part in (

@@ -34,6 +34,9 @@ COMPLETIONS = "/v1/completions"
 SMALLEST_BLOCK = 16
 """The server caches whole blocks of tokens, whose size is a multiple of this."""
 
+NOT_JSON = "Out of range float values"
+"""What a server says that meant to send a number that is none."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -102,31 +105,27 @@ class VllmEngine(RemoteEngine):
         """Find the best way to score that the server knows; with remarks on what is missing."""
         ids = [i % self.vocab_size for i in range(3, 3 + 2 * SMALLEST_BLOCK)]
         try:
-            reply = await self._send_tokens(ids, _by_token_ids(ids, 1))
+            plain = await self._send_tokens(ids, {"max_tokens": 1})
+        except RequestRefusedError as error:
+            _log.info("%s: no %s: %s", self.client.url, TOKENS, error)
+            return Scoring.COMPLETIONS, (
+                f"it does not serve {TOKENS}, so every score computes the whole chain again: "
+                "start vLLM 0.32 or later with --enable-scale-out",
+            )
+        try:
+            reply = await self._send_tokens(ids, _by_token_ids(ids, 1, reuse=False))
+        except RequestRefusedError as error:
+            _log.info("%s: no prompt_logprob_token_ids: %s", self.client.url, error)
+        else:
             if field(reply, "prompt_token_id_logprobs") is not None:
                 return Scoring.TOKEN_IDS, ()
-        except RequestRefusedError as error:
-            if not await self._knows_tokens_route(ids):
-                _log.info("%s: no %s: %s", self.client.url, TOKENS, error)
-                return Scoring.COMPLETIONS, (
-                    f"it has no {TOKENS}, so every score computes the whole chain again: a newer "
-                    "vLLM has it",
-                )
-        reply = await self._send_tokens(ids, _by_prompt_logprobs(reuse=True))
-        if _cached(reply) is None:
+        if _cached(plain) is None:
             # Without that figure, rows without meaning could be taken for log-probabilities.
             return Scoring.RECOMPUTED, (
                 "it does not tell how much of a prompt was cached, so every score computes the "
                 "whole chain again: start it with --enable-prompt-tokens-details",
             )
         return Scoring.PROMPT_LOGPROBS, ()
-
-    async def _knows_tokens_route(self, ids: list[int]) -> bool:
-        try:
-            await self._send_tokens(ids, {"max_tokens": 1})
-        except RequestRefusedError:
-            return False
-        return True
 
     async def _generate(self, ids: list[int], sampling: Sampling) -> Written:
         options: dict[str, Any] = {
@@ -203,8 +202,9 @@ class VllmEngine(RemoteEngine):
         else:
             try:
                 reply = await self._send_tokens(ids, _by_prompt_logprobs(reuse))
-            except EngineServerError:
-                if reuse:  # rows without meaning may hold numbers that JSON cannot
+            except (EngineServerError, RequestRefusedError) as error:
+                # Rows without meaning hold whatever was in memory, numbers too that JSON cannot.
+                if reuse and NOT_JSON in str(error):
                     return None
                 raise
             rows = field(reply, "prompt_logprobs")
@@ -263,7 +263,7 @@ class VllmEngine(RemoteEngine):
         )
 
 
-def _by_token_ids(ids: list[int], start: int, reuse: bool = True) -> dict[str, Any]:
+def _by_token_ids(ids: list[int], start: int, reuse: bool) -> dict[str, Any]:
     return {
         "max_tokens": 1,
         "temperature": 0.0,

@@ -10,7 +10,16 @@ from atts.config import Config
 from atts.engines.http import HttpClient
 from atts.errors import EngineError, ServerError
 from atts.servers.plan import ServerPlan, answers_at, plan_servers
-from atts.servers.processes import Running, ServerRecord, forget, read_record, start, stop, tail
+from atts.servers.processes import (
+    Running,
+    ServerRecord,
+    first_error,
+    forget,
+    read_record,
+    start,
+    stop,
+    tail,
+)
 from atts.types import Author
 
 AUTHORS: tuple[Author, ...] = ("draft", "target")
@@ -83,9 +92,11 @@ async def _until_it_answers(plan: ServerPlan, server: Running, progress: Progres
         seconds = time.monotonic() - began
         status = server.exit_status()
         if status is not None:
+            cause = first_error(log)
             raise ServerError(
-                f"the {plan.author}'s server ended while starting, with status {status}. The end "
-                f"of {log}:\n{tail(log, LOG_LINES)}"
+                f"the {plan.author}'s server ended while starting, with status {status}"
+                + (f", the first error is: {cause}" if cause else "")
+                + f"\nThe end of {log}:\n{tail(log, LOG_LINES)}"
             )
         if seconds > plan.options.server.start_seconds:
             raise ServerError(

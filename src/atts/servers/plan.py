@@ -179,8 +179,8 @@ def _command(options: ModelOptions) -> tuple[str, ...]:
             "--max-model-len": server.context_length,
             "--served-model-name": options.served_as,
         }
-        # Without these figures, scoring could not use the prefix cache.
-        flags = ("--enable-prompt-tokens-details",)
+        # Token ids in and out, and the figures without which scoring could not use the cache.
+        flags = ("--enable-scale-out", "--enable-prompt-tokens-details")
     given = [
         word for key, value in words.items() if value is not None for word in (key, str(value))
     ]

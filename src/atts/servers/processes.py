@@ -6,6 +6,7 @@ kernel reuses no process id that is still the id of a session.
 """
 
 import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -172,6 +173,12 @@ def tail(log: Path, lines: int) -> str:
     except OSError:
         return ""
     return "\n".join(text.splitlines()[-lines:])
+
+
+def first_error(log: Path) -> str | None:
+    """The first exception that a log names: what comes after it is often only its consequence."""
+    found = re.search(r"\b\w*(?:Error|Exception): .*", tail(log, 10_000))
+    return found[0] if found else None
 
 
 def _is_alive(process: psutil.Process) -> bool:
