@@ -41,9 +41,6 @@ class Recipe:
     draft_notices: float = 0.0
     """Share of line ends at which the draft's hand notices an open fault; the target's always
     does."""
-    breaks_off: bool = False
-    """Whether the target's hand, where it takes over a line that is already wrong, corrects it
-    at once instead of finishing it; it then also has the last word after the draft's answer."""
     learner: Hand = "target"
     """Whose training data this is."""
 
@@ -73,10 +70,6 @@ def calculate(left: int, op: Op, right: int) -> int:
     return left // max(right, 1)
 
 
-class _BrokenOffError(Exception):
-    """The target's hand has taken over in the middle of what is wrong."""
-
-
 class Writer:
     """Writes one document."""
 
@@ -95,26 +88,12 @@ class Writer:
         self.skip_next = False
         """The next character is right, but left out of the loss: see ``_lead``."""
         self.silent = False
-        """The open fault is a forgotten step: nothing wrong has been written yet."""
+        """The open fault is a forgotten last step: nothing wrong has been written yet."""
 
     def write(self) -> Document:
-        index, redo = 0, False
-        while True:
-            try:
-                self._write_from(index, redo)
-            except _BrokenOffError:
-                newlines = len(self.doc.text) - len(self.doc.text.rstrip("\n"))
-                index, redo = self._wait("\n" * (2 - newlines))
-            else:
-                break
-        self.doc.end_trained = self._teaches() and (
-            self.recipe.learner == "draft" or self.open_fault is None
-        )
-        return self.doc
-
-    def _write_from(self, index: int, redo: bool) -> None:
-        """Write the steps from ``index`` on, the answer, and what is then seen to be wrong."""
         steps = self.story.steps
+        index = 0
+        redo = False
         while True:
             if self._notices():
                 index, redo = self._wait("")
@@ -124,8 +103,6 @@ class Writer:
             index = len(self.results)
             redo = False
         self._answer()
-        if self.recipe.breaks_off and self.hand == "draft":
-            self.hand_ends = len(self.doc.text)
         for _ in range(2):
             if not self._notices():
                 break
@@ -134,6 +111,10 @@ class Writer:
                 self._line(index, redo=True)
                 index = len(self.results)
             self._answer(redo=True)
+        self.doc.end_trained = self._teaches() and (
+            self.recipe.learner == "draft" or self.open_fault is None
+        )
+        return self.doc
 
     # Hands
 
@@ -150,9 +131,6 @@ class Writer:
             self.doc.cuts.append(len(self.doc.text))
             self.hand = "target" if self.hand == "draft" else "draft"
             self.hand_ends = len(self.doc.text) + self._stretch()
-            wrong = self.open_fault is not None and not self.silent
-            if self.recipe.breaks_off and self.hand == "target" and wrong:
-                raise _BrokenOffError
         return self.hand
 
     def _put(self, text: str, right: bool = True, taught: bool = True) -> None:
@@ -221,10 +199,10 @@ class Writer:
             forgotten = self.story.steps[index]
             self.results.append(self._operand(forgotten.left, forgotten.left_from))
             self._mark(index)
-            self.silent = True
             index += 1
             fault = None
             if index == len(self.story.steps):
+                self.silent = True
                 return
         step = self.story.steps[index]
         left = self._operand(step.left, step.left_from)
@@ -252,16 +230,15 @@ class Writer:
             same += 1
         if fault in ("operand", "operation"):
             self._put(written[:same], right=start_right)
-            self._wrong(index, written[same:])
+            self._wrong(written[same:])
         else:
             self._put(written, right=start_right)
-        self.silent = False
         verbose = self._now() == "target" and not redo
         parts = _parts(left, right) if op == "*" else []
         if verbose and parts:
             self._put(" + ".join(map(str, parts)) + " = ", right=start_right)
         if fault == "result":
-            self._wrong(index, str(result), str(calculate(left, op, right)))
+            self._wrong(str(result), str(calculate(left, op, right)))
         else:
             self._put(str(result), right=start_right)
         self.results.append(result)
@@ -305,7 +282,7 @@ class Writer:
         right = self.open_fault is None
         self._put("The answer is \\boxed{", right=right)
         if not redo and self.rng.random() < share / 4:
-            self._wrong(len(self.results) - 1, str(corrupt(result, self.rng)), str(result))
+            self._wrong(str(corrupt(result, self.rng)), str(result))
             # Doing the last step again is the shortest way to the right box.
             self._mark(len(self.results) - 1)
             self.doc.faults += 1
@@ -317,16 +294,14 @@ class Writer:
     def _mark(self, index: int) -> None:
         self.open_fault = index if self.open_fault is None else min(index, self.open_fault)
 
-    def _wrong(self, index: int, text: str, instead_of: str = "") -> None:
-        """Append a faulty piece of a step; what it shares with the right one is right."""
+    def _wrong(self, text: str, instead_of: str = "") -> None:
+        """Append a faulty piece; what it shares with the right one at its start is right."""
         same = 0
         while same < min(len(text), len(instead_of)) and text[same] == instead_of[same]:
             same += 1
-        right, taught = self.open_fault is None, self.recipe.learner == "draft"
+        right = self.open_fault is None
         self._put(text[:same], right=right)
-        for character in text[same:]:
-            self._put(character, right=False, taught=taught)
-            self._mark(index)
+        self._put(text[same:], right=False, taught=self.recipe.learner == "draft")
 
 
 def _parts(left: int, right: int) -> list[int]:
@@ -382,24 +357,6 @@ def target_recipe(rng: random.Random) -> Recipe:
         draft_faults=0.25 if faulty else 0.0,
         target_faults=0.03,
         draft_notices=0.1,
-    )
-
-
-def mending_recipe(rng: random.Random) -> Recipe:
-    """The target's second stage: mostly faulty drafts, mended where they are taken over."""
-    kind = rng.random()
-    if kind < 0.2:
-        return Recipe()
-    if kind < 0.25:
-        return Recipe(target_faults=0.25)
-    return Recipe(
-        draft_stretch=(20, 150),
-        target_stretch=(400, 400) if rng.random() < 0.25 else (20, 110),
-        starts="draft" if rng.random() < 0.85 else "target",
-        draft_faults=0.2,
-        target_faults=0.02,
-        draft_notices=0.1,
-        breaks_off=True,
     )
 
 

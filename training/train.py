@@ -29,24 +29,30 @@ from corpus import (
     token_id,
     train_tokenizer,
 )
-from reasoning import DraftRecipe, RecipeMaker, mending_recipe, target_recipe
+from reasoning import DraftRecipe, RecipeMaker, target_recipe
 from tokenizers import Tokenizer
 from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 SEED = 1
 CONTEXT = 1024
-TOKENIZER_TEXTS = 20_000
 HEAD = 32
 DRAFT_FAULTS = 0.22
 """Share of faulty lines in the draft's training data; sets how often the draft is right."""
 
 
 @dataclass(frozen=True)
-class Stage:
-    """What a model is trained on, and how."""
+class Plan:
+    """What one model is and how it is trained."""
 
+    name: str
+    chat: ChatFormat
     recipe: RecipeMaker
+    vocabulary: int
+    hidden: int
+    layers: int
+    heads: int
+    inner: int
     documents: int
     epochs: int
     rows: int
@@ -56,59 +62,43 @@ class Stage:
     seed: int
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What one model is, and the stages of its training."""
-
-    name: str
-    chat: ChatFormat
-    vocabulary: int
-    hidden: int
-    layers: int
-    heads: int
-    inner: int
-    stages: tuple[Stage, ...]
-
-
 def plans(draft_faults: float) -> dict[str, Plan]:
     draft = Plan(
         name="draft",
         chat=DRAFT_CHAT,
+        recipe=DraftRecipe(draft_faults),
         vocabulary=512,
         hidden=96,
         layers=3,
         heads=3,
         inner=256,
-        stages=(
-            Stage(
-                DraftRecipe(draft_faults),
-                documents=300_000,
-                epochs=5,
-                rows=256,
-                rate=4e-3,
-                seed=SEED,
-            ),
-        ),
+        documents=300_000,
+        epochs=5,
+        rows=256,
+        rate=4e-3,
+        seed=SEED,
     )
     target = Plan(
         name="target",
         chat=TARGET_CHAT,
+        recipe=target_recipe,
         vocabulary=768,
         hidden=256,
         layers=8,
         heads=4,
         inner=704,
-        stages=(
-            Stage(target_recipe, documents=560_000, epochs=4, rows=512, rate=2e-3, seed=SEED + 1),
-            Stage(mending_recipe, documents=22_000, epochs=1, rows=48, rate=5e-4, seed=SEED + 11),
-        ),
+        documents=560_000,
+        epochs=4,
+        rows=512,
+        rate=2e-3,
+        seed=SEED + 1,
     )
     return {"draft": draft, "target": target}
 
 
 def new_model(plan: Plan, tokenizer: Tokenizer) -> Any:  # noqa: ANN401
     chat = plan.chat
-    torch.manual_seed(plan.stages[0].seed)
+    torch.manual_seed(plan.seed)
     special: dict[str, Any] = {
         "bos_token_id": token_id(tokenizer, chat.bos),
         "eos_token_id": token_id(tokenizer, chat.eos),
@@ -131,21 +121,21 @@ def new_model(plan: Plan, tokenizer: Tokenizer) -> Any:  # noqa: ANN401
     return model
 
 
-def batches(corpus: Corpus, stage: Stage) -> Iterator[np.ndarray]:
+def batches(corpus: Corpus, plan: Plan) -> Iterator[np.ndarray]:
     """Row numbers of one batch after another; rows of a batch have about the same length."""
-    rng = np.random.default_rng(stage.seed)
+    rng = np.random.default_rng(plan.seed)
     lengths = np.diff(corpus.starts)
-    for _ in range(stage.epochs):
+    for _ in range(plan.epochs):
         order = rng.permutation(len(lengths))
         groups = []
-        for chunk in np.array_split(order, max(1, len(order) // (stage.rows * 100))):
+        for chunk in np.array_split(order, max(1, len(order) // (plan.rows * 100))):
             by_length = chunk[np.argsort(lengths[chunk], kind="stable")]
-            groups += np.array_split(by_length, max(1, len(chunk) // stage.rows))
+            groups += np.array_split(by_length, max(1, len(chunk) // plan.rows))
         for index in rng.permutation(len(groups)):
             yield groups[index]
 
 
-def train(model: Any, corpus: Corpus, stage: Stage, device: str) -> None:  # noqa: ANN401
+def train(model: Any, corpus: Corpus, plan: Plan, device: str) -> None:  # noqa: ANN401
     model.to(device).train()
     ids = torch.from_numpy(corpus.ids).to(device)
     trained = torch.from_numpy(corpus.trained).to(device)
@@ -154,16 +144,16 @@ def train(model: Any, corpus: Corpus, stage: Stage, device: str) -> None:  # noq
     others = [p for p in model.parameters() if p.dim() == 1]
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}],
-        lr=stage.rate,
+        lr=plan.rate,
         betas=(0.9, 0.98),
         fused=device == "cuda",
     )
     rows = len(corpus.starts) - 1
-    steps = stage.epochs * (rows // stage.rows)
+    steps = plan.epochs * (rows // plan.rows)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
     began = time.perf_counter()
     tokens = 0
-    for step, batch in enumerate(batches(corpus, stage)):
+    for step, batch in enumerate(batches(corpus, plan)):
         chosen = torch.from_numpy(batch).to(device)
         first, last = starts[chosen], starts[chosen + 1]
         longest = int(np.max(corpus.starts[batch + 1] - corpus.starts[batch]))
@@ -185,10 +175,10 @@ def train(model: Any, corpus: Corpus, stage: Stage, device: str) -> None:  # noq
         optimizer.zero_grad(set_to_none=True)
         schedule.step()
         tokens += batch.size * longest
-        if step % 50 == 0 or step == steps - 1:
+        if step % 500 == 0 or step == steps - 1:
             spent = time.perf_counter() - began
             print(
-                f"step {step} of {steps}, loss {loss.item():.4f}, "
+                f"{plan.name}: step {step} of {steps}, loss {loss.item():.4f}, "
                 f"{tokens / 1e6:.0f} M tokens, {spent:.0f} s",
                 flush=True,
             )
@@ -223,42 +213,27 @@ def save(model: Any, plan: Plan, tokenizer: Tokenizer, folder: Path) -> None:  #
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
 
 
-def make(plan: Plan, folder: Path, first: int, device: str, processes: int) -> None:
-    """Train one model, from the stage numbered ``first`` on, and save it after each."""
+def make(plan: Plan, folder: Path, scale: float, device: str, processes: int) -> None:
+    """Tokenizer, corpus, training and saving of one model."""
+    began = time.perf_counter()
     torch.set_float32_matmul_precision("high")
     file = folder / "tokenizer.json"
-    if first == 1:
-        folder.mkdir(parents=True, exist_ok=True)
-        texts = sample_texts(plan.stages[0].recipe, TOKENIZER_TEXTS, plan.stages[0].seed)
-        train_tokenizer(plan.chat, plan.vocabulary, texts).save(str(file))
-    tokenizer = Tokenizer.from_file(str(file))
-    for number, stage in enumerate(plan.stages[first - 1 :], first):
-        began = time.perf_counter()
-        model: Any = (
-            new_model(plan, tokenizer)
-            if number == 1
-            else LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        )
-        corpus = build(file, plan.chat, stage.recipe, stage.documents, stage.seed, processes)
-        rows = len(corpus.starts) - 1
-        print(
-            f"{plan.name}, stage {number}: {model.num_parameters()} parameters, {rows} documents, "
-            f"{len(corpus.ids) / rows:.0f} tokens each, {corpus.trained.sum() / rows:.0f} "
-            f"trained; ready after {time.perf_counter() - began:.0f} s",
-            flush=True,
-        )
-        train(model, corpus, stage, device)
-        save(model, plan, tokenizer, folder)
-        print(
-            f"{plan.name}, stage {number}: saved after {time.perf_counter() - began:.0f} s",
-            flush=True,
-        )
-
-
-def scaled(plan: Plan, scale: float) -> Plan:
-    """The same plan with a share of its documents."""
-    stages = (replace(s, documents=int(s.documents * scale)) for s in plan.stages)
-    return replace(plan, stages=tuple(stages))
+    texts = sample_texts(plan.recipe, 20_000 if scale >= 1 else 4_000, plan.seed)
+    tokenizer = train_tokenizer(plan.chat, plan.vocabulary, texts)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(file))
+    model = new_model(plan, tokenizer)
+    corpus = build(file, plan.chat, plan.recipe, plan.documents, plan.seed, processes)
+    rows = len(corpus.starts) - 1
+    print(
+        f"{plan.name}: {model.num_parameters()} parameters, {rows} documents, "
+        f"{len(corpus.ids) / rows:.0f} tokens each, {corpus.trained.sum() / rows:.0f} "
+        f"trained; ready after {time.perf_counter() - began:.0f} s",
+        flush=True,
+    )
+    train(model, corpus, plan, device)
+    save(model, plan, tokenizer, folder)
+    print(f"{plan.name}: saved after {time.perf_counter() - began:.0f} s", flush=True)
 
 
 def main() -> None:
@@ -267,14 +242,11 @@ def main() -> None:
     parser.add_argument("--only", choices=("draft", "target"), help="train one model alone")
     parser.add_argument("--scale", type=float, default=1.0, help="share of the documents")
     parser.add_argument("--draft-faults", type=float, default=DRAFT_FAULTS)
-    parser.add_argument(
-        "--from-stage", type=int, default=1, help="after 1: go on from the model in --out"
-    )
     arguments = parser.parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     device = "cuda" if torch.cuda.is_available() else "cpu"
     chosen = [
-        scaled(plan, arguments.scale)
+        replace(plan, documents=int(plan.documents * arguments.scale))
         for plan in plans(arguments.draft_faults).values()
         if arguments.only in (None, plan.name)
     ]
@@ -286,7 +258,7 @@ def main() -> None:
             args=(
                 plan,
                 arguments.out / plan.name,
-                arguments.from_stage,
+                arguments.scale,
                 device,
                 processes,
             ),

@@ -1,8 +1,7 @@
 """The configuration of a run: every option, with its default, in this one place.
 
 A configuration is a YAML file, changed by ``--set key=value`` on the command line. Unknown
-keys are errors. ``atts run --help`` and ``docs/configuration.md`` explain the keys by the
-strings below.
+keys are errors. The strings below explain the keys; ``atts run --show-config`` prints them all.
 """
 
 import difflib

@@ -14,11 +14,14 @@ if TYPE_CHECKING:
     from atts.config import Config
     from atts.reports.summary import Summary
 
-PROBLEMS = 100
+PROBLEMS = 40
 SAMPLES = 8
 BASE: Mapping[str, Any] = {
-    "turns": {"max_turns": 15, "draft_tokens": 24, "target_tokens": 24},
+    "turns": {"max_turns": 15, "draft_tokens": 32, "target_tokens": 24},
+    # A model as small as the bundled target mends too few of the wrong lines that it continues.
+    "take_over": {"mode": "replace"},
     "calibration": {"problems": {"split": "calibration", "count": 150}, "samples": 4},
+    "limits": {"chains": 400, "draft_requests": 400, "target_requests": 400},
 }
 """What the demo changes of the default configuration."""
 
@@ -116,7 +119,11 @@ def demo_configs(problems: int, samples: int, directory: Path) -> "dict[str, Con
         tree = {**BASE, "problems": {"count": problems}, "samples": samples, **changes}
         if "take_over" in changes:
             path = directory / f"calibration-{changes['take_over']['coverage']}/calibration.json"
-            tree["take_over"] = {**changes["take_over"], "calibration": str(path)}
+            tree["take_over"] = {
+                **BASE["take_over"],
+                **changes["take_over"],
+                "calibration": str(path),
+            }
         configs[name] = parse_config(tree, "the demo")
     return configs
 
