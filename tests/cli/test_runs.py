@@ -298,14 +298,20 @@ def test_demo_calibrates_both_ways_then_runs_four_methods(invoke: Invoke, fake: 
     assert result.exit_code == 0, result.output
     folder = Path("runs/demo/001")
     assert [(job, directory) for job, _, directory in fake.asked] == [
-        ("calibrate", folder / "calibration-marginal"),
-        ("calibrate", folder / "calibration-conditional"),
         ("run", folder / "draft-only"),
         ("run", folder / "target-only"),
+        ("calibrate", folder / "calibration-marginal"),
         ("run", folder / "atts-marginal"),
+        ("calibrate", folder / "calibration-conditional"),
         ("run", folder / "atts-conditional"),
     ]
-    assert len(fake.opened) == 1  # the models are loaded once
+    # A model that works alone is loaded alone, and has all cores.
+    assert [config.method for config in fake.opened] == [
+        "draft-only",
+        "target-only",
+        "atts",
+        "atts",
+    ]
     assert {config.problems.count for _, config, _ in fake.asked} == {5}
     assert {config.samples for _, config, _ in fake.asked} == {3}
     for word in ("draft-only", "target-only", "marginal", "conditional", "x that of target-only"):
@@ -338,7 +344,7 @@ def test_a_demo_with_failed_chains_exits_with_1(invoke: Invoke, fake: FakeJobs) 
     result = invoke("demo", "--out", "mine")
     assert result.exit_code == 1
     assert result.stderr.count("1 of 4 chains failed") == 4
-    assert "  atts demo --problems 100 --samples 8 --out mine\n" in result.stderr
+    assert "  atts demo --problems 40 --samples 8 --out mine\n" in result.stderr
     assert fake.retried == [True] * 4
 
 
@@ -387,7 +393,7 @@ def test_report_of_no_run_fails(invoke: Invoke, tmp_path: Path) -> None:
     ("arguments", "taught"),
     [
         (["--help"], ["demo", "calibrate", "run", "report", "problems", "Exit codes: 0 done"]),
-        (["demo", "--help"], ["--fresh", "runs/demo/NUMBER", "default: 100"]),
+        (["demo", "--help"], ["--fresh", "runs/demo/NUMBER", "default: 40"]),
         (["calibrate", "--help"], ["calibration-COVERAGE-DIGEST", "--set take_over.coverage="]),
         (
             ["run", "--help"],

@@ -20,7 +20,7 @@ BASE: Mapping[str, Any] = {
     "turns": {"max_turns": 15, "draft_tokens": 32, "target_tokens": 24},
     # A model as small as the bundled target mends too few of the wrong lines that it continues.
     "take_over": {"mode": "replace"},
-    "calibration": {"problems": {"split": "calibration", "count": 150}, "samples": 4},
+    "calibration": {"problems": {"split": "calibration", "count": 100}, "samples": 4},
     "limits": {"chains": 400, "draft_requests": 400, "target_requests": 400},
 }
 """What the demo changes of the default configuration."""
