@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, FiniteFloat, ValidationError
 
@@ -32,8 +32,38 @@ _NAMED = 3
 """How many problem ids a message names before it only counts them."""
 
 
-class Calibration(Record):
+class Document(Record):
+    """What fills a JSON file of its own, named after its class."""
+
+    made_by: ClassVar[str]
+    """The command that makes it."""
+
+    def to_json(self) -> str:
+        """The text of the file; ``from_json`` gives back an equal object."""
+        return self.model_dump_json(indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, source: str) -> Self:
+        """Read what ``to_json`` wrote. ``source`` names the text in messages.
+
+        Raises:
+            CalibrationError: the text is torn, or is something else than such a document.
+        """
+        try:
+            return cls.model_validate_json(text, strict=True)
+        except ValidationError as error:
+            fault = error.errors()[0]
+            key = ".".join(map(str, fault["loc"]))
+            raise CalibrationError(
+                f"{source} is not a {cls.__name__.lower()}: "
+                f"{key + ': ' if key else ''}{fault['msg']}; make it again with {cls.made_by}"
+            ) from None
+
+
+class Calibration(Document):
     """What ``atts calibrate`` makes and a run decides by: the content of ``calibration.json``."""
+
+    made_by = "atts calibrate"
 
     version: Literal[2]
     fingerprint: dict[str, Value]
@@ -89,27 +119,6 @@ class Calibration(Record):
             [score for score in same_turn if score is not None]
             for same_turn in zip_longest(*chains)
         ]
-
-    def to_json(self) -> str:
-        """The text of ``calibration.json``; ``from_json`` gives back an equal object."""
-        return self.model_dump_json(indent=1) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str, source: str) -> Self:
-        """Read what ``to_json`` wrote. ``source`` names the text in messages.
-
-        Raises:
-            CalibrationError: the text is torn, or is something else than a calibration.
-        """
-        try:
-            return cls.model_validate_json(text, strict=True)
-        except ValidationError as error:
-            fault = error.errors()[0]
-            key = ".".join(map(str, fault["loc"]))
-            raise CalibrationError(
-                f"{source} is not a calibration: {key + ': ' if key else ''}{fault['msg']}; "
-                "make it again with atts calibrate"
-            ) from None
 
     def check(self, config: Config, problem_ids: Iterable[str]) -> None:
         """Refuse to decide for a run that this calibration says nothing about.

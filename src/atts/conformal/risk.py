@@ -3,14 +3,13 @@
 import hashlib
 import math
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from atts.config import Config, differing_keys
-from atts.conformal.calibration import Calibration, Value
+from atts.conformal.calibration import Calibration, Document, Value
 from atts.errors import CalibrationError
-from atts.types import Record
 
 _MOST_PROBLEMS = 2**13
 """More than this is as good as none: nobody labels and runs as many to certify a rate."""
@@ -89,8 +88,10 @@ def problems_needed(limit: float, delta: float, loss: float = 0.0) -> int | None
     return next(problems for problems in range(1, high + 1) if certifies(problems))
 
 
-class Certificate(Record):
+class Certificate(Document):
     """The content of ``certificate.json``: what ``atts tune`` vouches for."""
+
+    made_by = "atts tune"
 
     version: Literal[1]
     fingerprint: dict[str, Value]
@@ -113,27 +114,6 @@ class Certificate(Record):
             f"of the target alone, with confidence {100 * self.confidence:g} %, on problems like "
             f"the {len(self.problem_ids)} that it was tested on ({self.losses} lost)"
         )
-
-    def to_json(self) -> str:
-        """The text of ``certificate.json``; ``from_json`` gives back an equal object."""
-        return self.model_dump_json(indent=1) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str, source: str) -> Self:
-        """Read what ``to_json`` wrote. ``source`` names the text in messages.
-
-        Raises:
-            CalibrationError: the text is torn, or is something else than a certificate.
-        """
-        try:
-            return cls.model_validate_json(text, strict=True)
-        except ValidationError as error:
-            fault = error.errors()[0]
-            key = ".".join(map(str, fault["loc"]))
-            raise CalibrationError(
-                f"{source} is not a certificate: {key + ': ' if key else ''}{fault['msg']}; "
-                "make it again with atts tune"
-            ) from None
 
     def check(
         self, config: Config, calibration: Calibration | None, problem_ids: Sequence[str]
