@@ -95,6 +95,8 @@ class Turn(Record):
     segments: tuple[Segment, ...]
     decision: Decision | None = None
     """None where there was nothing to decide: one model only, or an empty segment."""
+    waited_seconds: float = 0.0
+    """Time that the chain spent waiting for other chains; always 0 where none waits for another."""
 
 
 class Chain(Record):

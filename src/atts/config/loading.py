@@ -1,0 +1,94 @@
+"""Configurations from YAML files and from settings of the command line."""
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from atts.config.run import Config, flatten
+from atts.errors import ConfigError
+
+# A date that does not exist is a ValueError, and nesting without end a RecursionError.
+_BAD_YAML = (yaml.YAMLError, ValueError, RecursionError)
+
+
+def load_config(path: Path | None = None, settings: list[str] | None = None) -> Config:
+    """Read a YAML file (none: the defaults) and apply ``key=value`` settings to it.
+
+    Values of settings are YAML too: ``take_over.rate=0.3``, ``problems.count=null``.
+
+    Raises:
+        ConfigError: the file or a setting cannot be read, or a key or value is wrong.
+    """
+    tree = _read_yaml(path) if path else {}
+    for setting in settings or []:
+        _apply(tree, setting)
+    return parse_config(tree, source=str(path) if path else "the command line")
+
+
+def parse_config(tree: dict[str, Any], source: str) -> Config:
+    """Validate a nested mapping; what it leaves out, at any depth, is as in ``Config()``.
+
+    Raises:
+        ConfigError: naming each wrong key, what is wrong with it, and ``source``.
+    """
+    try:
+        return Config.model_validate(_merge(Config().model_dump(), tree))
+    except ValidationError as error:
+        problems = [_explain(detail["loc"], detail["msg"]) for detail in error.errors()]
+        raise ConfigError(f"wrong configuration in {source}:\n  " + "\n  ".join(problems)) from None
+
+
+def _merge(defaults: dict[str, Any], tree: dict[str, Any]) -> dict[str, Any]:
+    # Validating a part of a group by itself would take the defaults of the group's class, which
+    # are not those of the place where it stands: of draft and target, or calibration.problems.
+    return defaults | {
+        key: _merge(defaults[key], value)
+        if isinstance(value, dict) and isinstance(defaults.get(key), dict)
+        else value
+        for key, value in tree.items()
+    }
+
+
+def _explain(location: tuple[int | str, ...], message: str) -> str:
+    key = ".".join(map(str, location))
+    if message == "Extra inputs are not permitted":
+        known = [name for name in flatten(Config().model_dump()) if name != key]
+        leaf = key.rpartition(".")[2]
+        close = [name for name in known if name.rpartition(".")[2] == leaf]
+        close = close or difflib.get_close_matches(key, known, n=1)
+        return f"{key}: unknown key" + (f"; did you mean {' or '.join(close)}?" if close else "")
+    return f"{key}: {message}"
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error}") from error
+    except _BAD_YAML as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} must hold keys and values, not a {type(tree).__name__}")
+    return tree
+
+
+def _apply(tree: dict[str, Any], setting: str) -> None:
+    key, equals, text = setting.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set takes key=value, e.g. --set take_over.rate=0.3; got {setting!r}")
+    try:
+        value = yaml.safe_load(text)
+    except _BAD_YAML as error:
+        raise ConfigError(f"--set {setting}: the value is not valid YAML: {error}") from error
+    *parents, leaf = key.split(".")
+    for parent in parents:
+        child = tree.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {setting}: {parent} is a value, not a group of keys")
+        tree = child
+    tree[leaf] = value
