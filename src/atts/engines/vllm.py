@@ -64,8 +64,10 @@ class VllmEngine(RemoteEngine):
     Cancelling closes the connection, at which vLLM aborts the request.
     """
 
-    def __init__(self, client: HttpClient, options: ModelOptions, vocab_size: int) -> None:
-        super().__init__(client, options, vocab_size)
+    def __init__(
+        self, client: HttpClient, options: ModelOptions, vocab_size: int, end_ids: frozenset[int]
+    ) -> None:
+        super().__init__(client, options, vocab_size, end_ids)
         self._scoring = Scoring.COMPLETIONS
 
     async def _ask(self) -> ServerFacts:
