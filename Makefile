@@ -53,6 +53,7 @@ bench: .venv/.dev
 	$(BIN)/python benchmarks/inprocess.py
 	$(BIN)/python benchmarks/control.py
 	$(BIN)/python benchmarks/client.py
+	$(BIN)/python benchmarks/overhead.py
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -83,6 +83,9 @@ class StandIn:
         self.app.router.add_get("/health", self.health)
         self.app.router.add_post("/tokenize", self.tokenize)
 
+    async def count_computed(self) -> int:
+        return self.computed
+
     async def health(self, _: web.Request) -> web.Response:
         return web.Response()
 
