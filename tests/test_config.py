@@ -161,6 +161,7 @@ def test_the_digest_covers_what_results_depend_on() -> None:
         "by_turn": False,
         "track": "all",
         "per_turn": 3,
+        "overlap": "off",
         "in_flight": 3,
         "kind": "worst-window",
         "floor": -9.0,

@@ -50,6 +50,13 @@ class Config(Options):
             )
         return self
 
+    @property
+    def overlaps(self) -> bool:
+        """Whether the draft writes ahead while the target scores; see ``limits.overlap``."""
+        if self.limits.overlap == "auto":
+            return not (self.draft.engine == self.target.engine == "inprocess")
+        return self.limits.overlap == "on"
+
     def digest(self) -> str:
         """Hash of everything that a result depends on: 16 hexadecimal digits."""
         text = yaml.safe_dump(self.what_results_depend_on(), sort_keys=True)

@@ -16,8 +16,19 @@ from atts.conformal.scores import all_scores
 from atts.engines.base import Engine, Sampling
 from atts.errors import EngineError
 from atts.grading.extract import extract_answer
+from atts.methods.ahead import Ahead
 from atts.prompts import Tokenizer
-from atts.types import Author, Chain, ChainEnd, Decision, FinishReason, Problem, Segment, Turn
+from atts.types import (
+    Author,
+    Chain,
+    ChainEnd,
+    Decision,
+    Discarded,
+    FinishReason,
+    Problem,
+    Segment,
+    Turn,
+)
 
 
 class Model(NamedTuple):
@@ -71,6 +82,8 @@ class OpenChain:
         self._turns: list[Turn] = []
         self._segments: list[Segment] = []
         self._decision: Decision | None = None
+        self._ahead = Ahead()
+        self._discarded: Discarded | None = None
         self._taking_over = False
         self._text = ""
         self._doubted = 0  # up to here, no box ends the chain
@@ -87,7 +100,11 @@ class OpenChain:
     @property
     def has_concluded(self) -> bool:
         """Whether there is an answer that is not in doubt."""
-        rest = self._text[self._doubted :]
+        return self._concludes("")
+
+    def _concludes(self, more: str) -> bool:
+        """``has_concluded``, if ``more`` is part of the chain."""
+        rest = self._text[self._doubted :] + more
         return extract_answer(rest, self.problem.choices) is not None
 
     def doubt_answer(self) -> None:
@@ -106,15 +123,11 @@ class OpenChain:
     async def generate(self, author: Author, max_tokens: int) -> Written:
         """Have a model continue the chain; the result is not part of it yet."""
         engine, tokenizer = self._models[author]
-        sampling = Sampling(
-            max_tokens=max_tokens,
-            temperature=self.config.sampling.temperature,
-            top_p=self.config.sampling.top_p,
-            seed=self._seed(author),
-            stop=self.config.sampling.stop,
-        )
+        ids, sampling = self._token_ids[author], self._sampling(author, max_tokens)
         try:
-            completion = await engine.generate(self._token_ids[author], sampling)
+            completion = await self._ahead.take(ids, sampling)
+            if completion is None:
+                completion = await engine.generate(ids, sampling)
         finally:
             if self._taking_over and self._control is not None and author == "target":
                 self._taking_over = False
@@ -133,6 +146,27 @@ class OpenChain:
             timings=completion.timings,
         )
         return Written(segment, token_ids)
+
+    def draft_ahead(self, written: Written) -> None:
+        """Let the draft begin with the segment that comes next if ``written`` stays.
+
+        What it writes is what ``generate`` would have had it write later, and waits for that
+        call. Where the target takes over it is thrown away. Nothing is begun if the chain ends
+        with ``written``, or by the configuration.
+        """
+        turns = self.config.turns
+        if (
+            not self.config.overlaps
+            or len(self._turns) + 1 >= turns.max_turns
+            or written.finish_reason == "stop"
+            or self._concludes(written.segment.text)
+        ):
+            return
+        self._ahead.start(
+            self._models["draft"].engine,
+            self._token_ids["draft"] + written.token_ids["draft"],
+            self._sampling("draft", turns.draft_tokens, turn=len(self._turns) + 1),
+        )
 
     async def decide(self, written: Written) -> bool:
         """Have the target score a segment; whether it takes over.
@@ -175,7 +209,13 @@ class OpenChain:
             cached_tokens=scored.cached_tokens,
             timings=scored.timings,
         )
+        if verdict.take_over:
+            await self.drop_ahead()
         return verdict.take_over
+
+    async def drop_ahead(self) -> None:
+        """Abort what the draft has begun ahead. To be called whatever way the chain ends."""
+        self._discarded = await self._ahead.drop() or self._discarded
 
     def append(self, written: Written) -> None:
         """Make a segment part of the chain, for all models."""
@@ -189,8 +229,14 @@ class OpenChain:
         self._segments.append(written.segment.model_copy(update={"kept": False}))
 
     def end_turn(self) -> None:
-        self._turns.append(Turn(segments=tuple(self._segments), decision=self._decision))
-        self._segments, self._decision = [], None
+        self._turns.append(
+            Turn(
+                segments=tuple(self._segments),
+                decision=self._decision,
+                discarded=self._discarded,
+            )
+        )
+        self._segments, self._decision, self._discarded = [], None, None
 
     def record(self, end: ChainEnd, started: float, done: float, error: str | None = None) -> Chain:
         """The chain as it stands, an unfinished turn included; times are the run's seconds."""
@@ -207,15 +253,17 @@ class OpenChain:
             error=error,
         )
 
-    def _seed(self, purpose: str) -> int:
-        """A seed from the run's seed and this place in this chain, below ``_SEEDS``."""
-        return seed_at(
-            self.config.seed,
-            self._stream,
-            self.problem.id,
-            self.sample,
-            len(self._turns),
-            purpose,
+    def _sampling(self, author: Author, max_tokens: int, turn: int | None = None) -> Sampling:
+        """How a model writes in a turn, by default the present one."""
+        turn = len(self._turns) if turn is None else turn
+        return Sampling(
+            max_tokens=max_tokens,
+            temperature=self.config.sampling.temperature,
+            top_p=self.config.sampling.top_p,
+            seed=seed_at(
+                self.config.seed, self._stream, self.problem.id, self.sample, turn, author
+            ),
+            stop=self.config.sampling.stop,
         )
 
 

@@ -67,4 +67,6 @@ async def solve(open_chain: Callable[[], OpenChain], method: Method, clock: Cloc
         end = "context"
     except Exception as failure:  # a failed chain is data: it is recorded, the run goes on
         end, error = "failed", f"{type(failure).__name__}: {failure}"
+    finally:
+        await chain.drop_ahead()
     return chain.record(end, started, clock(), error)
