@@ -222,7 +222,11 @@ async def virtual_run(
     )
     control = SplitControl(calibration, rate)
     waiting = [
-        partial(OpenChain, Problem(id=str(p), question="?", answer="1"), s, models, config, control)
+        [
+            partial(
+                OpenChain, Problem(id=str(p), question="?", answer="1"), s, models, config, control
+            )
+        ]
         for p in range(chains)
         for s in range(8)
     ]

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pytest
@@ -126,7 +127,7 @@ async def run_all(config: Config, delays: Sequence[Sequence[float]]) -> list[Cha
     models: Models = {"draft": Model(engines[0], BYTES), "target": Model(engines[1], BYTES)}
     control = SplitControl(CALIBRATION, rate=0.4)
     chains = [
-        lambda p=problem, s=sample: OpenChain(p, s, models, config, control)
+        [partial(OpenChain, problem, sample, models, config, control)]
         for problem in PROBLEMS
         for sample in range(config.samples)
     ]

@@ -5,6 +5,7 @@ keys are errors. ``atts run --show-config`` prints all keys.
 """
 
 from atts.config.loading import load_config, parse_config
+from atts.config.methods import SyncRankingOptions
 from atts.config.options import (
     AdaptiveOptions,
     BudgetOptions,
@@ -52,6 +53,7 @@ __all__ = [
     "ScoreOptions",
     "ServerOptions",
     "Split",
+    "SyncRankingOptions",
     "TakeOverMode",
     "TakeOverOptions",
     "Thinking",

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-MethodName = Literal["atts", "target-only", "draft-only"]
+MethodName = Literal["atts", "target-only", "draft-only", "sync-ranking"]
 Coverage = Literal["marginal", "conditional"]
 TakeOverMode = Literal["continue", "replace"]
 ControlName = Literal["split", "online", "adaptive"]

@@ -22,7 +22,7 @@ from atts.grading.metrics import (
     majority_vote,
     pass_at_k,
 )
-from atts.methods.chain import tie_breaker
+from atts.methods.seeds import tie_breaker
 from atts.types import Author, Chain, ChainEnd, ChainKey, Decision, Discarded, Problem, Record
 
 
@@ -96,7 +96,8 @@ class Summary(Record):
     certificate: Certificate | None = None
     """What vouches for the accuracy, if the run was given anything."""
     drift: Drift | None = None
-    """Whether the scores look like those of the calibration; None where nothing was decided."""
+    """Whether the scores look like those of the calibration; None where nothing was decided
+    by p-values."""
     tokens: Tokens
     tokens_per_chain: float
     """Mean of the tokens written, by either model."""
@@ -219,6 +220,8 @@ def _drift(
     chains: Sequence[Chain],
     calibration: Calibration | None,
 ) -> Drift | None:
+    if config.method != "atts":  # ranks among a problem's chains are no p-values of their scores
+        return None
     alarm = drift_alarm(config, problems, calibration)
     if not any(turn.decision for chain in chains for turn in chain.turns):
         return None
