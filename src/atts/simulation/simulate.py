@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from atts.engines.simulated import Script, ScriptTokenizer, SimulatedEngine
 from atts.errors import AttsError, ConfigError
 from atts.methods import METHODS
 from atts.methods.chain import Model, OpenChain
+from atts.methods.ranking import Ranking
 from atts.runs.limits import LimitedEngine
 from atts.runs.runner import Clock, run_chains
 from atts.simulation.clock import run_virtually
@@ -50,7 +51,11 @@ class Contender(NamedTuple):
         {'take_over.rate': '0.2'}
         """
         if name == REFERENCE:
-            limits = {"limits.draft_requests": "16", "limits.target_requests": "4"}
+            limits = {
+                "limits.draft_requests": "16",
+                "limits.target_requests": "4",
+                "limits.overlap": "off",
+            }
             return cls(name, "atts", limits, by_problem=True)
         method, *settings = name.split(",")
         pairs = {}
@@ -144,6 +149,8 @@ class Outcome(Record):
     draft_tokens: int
     target_tokens: int
     scored_tokens: int
+    vain_tokens: int
+    """Of the draft's, that were written ahead and thrown away; they count nowhere else."""
     tokens_per_second: float
     """Written by either model."""
     take_over_rate: float | None
@@ -204,6 +211,11 @@ class _Run:
         self.hardware = hardware
         self.problems = problems
         self.chains_in_flight = chains_in_flight
+        if self.method.together and self.config.limits.chains < self.config.samples:
+            raise ConfigError(
+                f"--chains {chains_in_flight}: with {contender.method} all {self.config.samples} "
+                "chains of a problem wait for each other, so at least as many must be in flight"
+            )
         self.target_only_ratio = 1.0
         self.scripts: dict[int, Script] = {}
         self.servers = make_servers(self.config, self.method.authors, hardware)
@@ -234,27 +246,33 @@ class _Run:
                 engine, in_flight[author], limits.attempts, limits.backoff_seconds
             )
         tally = _Tally()
+        numbers: dict[str, int] = {}  # of the problems
 
         def done(chain: Chain) -> None:
             del self.scripts[numbers[chain.problem_id] * self.config.samples + chain.sample]
             tally.add(chain)
             finished(chain)
 
-        numbers: dict[str, int] = {}
-
-        def opened(number: int, sample: int) -> OpenChain:
+        def opened(number: int, sample: int, ranking: Ranking | None) -> OpenChain:
             problem = self.workload.problem(number)
-            numbers[problem.id] = number
             script = self.workload.script(number, sample, self.config, self.target_only_ratio)
             self.scripts[script.number] = script
             tokenizer = ScriptTokenizer(script)
             models = {author: Model(engine, tokenizer) for author, engine in engines.items()}
-            return OpenChain(problem, sample, models, self.config, self.control)
+            return OpenChain(problem, sample, models, self.config, self.control, ranking=ranking)
 
-        def chains(numbers: Sequence[int]) -> Iterator[Callable[[], OpenChain]]:
-            for number in numbers:
-                for sample in range(self.config.samples):
-                    yield partial(opened, number, sample)
+        def chains(some: Iterable[int]) -> Iterator[Sequence[Callable[[], OpenChain]]]:
+            samples = range(self.config.samples)
+            for number in some:
+                problem_id = self.workload.problem(number).id
+                numbers[problem_id] = number
+                together = self.method.together
+                ranking = Ranking(problem_id, self.config, samples) if together else None
+                group = [partial(opened, number, sample, ranking) for sample in samples]
+                if together:
+                    yield group
+                else:
+                    yield from ([chain] for chain in group)
 
         clock = Clock(now=asyncio.get_running_loop().time)
         everything = range(self.problems)
@@ -278,6 +296,7 @@ class _Run:
             draft_tokens=tally.tokens["draft"],
             target_tokens=tally.tokens["target"],
             scored_tokens=tally.scored,
+            vain_tokens=self._written("draft") - tally.tokens["draft"],
             tokens_per_second=written / wall if wall else 0.0,
             take_over_rate=tally.take_overs / tally.decisions if tally.decisions else None,
             waited_seconds=tally.waited / chains,
@@ -285,6 +304,10 @@ class _Run:
             draft=self._use("draft", wall),
             target=self._use("target", wall),
         )
+
+    def _written(self, author: Author) -> int:
+        """Tokens that the servers of a model wrote, whatever became of them."""
+        return sum(server.usage().written_tokens for server in self.servers.get(author, []))
 
     def _use(self, author: Author, wall: float) -> ModelUse | None:
         if author not in self.servers:

@@ -20,7 +20,7 @@ from atts.conformal.calibration import Calibration, ChainScores
 from atts.engines.simulated import Script, ScriptTurn
 from atts.errors import ConfigError, StoreError
 from atts.methods import METHODS
-from atts.methods.chain import seed_at
+from atts.methods.seeds import seed_at
 from atts.prompts import Tokenizer, model_path, question
 from atts.runs.store import RecordedRun, read_run
 from atts.types import Chain, Problem
