@@ -8,6 +8,8 @@ import yaml
 from atts.config import Config, differing_keys, flatten, load_config, parse_config
 from atts.errors import ConfigError
 
+OF_ONE_METHOD = {"sync_ranking"}
+
 
 def test_no_file_and_no_settings_are_the_defaults() -> None:
     assert load_config() == Config()
@@ -161,6 +163,7 @@ def test_the_digest_covers_what_results_depend_on() -> None:
         "by_turn": False,
         "track": "all",
         "per_turn": 3,
+        "overlap": "off",
         "in_flight": 3,
         "kind": "worst-window",
         "floor": -9.0,
@@ -168,6 +171,7 @@ def test_the_digest_covers_what_results_depend_on() -> None:
         "gpus": [3],
         "memory_fraction": 0.5,
         "context_length": 99,
+        "take_overs": 3,
     }
     by_type = {
         "list": ["x"],
@@ -183,6 +187,12 @@ def test_the_digest_covers_what_results_depend_on() -> None:
             continue
         other = choices.get(leaf, by_type[type(value).__name__])
         changed = load_config(None, [f"{key}={yaml.safe_dump(other)}"])
+        if (group := key.partition(".")[0]) in OF_ONE_METHOD:
+            assert changed.digest() == digest, key
+            method = f"method={group.replace('_', '-')}"
+            mine = load_config(None, [method, f"{key}={yaml.safe_dump(other)}"])
+            assert mine.digest() != load_config(None, [method]).digest(), key
+            continue
         # Limits and places change no result; of the calibration, the certificate and a folder the
         # content counts, not where it is.
         neutral = key.startswith(("limits.", "calibration.")) or key in (
@@ -193,6 +203,12 @@ def test_the_digest_covers_what_results_depend_on() -> None:
         neutral |= ".server." in key
         neutral |= leaf in ("urls", "api_key_env", "served_as", "timeout_seconds")
         assert (changed.digest() == digest) == neutral, key
+
+
+def test_the_digest_leaves_out_the_options_of_other_methods() -> None:
+    for method, own in {"atts": set(), "sync-ranking": {"sync_ranking"}}.items():
+        keys = load_config(None, [f"method={method}"]).what_results_depend_on()
+        assert {key.partition(".")[0] for key in keys} & OF_ONE_METHOD == own
 
 
 def test_stop_strings_are_refused_where_nobody_knows_them() -> None:

@@ -89,6 +89,15 @@ class Decision(Record):
     timings: Timings
 
 
+class Discarded(Record):
+    """What the draft had begun ahead of a decision, and what was then not needed."""
+
+    tokens: int | None
+    """None where the request was aborted: engines do not tell how far it had come."""
+    seconds: float
+    """For how long it ran, or waited to run."""
+
+
 class Turn(Record):
     """One round of a chain: what was written, and what was decided about it."""
 
@@ -97,6 +106,8 @@ class Turn(Record):
     """None where there was nothing to decide: one model only, or an empty segment."""
     waited_seconds: float = 0.0
     """Time that the chain spent waiting for other chains; always 0 where none waits for another."""
+    discarded: Discarded | None = None
+    """The draft's next segment, begun during this turn and thrown away with its decision."""
 
 
 class Chain(Record):

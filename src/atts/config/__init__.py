@@ -5,6 +5,7 @@ keys are errors. ``atts run --show-config`` prints all keys.
 """
 
 from atts.config.loading import load_config, parse_config
+from atts.config.methods import SyncRankingOptions
 from atts.config.options import (
     AdaptiveOptions,
     BudgetOptions,
@@ -16,6 +17,7 @@ from atts.config.options import (
     MethodName,
     ModelOptions,
     Options,
+    Overlap,
     ProblemsOptions,
     PromptOptions,
     SamplingOptions,
@@ -25,6 +27,7 @@ from atts.config.options import (
     Split,
     TakeOverMode,
     TakeOverOptions,
+    Thinking,
     Track,
     TurnsOptions,
 )
@@ -42,6 +45,7 @@ __all__ = [
     "MethodName",
     "ModelOptions",
     "Options",
+    "Overlap",
     "ProblemsOptions",
     "PromptOptions",
     "SamplingOptions",
@@ -49,8 +53,10 @@ __all__ = [
     "ScoreOptions",
     "ServerOptions",
     "Split",
+    "SyncRankingOptions",
     "TakeOverMode",
     "TakeOverOptions",
+    "Thinking",
     "Track",
     "TurnsOptions",
     "differing_keys",

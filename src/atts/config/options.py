@@ -1,11 +1,11 @@
 """The groups of options and their defaults. The strings explain the keys."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-MethodName = Literal["atts", "target-only", "draft-only"]
+MethodName = Literal["atts", "target-only", "draft-only", "sync-ranking"]
 Coverage = Literal["marginal", "conditional"]
 TakeOverMode = Literal["continue", "replace"]
 ControlName = Literal["split", "online", "adaptive"]
@@ -13,6 +13,17 @@ Track = Literal["all", "turn", "problem", "turn+problem"]
 ScoreName = Literal["mean", "worst-window", "unlikely-share"]
 Split = Literal["train", "calibration", "test"]
 EngineName = Literal["inprocess", "sglang", "vllm"]
+
+
+def _on_or_off(value: object) -> object:
+    """YAML reads a bare ``on`` or ``off`` as a truth value."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return value
+
+
+Overlap = Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_or_off)]
+Thinking = Annotated[Literal["template", "on", "off"], BeforeValidator(_on_or_off)]
 
 
 class Options(BaseModel):
@@ -85,7 +96,7 @@ class ModelOptions(Options):
     """Precision of the weights; ``auto`` is float32 on a CPU, else the checkpoint's own."""
     cache_tokens: int = Field(default=200_000, ge=0)
     """Tokens whose keys and values are kept for chains between their turns."""
-    thinking: Literal["template", "on", "off"] = "template"
+    thinking: Thinking = "template"
     """Whether the model's turn begins inside ``<think>``: as its chat template has it, always, or
     never (an empty thought is put there)."""
 
@@ -207,6 +218,10 @@ class LimitsOptions(Options):
     """Requests in flight on the draft's engine."""
     target_requests: int = Field(default=128, ge=1)
     """Requests in flight on the target's engine."""
+    overlap: Overlap = "auto"
+    """Whether the draft writes the next segment while the target scores the last one; what it
+    wrote is thrown away if the target takes over. ``auto``: on, unless both models run inside
+    this process and share its cores."""
     attempts: int = Field(default=5, ge=1)
     """Tries of a request that fails in a passing way."""
     backoff_seconds: float = Field(default=0.5, ge=0.0)

@@ -6,6 +6,7 @@ from typing import Any, Self
 import yaml
 from pydantic import Field, model_validator
 
+from atts.config.methods import SyncRankingOptions
 from atts.config.options import (
     CalibrationOptions,
     LimitsOptions,
@@ -23,6 +24,9 @@ from atts.config.options import (
 _WHERE_IT_IS_SERVED = {"urls", "api_key_env", "served_as", "timeout_seconds", "server"}
 """Keys of a model that change no result, so that a run may go on with other servers."""
 
+_OF_ONE_METHOD = {"sync_ranking"}
+"""Groups that only the method of their name reads."""
+
 
 class Config(Options):
     method: MethodName = "atts"
@@ -39,6 +43,7 @@ class Config(Options):
     turns: TurnsOptions = TurnsOptions()
     take_over: TakeOverOptions = TakeOverOptions()
     calibration: CalibrationOptions = CalibrationOptions()
+    sync_ranking: SyncRankingOptions = SyncRankingOptions()
     limits: LimitsOptions = LimitsOptions()
 
     @model_validator(mode="after")
@@ -50,19 +55,28 @@ class Config(Options):
             )
         return self
 
+    @property
+    def overlaps(self) -> bool:
+        """Whether the draft writes ahead while the target scores; see ``limits.overlap``."""
+        if self.limits.overlap == "auto":
+            return not (self.draft.engine == self.target.engine == "inprocess")
+        return self.limits.overlap == "on"
+
     def digest(self) -> str:
         """Hash of everything that a result depends on: 16 hexadecimal digits."""
         text = yaml.safe_dump(self.what_results_depend_on(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def what_results_depend_on(self) -> dict[str, Any]:
-        """All keys but the limits, where the models are served, and how the calibration came
-        about: its content counts.
+        """All keys but the limits, where the models are served, the groups of other methods, and
+        how the calibration came about: its content counts.
         """
+        of_others = _OF_ONE_METHOD - {self.method.replace("-", "_")}
         return flatten(
             self.model_dump(
                 mode="json",
                 exclude={
+                    **dict.fromkeys(of_others, True),
                     "limits": True,
                     "calibration": True,
                     "take_over": {"calibration", "certificate"},

@@ -7,6 +7,7 @@ from atts.config import MethodName
 from atts.methods.atts import atts
 from atts.methods.chain import OpenChain
 from atts.methods.single_model import draft_only, target_only
+from atts.methods.sync_ranking import sync_ranking
 from atts.types import Author, ChainEnd
 
 
@@ -15,14 +16,15 @@ class Method(NamedTuple):
 
     solve: Callable[[OpenChain], Awaitable[ChainEnd]]
     authors: tuple[Author, ...]
-
-    @property
-    def needs_calibration(self) -> bool:
-        return len(self.authors) == 2
+    needs_calibration: bool = False
+    """Whether it decides by p-values."""
+    together: bool = False
+    """Whether the chains of a problem wait for each other, so that all must be under way."""
 
 
 METHODS: dict[MethodName, Method] = {
-    "atts": Method(atts, ("draft", "target")),
+    "atts": Method(atts, ("draft", "target"), needs_calibration=True),
     "target-only": Method(target_only, ("target",)),
     "draft-only": Method(draft_only, ("draft",)),
+    "sync-ranking": Method(sync_ranking, ("draft", "target"), together=True),
 }

@@ -11,6 +11,7 @@ async def atts(chain: OpenChain) -> ChainEnd:
         written = await chain.generate("draft", turns.draft_tokens)
         if written.is_empty:
             return chain.stopped()
+        chain.draft_ahead(written)
         take_over = await chain.decide(written)
         if take_over and mode == "replace":
             chain.discard(written)

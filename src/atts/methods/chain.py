@@ -5,19 +5,34 @@ that a model is sent in one turn begins with exactly the ids of the turn before,
 model's prefix cache hits.
 """
 
-import hashlib
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 
 from atts.config import Config
-from atts.conformal.control import Control
+from atts.conformal.control import Control, Verdict
 from atts.conformal.scores import all_scores
-from atts.engines.base import Engine, Sampling
+from atts.engines.base import Engine, Sampling, Scored
 from atts.errors import EngineError
 from atts.grading.extract import extract_answer
+from atts.methods.ahead import Ahead
+from atts.methods.ranking import Ranking
+from atts.methods.seeds import seed_at, tie_breaker
 from atts.prompts import Tokenizer
-from atts.types import Author, Chain, ChainEnd, Decision, FinishReason, Problem, Segment, Turn
+from atts.types import (
+    Author,
+    Chain,
+    ChainEnd,
+    Decision,
+    Discarded,
+    FinishReason,
+    Problem,
+    Segment,
+    Turn,
+)
 
 
 class Model(NamedTuple):
@@ -61,16 +76,21 @@ class OpenChain:
         config: Config,
         control: Control | None = None,
         stream: str = "run",
+        ranking: Ranking | None = None,
     ) -> None:
         self.problem = problem
         self.sample = sample
         self.config = config
         self._models = models
         self._control = control
+        self._ranking = ranking
         self._stream = stream
         self._turns: list[Turn] = []
         self._segments: list[Segment] = []
         self._decision: Decision | None = None
+        self._ahead = Ahead()
+        self._discarded: Discarded | None = None
+        self._waited = 0.0
         self._taking_over = False
         self._text = ""
         self._doubted = 0  # up to here, no box ends the chain
@@ -87,7 +107,11 @@ class OpenChain:
     @property
     def has_concluded(self) -> bool:
         """Whether there is an answer that is not in doubt."""
-        rest = self._text[self._doubted :]
+        return self._concludes("")
+
+    def _concludes(self, more: str) -> bool:
+        """``has_concluded``, if ``more`` is part of the chain."""
+        rest = self._text[self._doubted :] + more
         return extract_answer(rest, self.problem.choices) is not None
 
     def doubt_answer(self) -> None:
@@ -106,15 +130,11 @@ class OpenChain:
     async def generate(self, author: Author, max_tokens: int) -> Written:
         """Have a model continue the chain; the result is not part of it yet."""
         engine, tokenizer = self._models[author]
-        sampling = Sampling(
-            max_tokens=max_tokens,
-            temperature=self.config.sampling.temperature,
-            top_p=self.config.sampling.top_p,
-            seed=self._seed(author),
-            stop=self.config.sampling.stop,
-        )
+        ids, sampling = self._token_ids[author], self._sampling(author, max_tokens)
         try:
-            completion = await engine.generate(self._token_ids[author], sampling)
+            completion = await self._ahead.take(ids, sampling)
+            if completion is None:
+                completion = await engine.generate(ids, sampling)
         finally:
             if self._taking_over and self._control is not None and author == "target":
                 self._taking_over = False
@@ -134,6 +154,27 @@ class OpenChain:
         )
         return Written(segment, token_ids)
 
+    def draft_ahead(self, written: Written) -> None:
+        """Let the draft begin with the segment that comes next if ``written`` stays.
+
+        What it writes is what ``generate`` would have had it write later, and waits for that
+        call. Where the target takes over it is thrown away. Nothing is begun if the chain ends
+        with ``written``, or by the configuration.
+        """
+        turns = self.config.turns
+        if (
+            not self.config.overlaps
+            or len(self._turns) + 1 >= turns.max_turns
+            or written.finish_reason == "stop"
+            or self._concludes(written.segment.text)
+        ):
+            return
+        self._ahead.start(
+            self._models["draft"].engine,
+            self._token_ids["draft"] + written.token_ids["draft"],
+            self._sampling("draft", turns.draft_tokens, turn=len(self._turns) + 1),
+        )
+
     async def decide(self, written: Written) -> bool:
         """Have the target score a segment; whether it takes over.
 
@@ -145,6 +186,56 @@ class OpenChain:
         """
         if self._control is None:
             raise ValueError("this chain has no control to decide by")
+        scored, scores = await self._score(written)
+        verdict = self._control.decide(
+            self.problem.id,
+            len(self._turns),
+            scores[self.config.take_over.score.kind],
+            self._tie_breaker(),
+        )
+        self._taking_over = verdict.take_over
+        self._decided(verdict, scored, scores, self._control.next_order())
+        if verdict.take_over:
+            await self.drop_ahead()
+        return verdict.take_over
+
+    async def rank(self, written: Written) -> bool:
+        """Have the target score a segment and wait for the problem's other chains; whether this
+        one is among the worst, so that the target takes over.
+
+        Raises:
+            EngineError: the target gave no usable log-probabilities.
+        """
+        if self._ranking is None:
+            raise ValueError("this chain has no others to be ranked with")
+        scored, scores = await self._score(written)
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        try:
+            verdict = await self._ranking.decide(
+                self.sample,
+                len(self._turns),
+                scores[self.config.take_over.score.kind],
+                self._tie_breaker(),
+            )
+        finally:
+            self._waited = clock() - began
+        self._decided(verdict, scored, scores)
+        return verdict.take_over
+
+    @contextmanager
+    def waited_for(self) -> Iterator[None]:
+        """The problem's other chains wait for this one inside, and no longer after, whatever
+        ends it.
+        """
+        try:
+            yield
+        finally:
+            if self._ranking:
+                self._ranking.leave(self.sample)
+
+    async def _score(self, written: Written) -> tuple[Scored, dict[str, float]]:
+        """What the target finds of a segment, and the segment's score by every kind."""
         prefix, new = self._token_ids["target"], written.token_ids["target"]
         scored = await self._models["target"].engine.score(prefix + new, len(prefix))
         if len(scored.logprobs) != len(new) or not np.isfinite(scored.logprobs).all():
@@ -152,30 +243,35 @@ class OpenChain:
                 f"the target scored {len(scored.logprobs)} of {len(new)} tokens, mean "
                 f"{scored.logprobs.mean()}: these are not usable log-probabilities"
             )
-        options = self.config.take_over.score
-        scores = all_scores(scored.logprobs, options)
-        score = scores[options.kind]
-        verdict = self._control.decide(
-            self.problem.id,
-            len(self._turns),
-            score,
-            tie_breaker(
-                self.config.seed, self._stream, self.problem.id, self.sample, len(self._turns)
-            ),
+        return scored, all_scores(scored.logprobs, self.config.take_over.score)
+
+    def _tie_breaker(self) -> float:
+        return tie_breaker(
+            self.config.seed, self._stream, self.problem.id, self.sample, len(self._turns)
         )
-        self._taking_over = verdict.take_over
+
+    def _decided(
+        self,
+        verdict: Verdict,
+        scored: Scored,
+        scores: dict[str, float],
+        order: int | None = None,
+    ) -> None:
         self._decision = Decision(
-            score=score,
+            score=scores[self.config.take_over.score.kind],
             p_value=verdict.p_value,
             take_over=verdict.take_over,
             threshold=verdict.threshold,
-            order=self._control.next_order(),
+            order=order,
             scores=scores,
-            scored_tokens=len(new),
+            scored_tokens=len(scored.logprobs),
             cached_tokens=scored.cached_tokens,
             timings=scored.timings,
         )
-        return verdict.take_over
+
+    async def drop_ahead(self) -> None:
+        """Abort what the draft has begun ahead. To be called whatever way the chain ends."""
+        self._discarded = await self._ahead.drop() or self._discarded
 
     def append(self, written: Written) -> None:
         """Make a segment part of the chain, for all models."""
@@ -189,8 +285,16 @@ class OpenChain:
         self._segments.append(written.segment.model_copy(update={"kept": False}))
 
     def end_turn(self) -> None:
-        self._turns.append(Turn(segments=tuple(self._segments), decision=self._decision))
-        self._segments, self._decision = [], None
+        self._turns.append(
+            Turn(
+                segments=tuple(self._segments),
+                decision=self._decision,
+                waited_seconds=self._waited,
+                discarded=self._discarded,
+            )
+        )
+        self._segments, self._decision, self._discarded = [], None, None
+        self._waited = 0.0
 
     def record(self, end: ChainEnd, started: float, done: float, error: str | None = None) -> Chain:
         """The chain as it stands, an unfinished turn included; times are the run's seconds."""
@@ -207,28 +311,15 @@ class OpenChain:
             error=error,
         )
 
-    def _seed(self, purpose: str) -> int:
-        """A seed from the run's seed and this place in this chain, below ``_SEEDS``."""
-        return seed_at(
-            self.config.seed,
-            self._stream,
-            self.problem.id,
-            self.sample,
-            len(self._turns),
-            purpose,
+    def _sampling(self, author: Author, max_tokens: int, turn: int | None = None) -> Sampling:
+        """How a model writes in a turn, by default the present one."""
+        turn = len(self._turns) if turn is None else turn
+        return Sampling(
+            max_tokens=max_tokens,
+            temperature=self.config.sampling.temperature,
+            top_p=self.config.sampling.top_p,
+            seed=seed_at(
+                self.config.seed, self._stream, self.problem.id, self.sample, turn, author
+            ),
+            stop=self.config.sampling.stop,
         )
-
-
-def seed_at(*place: int | str) -> int:
-    """A seed below ``_SEEDS``, uniform and the same for the same place."""
-    digest = hashlib.blake2b(repr(place).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") % _SEEDS
-
-
-def tie_breaker(seed: int, stream: str, problem_id: str, sample: int, turn: int) -> float:
-    """The draw, uniform on [0, 1), that breaks ties in a chain's decision."""
-    return seed_at(seed, stream, problem_id, sample, turn, "p-value") / _SEEDS
-
-
-_SEEDS = 2**53
-"""So that a seed is exact as a float and in the JSON of any server."""

@@ -22,8 +22,8 @@ from atts.grading.metrics import (
     majority_vote,
     pass_at_k,
 )
-from atts.methods.chain import tie_breaker
-from atts.types import Author, Chain, ChainEnd, ChainKey, Decision, Problem, Record
+from atts.methods.seeds import tie_breaker
+from atts.types import Author, Chain, ChainEnd, ChainKey, Decision, Discarded, Problem, Record
 
 
 class TurnRate(Record):
@@ -52,6 +52,10 @@ class Tokens(Record):
 
     draft_written: int = 0
     """Segments that the target replaced are counted: they were written."""
+    draft_discarded: int = 0
+    """What the draft wrote ahead of a decision that then went the other way; not among those
+    written. Of an aborted request: the seconds that it ran, or waited to, times the mean speed of
+    the draft's requests, so rather too many than too few."""
     target_written: int = 0
     target_scored: int = 0
     draft_cached: int = 0
@@ -92,7 +96,8 @@ class Summary(Record):
     certificate: Certificate | None = None
     """What vouches for the accuracy, if the run was given anything."""
     drift: Drift | None = None
-    """Whether the scores look like those of the calibration; None where nothing was decided."""
+    """Whether the scores look like those of the calibration; None where nothing was decided
+    by p-values."""
     tokens: Tokens
     tokens_per_chain: float
     """Mean of the tokens written, by either model."""
@@ -131,7 +136,7 @@ def summarise(
     grades = graded.grades
     every = [grade for of_problem in grades.values() for grade in of_problem]
     fewest = min(map(len, grades.values()))
-    tokens = _count_tokens(chains)
+    tokens = _count_tokens(config, chains)
     ends = Counter(chain.end for chain in chains)
     return Summary(
         method=config.method,
@@ -215,6 +220,8 @@ def _drift(
     chains: Sequence[Chain],
     calibration: Calibration | None,
 ) -> Drift | None:
+    if config.method != "atts":  # ranks among a problem's chains are no p-values of their scores
+        return None
     alarm = drift_alarm(config, problems, calibration)
     if not any(turn.decision for chain in chains for turn in chain.turns):
         return None
@@ -227,20 +234,33 @@ def _take_overs(decisions: Sequence[Decision]) -> int:
     return sum(decision.take_over for decision in decisions)
 
 
-def _count_tokens(chains: Sequence[Chain]) -> Tokens:
+def _count_tokens(config: Config, chains: Sequence[Chain]) -> Tokens:
     written: Counter[Author] = Counter()
     cached: Counter[Author] = Counter()
+    seconds: dict[Author, float] = {"draft": 0.0, "target": 0.0}
+    discarded: list[Discarded] = []
     scored = 0
     for chain in chains:
         for turn in chain.turns:
             for segment in turn.segments:
                 written[segment.author] += segment.tokens
                 cached[segment.author] += segment.cached_tokens
+                seconds[segment.author] += segment.timings.done - segment.timings.started
+            if turn.discarded:
+                discarded.append(turn.discarded)
             if turn.decision:
                 scored += turn.decision.scored_tokens
                 cached["target"] += turn.decision.cached_tokens
+    speed = written["draft"] / seconds["draft"] if seconds["draft"] > 0 else 0.0
+    longest = config.turns.draft_tokens
     return Tokens(
         draft_written=written["draft"],
+        draft_discarded=round(
+            sum(
+                min(speed * each.seconds, longest) if each.tokens is None else each.tokens
+                for each in discarded
+            )
+        ),
         target_written=written["target"],
         target_scored=scored,
         draft_cached=cached["draft"],

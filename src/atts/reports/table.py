@@ -65,6 +65,7 @@ def _rows(summaries: Sequence[Summary]) -> list[tuple[str, Figure]]:
         *((f"  turn {turn}, % of decisions", _in_turn(turn)) for turn in range(turns)),
         ("drift alarm", _drift),
         ("draft tokens written", lambda s: f"{s.tokens.draft_written:,}"),
+        ("  ahead and in vain, about", lambda s: _count(s.tokens.draft_discarded)),
         ("target tokens written", lambda s: f"{s.tokens.target_written:,}"),
         ("target tokens scored", lambda s: f"{s.tokens.target_scored:,}"),
         ("wall time, s", lambda s: f"{s.wall_seconds:,.1f}"),
