@@ -237,8 +237,8 @@ def outcomes_table(outcomes: "list[Outcome]", hardware: "Hardware") -> "Table":
             _duration(each.wall_seconds),
             f"{reference / each.wall_seconds:.2f}" if reference else "-",
             f"{each.tokens_per_second:,.0f}",
-            _shares([use and use.busy for use in (each.draft, each.target)]),
-            _shares([use and use.peak_cache for use in (each.draft, each.target)]),
+            _shares([use.busy if use else None for use in (each.draft, each.target)]),
+            _shares([use.peak_cache if use else None for use in (each.draft, each.target)]),
             _duration(each.target.queued_seconds) if each.target else "-",
             _duration(each.waited_seconds) if each.waited_seconds else "-",
         )
