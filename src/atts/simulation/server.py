@@ -105,6 +105,8 @@ class Request:
     started: float = -1.0
     first_token: float = -1.0
     done: float = -1.0
+    known_cached: int | None = None
+    """First tokens that are in the cache, where this is not for the server to find out."""
     cached: int = 0
     length: int = 0
     """Tokens of context, as of step ``joined``."""
@@ -292,9 +294,11 @@ class Server:
         needed = self._cache.in_use + self._reserved + length + reserved
         if others and (needed > self.options.cache_tokens or others >= self.options.max_running):
             return False
-        cached = self._cache.find(
-            request.chain, request.problem, request.prompt, request.ids, length
-        )
+        cached = request.known_cached
+        if cached is None:
+            cached = self._cache.find(
+                request.chain, request.problem, request.prompt, request.ids, length
+            )
         first = request.scored_from if request.scored_from is not None else length
         request.cached = min(cached, first - 1)
         request.compute = length - request.cached

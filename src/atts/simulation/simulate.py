@@ -41,13 +41,13 @@ class Contender(NamedTuple):
 
     @classmethod
     def parse(cls, name: str) -> "Contender":
-        """A method, and keys of the configuration after commas; or ``reference``: one problem at a
-        time, with at most 16 requests of the draft and 4 of the target in flight.
+        """A method, and keys of the configuration, with + between; or ``reference``: one problem
+        at a time, with at most 16 requests of the draft and 4 of the target in flight.
 
         Raises:
             ConfigError: a setting is not key=value.
 
-        >>> Contender.parse("atts,take_over.rate=0.2").settings
+        >>> Contender.parse("atts+take_over.rate=0.2").settings
         {'take_over.rate': '0.2'}
         """
         if name == REFERENCE:
@@ -57,7 +57,7 @@ class Contender(NamedTuple):
                 "limits.overlap": "off",
             }
             return cls(name, "atts", limits, by_problem=True)
-        method, *settings = name.split(",")
+        method, *settings = name.split("+")
         pairs = {}
         for setting in settings:
             key, equals, value = setting.partition("=")
@@ -81,6 +81,8 @@ class Contender(NamedTuple):
         tree["method"] = self.method
         limits = dict.fromkeys(("chains", "draft_requests", "target_requests"), chains)
         tree["limits"] |= limits
+        for author in ("draft", "target"):  # what is simulated are servers
+            tree[author]["engine"] = "sglang"
         for key, value in self.settings.items():
             group = tree
             *parents, leaf = key.split(".")
@@ -114,6 +116,17 @@ class Hardware(Options):
     """Share of a GPU's memory that weights and key-value cache may take."""
     mixed: bool = False
     """Prefill and decoding share steps, as in vLLM; else decoding pauses for prefill."""
+
+    def split_as(self, config: Config) -> "Hardware":
+        """With as many GPUs for a copy as ``server.tensor_parallel`` of each model says."""
+        parallel = (config.draft.server.tensor_parallel, config.target.server.tensor_parallel)
+        models = {
+            name: model.model_copy(update={"tensor_parallel": count})
+            for name, model, count in zip(
+                ("draft", "target"), (self.draft, self.target), parallel, strict=True
+            )
+        }
+        return self.model_copy(update=models)
 
 
 class ModelUse(Record):
