@@ -278,6 +278,12 @@ async def test_scores_are_those_of_a_plain_forward_pass(
         assert np.abs(scored.logprobs - expected).max() < served.tolerance
 
 
+async def test_every_token_of_the_vocabulary_can_be_scored(served: Served) -> None:
+    ids = [*some_ids(20), *range(served.vocabulary - 30, served.vocabulary), 7]
+    scored = await served.engine.score(ids, 20)
+    assert np.abs(scored.logprobs - plain_scores(served.model, ids, 20)).max() < served.tolerance
+
+
 async def test_a_whole_context_can_be_scored(served: Served) -> None:
     ids = some_ids(served.longest_scored)
     scored = await served.engine.score(ids, 200)
