@@ -64,7 +64,7 @@ ARGUMENTS = [
     *("--attention-backend", "triton"),
     *("--sampling-backend", "pytorch"),
     *("--grammar-backend", "none"),
-    *("--cuda-graph-max-bs", "256"),
+    *("--cuda-graph-max-bs", "128"),
     "--disable-piecewise-cuda-graph",
 ]
 MEMORY = {"draft": 0.25, "target": 0.88}
