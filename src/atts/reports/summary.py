@@ -19,7 +19,8 @@ from atts.grading.metrics import (
     accuracy,
     accuracy_by_problem,
     clustered_interval,
-    majority_vote,
+    majority_by_problem,
+    mean_over_problems,
     pass_at_k,
 )
 from atts.methods.chain import tie_breaker
@@ -80,6 +81,7 @@ class Summary(Record):
     right."""
     accuracy_by_problem: dict[str, float]
     majority_vote: Interval
+    majority_by_problem: dict[str, float]
     pass_at_k: dict[int, Interval]
     """For each k up to the number of chains that every begun problem has."""
     invalid: float
@@ -131,7 +133,8 @@ def summarise(
     grades = graded.grades
     every = [grade for of_problem in grades.values() for grade in of_problem]
     fewest = min(map(len, grades.values()))
-    tokens = _count_tokens(chains)
+    majority = majority_by_problem(grades, graded.same)
+    tokens = count_tokens(chains)
     ends = Counter(chain.end for chain in chains)
     return Summary(
         method=config.method,
@@ -145,7 +148,8 @@ def summarise(
         ends={end: count / len(chains) for end, count in sorted(ends.items())},
         accuracy=accuracy(grades),
         accuracy_by_problem=accuracy_by_problem(grades),
-        majority_vote=majority_vote(grades, graded.same),
+        majority_vote=mean_over_problems(majority),
+        majority_by_problem=majority,
         pass_at_k={k: pass_at_k(grades, k) for k in range(1, fewest + 1)},
         invalid=sum(grade.answer is None for grade in every) / len(every),
         ungraded=sum(not grade.graded for grade in every) / len(every),
@@ -227,7 +231,8 @@ def _take_overs(decisions: Sequence[Decision]) -> int:
     return sum(decision.take_over for decision in decisions)
 
 
-def _count_tokens(chains: Sequence[Chain]) -> Tokens:
+def count_tokens(chains: Iterable[Chain]) -> Tokens:
+    """Everything that was written and scored for these chains."""
     written: Counter[Author] = Counter()
     cached: Counter[Author] = Counter()
     scored = 0

@@ -46,20 +46,20 @@ def plain_table(caption: str) -> Table:
 
 
 def _rows(summaries: Sequence[Summary]) -> list[tuple[str, Figure]]:
-    ks = sorted({k for summary in summaries for k in _powers_of_two(max(summary.pass_at_k))})
+    ks = sorted({k for summary in summaries for k in powers_of_two(max(summary.pass_at_k))})
     turns = max(
         (t.turn + 1 for s in summaries if s.take_over for t in s.take_over.by_turn), default=0
     )
     return [
         ("problems x chains", lambda s: f"{s.problems} x {s.samples}"),
-        ("chains not done yet", lambda s: _count(s.expected_chains - s.chains)),
+        ("chains not done yet", lambda s: count(s.expected_chains - s.chains)),
         ("accuracy per chain, %", lambda s: percent(s.accuracy)),
         ("  minus the first run's", _difference(summaries)),
         ("  p of that, paired", _p_value(summaries)),
         ("majority vote, %", lambda s: percent(s.majority_vote)),
         # pass@1 is the accuracy per chain
         *((f"pass@{k}, %", _pass_at(k)) for k in ks if k > 1),
-        ("take-over, nominal, %", _nominal),
+        ("take-over, nominal, %", nominal),
         ("take-over, realised, %", _realised),
         ("  off by at most, any scores, %", _bound),
         *((f"  turn {turn}, % of decisions", _in_turn(turn)) for turn in range(turns)),
@@ -69,16 +69,16 @@ def _rows(summaries: Sequence[Summary]) -> list[tuple[str, Figure]]:
         ("target tokens scored", lambda s: f"{s.tokens.target_scored:,}"),
         ("wall time, s", lambda s: f"{s.wall_seconds:,.1f}"),
         ("  x that of target-only", _wall_ratio(summaries)),
-        ("chains without answer, %", lambda s: _share(s.invalid)),
-        ("ungraded chains, %", lambda s: _share(s.ungraded)),
-        ("failed chains", lambda s: _count(s.failed)),
+        ("chains without answer, %", lambda s: share(s.invalid)),
+        ("ungraded chains, %", lambda s: share(s.ungraded)),
+        ("failed chains", lambda s: count(s.failed)),
     ]
 
 
-def _powers_of_two(largest: int) -> list[int]:
+def powers_of_two(largest: int) -> list[int]:
     """Powers of two up to a number, and the number.
 
-    >>> _powers_of_two(12)
+    >>> powers_of_two(12)
     [1, 2, 4, 8, 12]
     """
     return sorted({1 << power for power in range(largest.bit_length())} | {largest})
@@ -102,11 +102,11 @@ def percent(interval: Interval) -> str:
     return f"{estimate} ({low}-{high})"
 
 
-def _count(number: int) -> str:
+def count(number: int) -> str:
     return f"{number:,}" if number else ABSENT
 
 
-def _share(share: float) -> str:
+def share(share: float) -> str:
     return f"{100 * share:.1f}" if share else ABSENT
 
 
@@ -141,7 +141,7 @@ def _pass_at(k: int) -> Figure:
     return lambda s: percent(s.pass_at_k[k]) if k in s.pass_at_k else ABSENT
 
 
-def _nominal(summary: Summary) -> str:
+def nominal(summary: Summary) -> str:
     return f"{100 * summary.take_over.nominal:.1f}" if summary.take_over else ABSENT
 
 
