@@ -5,6 +5,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from fakes import SilentObserver
 from transformers import AutoConfig
 
 from atts.cli.demo import demo_configs
@@ -51,8 +52,9 @@ def test_the_pair_is_small_and_of_different_kinds() -> None:
         assert AutoConfig.from_pretrained(folder).architectures == ["LlamaForCausalLM"]
 
 
-class Counter:
+class Counter(SilentObserver):
     def __init__(self) -> None:
+        super().__init__()
         self.total = self.before = self.made = 0
 
     def started(self, total: int, done: int) -> None:

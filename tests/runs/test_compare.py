@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from fakes import SilentObserver
 from killed_run import make_models
 
 from atts.config import Config
@@ -13,18 +14,6 @@ from atts.errors import ConfigError, EngineError, ProblemError, StoreError
 from atts.methods.chain import Models
 from atts.runs import jobs
 from atts.runs.compare import Candidate, parse_candidate, prepare, read_all, run_missing
-from atts.types import Chain
-
-
-class Silent:
-    def started(self, total: int, done: int) -> None:
-        pass
-
-    def chain_done(self, chain: Chain) -> None:
-        pass
-
-    def warned(self, message: str) -> None:
-        pass
 
 
 class World:
@@ -78,7 +67,7 @@ async def make(file: Path, *texts: str) -> tuple[list[str], list[str]]:
     """The names of the runs that were missing, and of those that could not be made."""
     folder = file.parent / "runs"
     plan = prepare(candidates(file, *texts), folder)
-    failed = await run_missing(plan.missing, folder, lambda _: Silent(), ignore)
+    failed = await run_missing(plan.missing, folder, lambda _: SilentObserver(), ignore)
     return [candidate.name for candidate in plan.missing], failed
 
 

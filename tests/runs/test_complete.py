@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from fakes import SilentObserver
 from killed_run import make_models
 
 from atts.config import Config, parse_config
@@ -11,17 +12,6 @@ from atts.reports.summary import Summary
 from atts.runs.complete import calibration_directory, complete, finished
 from atts.runs.store import CALIBRATION, CHAINS
 from atts.types import Chain
-
-
-class Silent:
-    def started(self, total: int, done: int) -> None:
-        pass
-
-    def chain_done(self, chain: Chain) -> None:
-        pass
-
-    def warned(self, message: str) -> None:
-        pass
 
 
 @pytest.fixture
@@ -48,9 +38,9 @@ def config(tmp_path: Path) -> Config:
 
 
 async def make(config: Config, folder: Path, named: list[str]) -> Summary:
-    def observe(name: str) -> Silent:
+    def observe(name: str) -> SilentObserver:
         named.append(name)
-        return Silent()
+        return SilentObserver()
 
     return await complete(config, make_models(0.0), folder / "run", folder, observe, "it")
 

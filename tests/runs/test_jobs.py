@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from fakes import SilentObserver
 from killed_run import SeededEngine, make_config, make_models
 
 from atts.config import Config
@@ -24,8 +25,9 @@ from atts.types import Chain
 TESTS = Path(__file__).parents[1]
 
 
-class Watch:
+class Watch(SilentObserver):
     def __init__(self) -> None:
+        super().__init__()
         self.total = self.already = 0
         self.chains: list[Chain] = []
         self.warnings: list[str] = []
@@ -288,3 +290,38 @@ async def test_another_configuration_in_the_same_directory_is_refused(
         config.model_copy(update={"limits": wider}), make_models(0.0), tmp_path / "run"
     )
     assert resumed.chains == 40
+
+
+async def test_what_the_chains_do_is_counted(config: Config, tmp_path: Path) -> None:
+    watch = Watch()
+    seen: list[int] = []
+    watch.chain_done = lambda _: seen.append(watch.activity.in_flight)  # type: ignore[method-assign]
+    summary = await jobs.run(config, make_models(0.0), tmp_path / "run", watch)
+    activity = watch.activity
+    assert summary.take_over
+    assert activity.nominal == 0.4
+    assert (activity.decisions, activity.rate) == (
+        summary.take_over.decisions,
+        pytest.approx(summary.take_over.realised.estimate),
+    )
+    chains = read_run(tmp_path / "run").chains
+    assert activity.turns == sum(len(chain.turns) for chain in chains)
+    assert activity.written == {
+        "draft": summary.tokens.draft_written,
+        "target": summary.tokens.target_written,
+    }
+    assert (activity.in_flight, set(activity.at_work.values())) == (0, {0})
+    assert max(seen) == 3  # of a pool of 4, one has just ended
+
+
+async def test_grading_is_told_after_the_chains(config: Config, tmp_path: Path) -> None:
+    problems = tmp_path / "hard.jsonl"
+    problems.write_text(json.dumps({"id": "h", "question": "?", "answer": "\\sqrt{16}"}) + "\n")
+    options = config.problems.model_copy(update={"source": str(problems)})
+    config = config.model_copy(update={"method": "draft-only", "problems": options})
+    watch = Watch()
+    told: list[tuple[int, int, int]] = []
+    watch.grading = lambda done, total: told.append((len(watch.chains), done, total))  # type: ignore[method-assign]
+    summary = await jobs.run(config, make_models(0.0), tmp_path / "run", watch)
+    assert summary.accuracy.estimate > 0
+    assert told == [(4, 1, 1)]  # one pair of answers, when all four chains were there

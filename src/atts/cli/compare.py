@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from atts.cli.runs import ConfigFile, ProblemsFolder, Settings, exit_if_failed, given, with_folder
+from atts.cli.runs import (
+    AsJson,
+    ConfigFile,
+    ProblemsFolder,
+    Settings,
+    echo_json,
+    exit_if_failed,
+    given,
+    with_folder,
+)
 from atts.cli.terminal import FAILED, command_line, err, out, resumable, say
 
 if TYPE_CHECKING:
@@ -81,9 +90,7 @@ def compare(
     csv: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Write the figures as CSV.")
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON, with everything that was computed.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run several methods over the same problems and seeds, and put them side by side.
 
@@ -107,7 +114,7 @@ def compare(
     same = [*runs, *given(config_file, settings), "--out", folder]
     command = ["atts", "compare", *same, *(["--reference", reference] if reference else [])]
     with resumable(command):
-        failed = asyncio.run(_run(plan, folder)) if plan.missing else []
+        failed = asyncio.run(_run(plan, folder, as_json)) if plan.missing else []
         if chosen in failed:
             say(f"The reference, {chosen}, could not be made: there is nothing to compare with")
             raise typer.Exit(FAILED)
@@ -123,7 +130,7 @@ def compare(
 
         plot_frontiers(comparison, plot)
     if as_json:
-        typer.echo(comparison.model_dump_json(indent=2, ensure_ascii=True))
+        echo_json(comparison.model_dump(mode="json"))
     else:
         _print(comparison)
     for path in filter(None, (csv, plot)):
@@ -155,11 +162,11 @@ def _reference(candidates: "list[Candidate]", plan: "Plan", asked: str | None) -
     return names[0]
 
 
-async def _run(plan: "Plan", folder: Path) -> list[str]:
+async def _run(plan: "Plan", folder: Path, as_json: bool) -> list[str]:
     from atts.cli.progress import Display
     from atts.runs.compare import run_missing
 
-    with Display(err()) as display:
+    with Display(err(), as_json) as display:
         return await run_missing(plan.missing, folder, display.stage, say)
 
 

@@ -6,6 +6,7 @@ model's prefix cache hits.
 """
 
 import hashlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -68,6 +69,8 @@ class OpenChain:
         self._models = models
         self._control = control
         self._stream = stream
+        self.on_turn: Callable[[Turn], None] | None = None
+        """Is told of each turn as it ends."""
         self._turns: list[Turn] = []
         self._segments: list[Segment] = []
         self._decision: Decision | None = None
@@ -189,8 +192,11 @@ class OpenChain:
         self._segments.append(written.segment.model_copy(update={"kept": False}))
 
     def end_turn(self) -> None:
-        self._turns.append(Turn(segments=tuple(self._segments), decision=self._decision))
+        turn = Turn(segments=tuple(self._segments), decision=self._decision)
+        self._turns.append(turn)
         self._segments, self._decision = [], None
+        if self.on_turn:
+            self.on_turn(turn)
 
     def record(self, end: ChainEnd, started: float, done: float, error: str | None = None) -> Chain:
         """The chain as it stands, an unfinished turn included; times are the run's seconds."""

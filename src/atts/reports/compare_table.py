@@ -108,7 +108,7 @@ def _caption(comparison: Comparison) -> str:
 
 def _rows(comparison: Comparison) -> list[tuple[str, Figure]]:
     runs = comparison.runs
-    ks = sorted({k for run in runs for k in powers_of_two(max(run.summary.pass_at_k))})
+    ks = sorted({k for run in runs for k in powers_of_two(max(run.summary.pass_at_k, default=0))})
     return [
         ("problems x chains", lambda r: f"{r.summary.problems} x {r.summary.samples}"),
         ("tokens spent a problem", lambda r: ABSENT if r.spent is None else f"{r.spent:,.0f}"),

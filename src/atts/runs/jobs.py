@@ -13,11 +13,14 @@ from atts.conformal.controls import calibrating_control, make_control
 from atts.conformal.risk import Certificate
 from atts.engines.loading import load_engine
 from atts.errors import CalibrationError
+from atts.grading.cache import VerdictCache
+from atts.grading.grader import Grader
 from atts.methods import METHODS
 from atts.methods.chain import Model, Models, OpenChain
 from atts.problems import calibration_problems, load_problems
 from atts.prompts import Tokenizer
 from atts.reports.summary import Summary, drift_alarm
+from atts.runs.activity import Activity
 from atts.runs.grades import read_grades, summarise_graded
 from atts.runs.limits import LimitedEngine
 from atts.runs.runner import Clock, run_chains
@@ -27,6 +30,9 @@ from atts.types import Author, Chain, ChainKey, Problem
 
 class Observer(Protocol):
     """Watches a job, e.g. to show its progress."""
+
+    activity: Activity
+    """What the chains are doing: the job counts, the observer looks when it likes."""
 
     def started(self, total: int, done: int) -> None:
         """The job has ``total`` chains, of which ``done`` were there before."""
@@ -38,6 +44,10 @@ class Observer(Protocol):
 
     def warned(self, message: str) -> None:
         """Something should be known while the job goes on."""
+        ...
+
+    def grading(self, done: int, total: int) -> None:
+        """So many answers that need algebra are compared; the chains are all there."""
         ...
 
 
@@ -123,7 +133,9 @@ async def run(
         recorded = RecordedRun(
             job.config, tuple(job.problems), tuple(chains), job.calibration, job.certificate
         )
-        summary = summarise_graded(recorded, read_grades(directory, chains))
+        progress = observer.grading if observer else None
+        with Grader(cache=VerdictCache(), progress=progress) as grader:
+            summary = summarise_graded(recorded, read_grades(directory, chains), grader)
         store.write_summary(summary)
     return summary
 
@@ -150,6 +162,11 @@ async def calibrate(
 async def _make_chains(
     job: Job, models: Models, store: RunStore, observer: Observer | None, retry_failed: bool
 ) -> None:
+    method = METHODS[job.config.method]
+    if observer:
+        activity = observer.activity
+        activity.nominal = job.config.take_over.rate if job.control else None
+        models, method = activity.watched_models(models), activity.watched_method(method)
     done = {
         key for key, chain in store.chains.items() if not (retry_failed and chain.end == "failed")
     }
@@ -183,7 +200,6 @@ async def _make_chains(
     if observer:
         observer.started(len(job.problems) * job.config.samples, len(done))
     clock = Clock(max((chain.done for chain in store.chains.values()), default=0.0))
-    method = METHODS[job.config.method]
     await run_chains(missing(), method, job.config.limits.chains, clock, finished)
 
 
