@@ -210,11 +210,8 @@ def test_the_digest_leaves_out_the_options_of_other_methods() -> None:
         assert {key.partition(".")[0] for key in keys} & OF_ONE_METHOD == own
 
 
-def test_stop_strings_are_refused_where_nobody_knows_them() -> None:
-    with pytest.raises(ConfigError, match=r"in-process engine knows no stop strings"):
-        load_config(None, ["draft.engine=vllm", "sampling.stop=[So]"])
-    served = ["draft.engine=vllm", "target.engine=sglang"]
-    plain, stopping = (load_config(None, served + more) for more in ([], ["sampling.stop=[So]"]))
+def test_stop_strings_count_for_results_and_for_a_calibration() -> None:
+    plain, stopping = (load_config(None, more) for more in ([], ["sampling.stop=[So]"]))
     assert plain.digest() != stopping.digest()
     ours, theirs = plain.calibration_fingerprint(), stopping.calibration_fingerprint()
     assert differing_keys(ours, theirs) == ["sampling.stop"]

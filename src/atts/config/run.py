@@ -1,10 +1,10 @@
 """The whole configuration of a run, and which of its keys a result depends on."""
 
 import hashlib
-from typing import Any, Self
+from typing import Any
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from atts.config.methods import SyncRankingOptions
 from atts.config.options import (
@@ -45,15 +45,6 @@ class Config(Options):
     calibration: CalibrationOptions = CalibrationOptions()
     sync_ranking: SyncRankingOptions = SyncRankingOptions()
     limits: LimitsOptions = LimitsOptions()
-
-    @model_validator(mode="after")
-    def _stop_strings_need_a_server(self) -> Self:
-        if self.sampling.stop and "inprocess" in (self.draft.engine, self.target.engine):
-            raise ValueError(
-                "sampling.stop: the in-process engine knows no stop strings; serve both models "
-                "with sglang or vllm, or leave it out"
-            )
-        return self
 
     def digest(self) -> str:
         """Hash of everything that a result depends on: 16 hexadecimal digits."""
