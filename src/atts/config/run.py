@@ -6,7 +6,13 @@ from typing import Any
 import yaml
 from pydantic import Field
 
-from atts.config.methods import SyncRankingOptions
+from atts.config.methods import (
+    BestOfNOptions,
+    SelfConsistencyOptions,
+    SpecReasonOptions,
+    SpeculativeThinkingOptions,
+    SyncRankingOptions,
+)
 from atts.config.options import (
     CalibrationOptions,
     LimitsOptions,
@@ -24,7 +30,13 @@ from atts.config.options import (
 _WHERE_IT_IS_SERVED = {"urls", "api_key_env", "served_as", "timeout_seconds", "server"}
 """Keys of a model that change no result, so that a run may go on with other servers."""
 
-_OF_ONE_METHOD = {"sync_ranking"}
+_OF_ONE_METHOD = {
+    "sync_ranking",
+    "specreason",
+    "speculative_thinking",
+    "best_of_n",
+    "self_consistency",
+}
 """Groups that only the method of their name reads."""
 
 
@@ -44,6 +56,10 @@ class Config(Options):
     take_over: TakeOverOptions = TakeOverOptions()
     calibration: CalibrationOptions = CalibrationOptions()
     sync_ranking: SyncRankingOptions = SyncRankingOptions()
+    specreason: SpecReasonOptions = SpecReasonOptions()
+    speculative_thinking: SpeculativeThinkingOptions = SpeculativeThinkingOptions()
+    best_of_n: BestOfNOptions = BestOfNOptions()
+    self_consistency: SelfConsistencyOptions = SelfConsistencyOptions()
     limits: LimitsOptions = LimitsOptions()
 
     def digest(self) -> str:

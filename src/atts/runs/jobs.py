@@ -13,7 +13,7 @@ from atts.conformal.controls import calibrating_control, make_control
 from atts.conformal.risk import Certificate
 from atts.engines.loading import load_engine
 from atts.errors import CalibrationError, ConfigError
-from atts.methods import METHODS
+from atts.methods import METHODS, authors_of
 from atts.methods.chain import Model, Models, OpenChain
 from atts.methods.ranking import Ranking
 from atts.problems import calibration_problems, load_problems
@@ -227,7 +227,7 @@ async def open_models(
     limits = config.limits
     in_flight = {"draft": limits.draft_requests, "target": limits.target_requests}
     options = {"draft": config.draft, "target": config.target}
-    authors = authors or METHODS[config.method].authors
+    authors = authors or authors_of(config)
     in_process = sum(options[author].engine == "inprocess" for author in authors)
     models: Models = {}
     try:
