@@ -67,8 +67,10 @@ def work(stage: Stage) -> None:
     activity = stage.activity
     activity.nominal = 0.4
     activity.in_flight = 30
+    activity.has_barriers = True
     activity.at_work |= {"drafting": 20, "scoring": 2, "target writing": 8}
     for take_over in (True, False, False, True):
+        activity.decided(take_over)
         activity.turn_done(turn(take_over))
 
 
@@ -235,7 +237,7 @@ def test_a_terminal_shows_a_line_per_stage() -> None:
         for name in ("draft-only", "[red]atts\x07"):
             stage = display.stage(name)
             stage.started(total=2, done=1)
-            stage.activity.turn_done(turn(take_over=True))
+            stage.activity.decided(take_over=True)
             stage.chain_done(chain())
         stage.warned("the scores have drifted")
     shown = file.getvalue()

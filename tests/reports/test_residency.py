@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atts.reports.residency import peak_target_tokens
-from atts.types import Author, Chain, Decision, Segment, Timings, Turn
+from atts.types import Author, Chain, Decision, Rating, Segment, Timings, Turn
 
 
 def at(begin: float, end: float, queued: float | None = None) -> Timings:
@@ -99,6 +99,31 @@ def test_a_replaced_segment_is_held_while_it_is_scored() -> None:
 def test_a_draft_that_is_not_scored_comes_with_the_next_request() -> None:
     turn = Turn(segments=(segment("draft", 11, at(0, 1)), segment("target", 6, at(2, 3))))
     assert peak_target_tokens([chain(turn, started=0, done=3)]) == 17
+
+
+def rating(read: int, timings: Timings) -> Rating:
+    return Rating(value=5.0, read_tokens=read, cached_tokens=0, timings=timings)
+
+
+def test_a_rating_holds_its_request_while_it_lasts() -> None:
+    kept = Turn(segments=(segment("draft", 11, at(0, 1)),), rating=rating(30, at(1, 2)))
+    more = Turn(segments=(segment("target", 40, at(3, 4)),))
+    assert peak_target_tokens([chain(kept, started=0, done=3)]) == 30
+    assert peak_target_tokens([chain(kept, more, started=0, done=4)]) == 11 + 40
+    rejected = segment("draft", 11, at(0, 1), kept=False)
+    again = kept.model_copy(update={"segments": (rejected, segment("target", 33, at(3, 4)))})
+    assert peak_target_tokens([chain(again, started=0, done=4)]) == 33
+
+
+def test_what_the_target_wrote_is_not_held_twice_when_it_is_rated() -> None:
+    turn = Turn(segments=(segment("target", 40, at(0, 1)),), rating=rating(41, at(1, 2)))
+    assert peak_target_tokens([chain(turn, started=0, done=2)]) == 41
+
+
+def test_a_segment_that_was_begun_ahead_comes_after_the_decision() -> None:
+    first = Turn(segments=(segment("draft", 11, at(0, 1)),), decision=decision(10, at(1.5, 4)))
+    second = Turn(segments=(segment("draft", 9, at(1.2, 2)),), decision=decision(8, at(4, 5)))
+    assert peak_target_tokens([chain(first, second, started=0, done=5)]) == 18
 
 
 def test_waiting_for_the_target_holds_nothing() -> None:

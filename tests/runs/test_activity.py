@@ -11,7 +11,7 @@ from atts.errors import EngineError
 from atts.methods import METHODS
 from atts.methods.chain import Model, OpenChain
 from atts.runs.activity import RECENT, Activity
-from atts.types import ChainEnd, Decision, Problem, Turn
+from atts.types import Author, ChainEnd, Decision, Problem, Segment, Turn
 
 
 class HeldEngine(FakeEngine):
@@ -23,6 +23,18 @@ class HeldEngine(FakeEngine):
 
     async def _work(self) -> None:
         await self.gate.wait()
+
+
+def segment(author: Author, kept: bool = True) -> Segment:
+    return Segment(
+        author=author,
+        text="x",
+        tokens=1,
+        finish_reason="length",
+        cached_tokens=0,
+        timings=NOW,
+        kept=kept,
+    )
 
 
 def turn(take_over: bool | None) -> Turn:
@@ -40,15 +52,28 @@ def test_the_rate_of_the_moment_is_that_of_the_last_decisions() -> None:
     activity.turn_done(turn(None))
     assert (activity.turns, activity.decisions, activity.recent_rate) == (1, 0, None)
     for take_over in [True] * 3 + [False]:
-        activity.turn_done(turn(take_over))
+        activity.decided(take_over)
     assert activity.recent_rate == activity.rate == 3 / 4
     for number in range(RECENT):
-        activity.turn_done(turn(number % 4 == 0))
+        activity.decided(number % 4 == 0)
     assert activity.recent_rate == 1 / 4
     assert activity.rate == (3 + RECENT / 4) / (4 + RECENT)
     for _ in range(RECENT):
-        activity.turn_done(turn(take_over=True))
+        activity.decided(take_over=True)
     assert activity.recent_rate == 1.0
+
+
+def test_a_turn_counts_once() -> None:
+    activity = Activity()
+    activity.decided(take_over=True)
+    activity.turn_done(turn(take_over=True))  # has been decided before it ended
+    assert (activity.turns, activity.decisions) == (1, 1)
+    # Where no score decides, the target wrote on or not.
+    written = [segment("draft", kept=False), segment("target")]
+    activity.turn_done(Turn(segments=tuple(written)))
+    activity.turn_done(Turn(segments=(segment("draft"),)))
+    activity.turn_done(Turn(segments=(segment("target"),)))  # the draft had no say
+    assert (activity.turns, activity.decisions, activity.take_overs) == (4, 3, 2)
 
 
 async def test_requests_are_counted_while_they_are_on_their_way() -> None:
@@ -118,7 +143,7 @@ async def test_chains_in_flight_without_a_request_wait_for_others(config: Config
             await barrier.wait()
         return "turns"
 
-    method = activity.watched_method(METHODS["draft-only"]._replace(solve=solve))
+    method = activity.watched_method(METHODS["draft-only"]._replace(solve=solve, together=True))
     models = activity.watched_models({"draft": Model(FakeEngine(), byte_tokenizer())})
     problem = Problem(id="p", question="1?", answer="1")
     chains = [

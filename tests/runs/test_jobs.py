@@ -28,6 +28,8 @@ TESTS = Path(__file__).parents[1]
 class Watch(SilentObserver):
     def __init__(self) -> None:
         super().__init__()
+        self.in_flight: list[int] = []
+        self.graded: list[tuple[int, int, int]] = []
         self.total = self.already = 0
         self.chains: list[Chain] = []
         self.warnings: list[str] = []
@@ -37,6 +39,10 @@ class Watch(SilentObserver):
 
     def chain_done(self, chain: Chain) -> None:
         self.chains.append(chain)
+        self.in_flight.append(self.activity.in_flight)
+
+    def grading(self, done: int, total: int) -> None:
+        self.graded.append((len(self.chains), done, total))
 
     def warned(self, message: str) -> None:
         self.warnings.append(message)
@@ -294,16 +300,12 @@ async def test_another_configuration_in_the_same_directory_is_refused(
 
 async def test_what_the_chains_do_is_counted(config: Config, tmp_path: Path) -> None:
     watch = Watch()
-    seen: list[int] = []
-    watch.chain_done = lambda _: seen.append(watch.activity.in_flight)  # type: ignore[method-assign]
     summary = await jobs.run(config, make_models(0.0), tmp_path / "run", watch)
     activity = watch.activity
     assert summary.take_over
     assert activity.nominal == 0.4
-    assert (activity.decisions, activity.rate) == (
-        summary.take_over.decisions,
-        pytest.approx(summary.take_over.realised.estimate),
-    )
+    assert activity.decisions == summary.take_over.decisions
+    assert activity.rate == pytest.approx(summary.take_over.realised.estimate)
     chains = read_run(tmp_path / "run").chains
     assert activity.turns == sum(len(chain.turns) for chain in chains)
     assert activity.written == {
@@ -311,7 +313,7 @@ async def test_what_the_chains_do_is_counted(config: Config, tmp_path: Path) -> 
         "target": summary.tokens.target_written,
     }
     assert (activity.in_flight, set(activity.at_work.values())) == (0, {0})
-    assert max(seen) == 3  # of a pool of 4, one has just ended
+    assert max(watch.in_flight) == 3  # of a pool of 4, one has just ended
 
 
 async def test_grading_is_told_after_the_chains(config: Config, tmp_path: Path) -> None:
@@ -320,8 +322,6 @@ async def test_grading_is_told_after_the_chains(config: Config, tmp_path: Path) 
     options = config.problems.model_copy(update={"source": str(problems)})
     config = config.model_copy(update={"method": "draft-only", "problems": options})
     watch = Watch()
-    told: list[tuple[int, int, int]] = []
-    watch.grading = lambda done, total: told.append((len(watch.chains), done, total))  # type: ignore[method-assign]
     summary = await jobs.run(config, make_models(0.0), tmp_path / "run", watch)
     assert summary.accuracy.estimate > 0
-    assert told == [(4, 1, 1)]  # one pair of answers, when all four chains were there
+    assert watch.graded == [(4, 1, 1)]  # one pair of answers, when all four chains were there

@@ -20,6 +20,7 @@ from atts.grading.metrics import (
     paired_ratio,
 )
 from atts.grading.paired import holm
+from atts.methods import METHODS
 from atts.reports.frontier import Point, beaten_by
 from atts.reports.residency import peak_target_tokens
 from atts.reports.summary import Summary, Tokens, count_tokens
@@ -102,7 +103,8 @@ class ComparedRun(Record):
     directory: str
     summary: Summary
     answer: Interval
-    """The share of problems whose answer is right: the majority vote."""
+    """The share of problems whose answer is right: the one that the method selects, else the
+    majority vote."""
     thrown_away: dict[Author, int]
     """Tokens written that are part of no finished chain: replaced, or of a failed chain."""
     target_written: float
@@ -181,6 +183,13 @@ def compare(
     )
 
 
+def answers(summary: Summary) -> dict[str, float]:
+    """Whether each problem's answer is right: the selected one, else that of the majority vote."""
+    if summary.selected_by_problem is None:
+        return summary.majority_by_problem
+    return summary.selected_by_problem
+
+
 def shared_problems(of_runs: Sequence[Sequence[Problem]]) -> list[Problem]:
     """The problems that all runs have, question, answer and choices alike; in the first's order."""
     others = [{problem.id: problem for problem in problems} for problems in of_runs[1:]]
@@ -242,7 +251,7 @@ def _figures(named: Named, part: RecordedRun, grader: Grader, budget: Budget | N
         name=named.name,
         directory=named.directory,
         summary=summary,
-        answer=mean_over_problems(summary.majority_by_problem),
+        answer=mean_over_problems(answers(summary)),
         thrown_away={
             "draft": summary.tokens.draft_written - accepted["draft"],
             "target": written - accepted["target"],
@@ -295,7 +304,7 @@ def _against(
         return dict(zip(found, p_values, strict=True))
 
     accuracy = differences(lambda summary: summary.accuracy_by_problem)
-    answer = differences(lambda summary: summary.majority_by_problem)
+    answer = differences(answers)
     accuracy_p, answer_p = adjusted(accuracy), adjusted(answer)
     written = [_by_chain(part, lambda tokens: tokens.target_written) for part in parts]
     work = [
@@ -370,4 +379,5 @@ def _frontier(
 def _differing(configs: Sequence[Config]) -> list[str]:
     first, *others = [config.what_results_depend_on() for config in configs]
     found = {key for other in others for key in differing_keys(first, other)}
-    return sorted(key for key in found if key != "method" and not key.startswith("take_over."))
+    of_methods = {"take_over", *(name.replace("-", "_") for name in METHODS)}
+    return sorted(key for key in found if key != "method" and key.split(".")[0] not in of_methods)

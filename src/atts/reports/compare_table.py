@@ -115,8 +115,9 @@ def _rows(comparison: Comparison) -> list[tuple[str, Figure]]:
         ("accuracy per chain, %", lambda r: _percent(r.summary.accuracy)),
         ("  minus the reference's", _against(lambda a: _points(a.accuracy))),
         ("  p, paired", _against(lambda a: _p(a.accuracy.p_value, a.accuracy_p_adjusted))),
-        ("majority vote, %", lambda r: _percent(r.answer)),
-        ("  minus the reference's", _against(lambda a: _points(a.answer))),
+        ("majority vote, %", lambda r: _percent(r.summary.majority_vote)),
+        ("selected answer, %", _selected),
+        ("answer, minus the ref.'s", _against(lambda a: _points(a.answer))),
         ("  p, paired", _against(lambda a: _p(a.answer.p_value, a.answer_p_adjusted))),
         # pass@1 is the accuracy per chain
         *((f"pass@{k}, %", _pass_at(k)) for k in ks if k > 1),
@@ -183,6 +184,10 @@ def _pass_at(k: int) -> Figure:
 def _realised(run: ComparedRun) -> str:
     take_over = run.summary.take_over
     return _percent(take_over.realised) if take_over else ABSENT
+
+
+def _selected(run: ComparedRun) -> str:
+    return _percent(run.summary.selected) if run.summary.selected else ABSENT
 
 
 def _thrown_away(author: Author) -> Figure:

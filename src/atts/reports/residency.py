@@ -6,7 +6,8 @@ the chain, or compute it again. A chain counts with the tokens that the target h
 target's own vocabulary:
 
 - a scored segment from when its scoring begins; one that is replaced until the scoring ends;
-- a text of the draft that is not scored, from the target's next request (in the draft's tokens);
+- a text that is rated like one that is scored, and the request for the rating while it is rated;
+- other text of the draft, from the target's next request (in the draft's tokens);
 - what the target writes as it grows, evenly between its first token and its last.
 
 Prompts are left out: they are not recorded, and a server keeps one for all chains of a problem.
@@ -17,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from atts.types import Chain, Decision, Segment
+from atts.types import Chain, Decision, Rating, Segment
 
 
 class Step(NamedTuple):
@@ -61,28 +62,31 @@ def _held(chain: Chain) -> tuple[list[Step], list[Growth]]:
     steps: list[Step] = []
     growths: list[Growth] = []
     unseen = 0.0  # tokens of the draft that the target was not sent yet
-    for index, request in enumerate(requests):
-        begin, first, end = (
-            moved + moment
-            for moment in (
-                request.timings.started,
-                request.timings.first_token,
-                request.timings.done,
-            )
-        )
-        if isinstance(request, Decision):
-            steps.append(Step(begin, request.scored_tokens))
-            if _is_replaced(requests[:index]):
-                steps.append(Step(end, -request.scored_tokens))
-            unseen = 0.0
-        elif request.author == "draft":
-            unseen += request.tokens if request.kept else 0.0
-        else:
+    last: Segment | None = None
+    for request in requests:
+        times = request.timings
+        begin, first = moved + times.started, moved + times.first_token
+        end = max(first, moved + times.done)
+        replaced = last is not None and last.author == "draft" and not last.kept
+        if isinstance(request, Segment):
+            last = request
+            if request.author == "draft":
+                unseen += request.tokens if request.kept else 0.0
+                continue
             steps.append(Step(begin, unseen))
-            growths.append(Growth(first, max(first, end), request.tokens))
-            unseen = 0.0
-            if not request.kept:
-                steps.append(Step(max(first, end), -request.tokens))
+            growths.append(Growth(first, end, request.tokens))
+            leaves = 0.0 if request.kept else float(request.tokens)
+        elif isinstance(request, Decision):
+            steps.append(Step(begin, request.scored_tokens))
+            leaves = float(request.scored_tokens) if replaced else 0.0
+        else:
+            # What the target has just written itself it has already.
+            known = last.tokens if last is not None and last.author == "target" else 0
+            new = float(max(0, request.read_tokens - known))
+            steps.append(Step(begin, new))
+            leaves = new if replaced else max(0.0, new - unseen)
+        steps.append(Step(end, -leaves))
+        unseen = 0.0
     held = sum(step.tokens for step in steps) + sum(growth.tokens for growth in growths)
     if steps:
         # Not before its last request ended: the two clocks are not read at the same instant.
@@ -91,20 +95,14 @@ def _held(chain: Chain) -> tuple[list[Step], list[Growth]]:
     return steps, growths
 
 
-def _requests(chain: Chain) -> list[Segment | Decision]:
-    """Everything that was asked of a model for a chain, in the order of time."""
-    requests: list[Segment | Decision] = []
+def _requests(chain: Chain) -> list[Segment | Decision | Rating]:
+    """Everything that was asked of a model for a chain: by turn, and by time in a turn."""
+    requests: list[Segment | Decision | Rating] = []
     for turn in chain.turns:
-        requests += turn.segments
-        if turn.decision:
-            requests.append(turn.decision)
-    return sorted(requests, key=lambda request: request.timings.started)
-
-
-def _is_replaced(before: Sequence[Segment | Decision]) -> bool:
-    """Whether the segment that a decision is about was thrown away afterwards."""
-    scored = next((r for r in reversed(before) if isinstance(r, Segment)), None)
-    return scored is not None and scored.author == "draft" and not scored.kept
+        of_turn: list[Segment | Decision | Rating] = [*turn.segments]
+        of_turn += [each for each in (turn.decision, turn.rating) if each]
+        requests += sorted(of_turn, key=lambda request: request.timings.started)
+    return requests
 
 
 def _peak(steps: Sequence[Step], growths: Sequence[Growth]) -> float:

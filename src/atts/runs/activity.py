@@ -28,6 +28,8 @@ class Activity:
     def __init__(self) -> None:
         self.nominal: float | None = None
         """The take-over rate that the run aims at, if any."""
+        self.has_barriers = False
+        """Whether chains wait for each other."""
         self.in_flight = 0
         """Chains that have begun and not ended."""
         self.at_work: dict[Work, int] = {"drafting": 0, "scoring": 0, "target writing": 0}
@@ -53,15 +55,21 @@ class Activity:
 
     @property
     def waiting_for_others(self) -> int:
-        """Chains in flight without a request: at a barrier."""
+        """Chains in flight without a request, where a method has barriers. Elsewhere such a chain
+        is only between two requests.
+        """
+        if not self.has_barriers:
+            return 0
         return max(0, self.in_flight - sum(self.at_work.values()))
 
     def turn_done(self, turn: Turn) -> None:
-        """A chain has ended a turn."""
+        """A chain has ended a turn. One that was decided by a score has been counted before."""
         self.turns += 1
-        if turn.decision is None:
-            return
-        take_over = turn.decision.take_over
+        if turn.decision is None and turn.take_over is not None:
+            self.decided(turn.take_over)
+
+    def decided(self, take_over: bool) -> None:
+        """It was decided whether the target writes on."""
         self._recent.append(take_over)
         self.recent_take_overs += take_over
         self.take_overs += take_over
@@ -80,13 +88,14 @@ class Activity:
         """The same method; chains in flight and their turns are counted."""
 
         async def solve(chain: OpenChain) -> ChainEnd:
-            chain.on_turn = self.turn_done
+            chain.watcher = self
             self.in_flight += 1
             try:
                 return await method.solve(chain)
             finally:
                 self.in_flight -= 1
 
+        self.has_barriers = method.together
         return method._replace(solve=solve)
 
     @contextmanager
