@@ -65,6 +65,7 @@ def test_the_rate_of_the_moment_is_that_of_the_last_decisions() -> None:
 
 def test_a_turn_counts_once() -> None:
     activity = Activity()
+    activity.takes_over = True
     activity.decided(take_over=True)
     activity.turn_done(turn(take_over=True))  # has been decided before it ended
     assert (activity.turns, activity.decisions) == (1, 1)
@@ -74,6 +75,9 @@ def test_a_turn_counts_once() -> None:
     activity.turn_done(Turn(segments=(segment("draft"),)))
     activity.turn_done(Turn(segments=(segment("target"),)))  # the draft had no say
     assert (activity.turns, activity.decisions, activity.take_overs) == (4, 3, 2)
+    activity.takes_over = False
+    activity.turn_done(Turn(segments=(segment("draft"),)))  # with one model there is no rate
+    assert (activity.turns, activity.decisions) == (5, 3)
 
 
 async def test_requests_are_counted_while_they_are_on_their_way() -> None:
@@ -143,7 +147,7 @@ async def test_chains_in_flight_without_a_request_wait_for_others(config: Config
             await barrier.wait()
         return "turns"
 
-    method = activity.watched_method(METHODS["draft-only"]._replace(solve=solve, together=True))
+    method = activity.watched_method(METHODS["sync-ranking"]._replace(solve=solve))
     models = activity.watched_models({"draft": Model(FakeEngine(), byte_tokenizer())})
     problem = Problem(id="p", question="1?", answer="1")
     chains = [

@@ -30,6 +30,8 @@ class Activity:
         """The take-over rate that the run aims at, if any."""
         self.has_barriers = False
         """Whether chains wait for each other."""
+        self.takes_over = False
+        """Whether the target may write on where the draft has written."""
         self.in_flight = 0
         """Chains that have begun and not ended."""
         self.at_work: dict[Work, int] = {"drafting": 0, "scoring": 0, "target writing": 0}
@@ -65,7 +67,7 @@ class Activity:
     def turn_done(self, turn: Turn) -> None:
         """A chain has ended a turn. One that was decided by a score has been counted before."""
         self.turns += 1
-        if turn.decision is None and turn.take_over is not None:
+        if self.takes_over and turn.decision is None and turn.take_over is not None:
             self.decided(turn.take_over)
 
     def decided(self, take_over: bool) -> None:
@@ -95,7 +97,7 @@ class Activity:
             finally:
                 self.in_flight -= 1
 
-        self.has_barriers = method.together
+        self.has_barriers, self.takes_over = method.together, method.takes_over
         return method._replace(solve=solve)
 
     @contextmanager
