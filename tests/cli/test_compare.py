@@ -76,6 +76,24 @@ def test_at_equal_budgets(invoke: Invoke) -> None:
     assert "a budget of 1 does not pay for one chain a problem of target-only" in refused.stderr
 
 
+def test_ctrl_c_says_how_to_go_on(
+    invoke: Invoke, broken: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not broken
+
+    def stopped(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(jobs, "open_models", stopped)
+    given = ("--csv", "a b.csv", "--budget", "50")
+    result = invoke("compare", "target-only", "-c", "my.yaml", *given)
+    assert result.exit_code == 130
+    assert (
+        "atts compare target-only --config my.yaml --out runs --budget 50.0 --csv 'a b.csv' "
+        "--draft-cost 0.1 --score-cost 1.0"
+    ) in result.stderr
+
+
 def test_a_run_that_cannot_be_made_is_reported(invoke: Invoke, broken: set[str]) -> None:
     broken.add("draft-only")
     result = invoke("compare", "draft-only", "target-only", "-c", "my.yaml")
@@ -97,6 +115,7 @@ def test_a_run_that_cannot_be_made_is_reported(invoke: Invoke, broken: set[str])
         (["atts", "nonsense"], "nonsense is neither a method (atts, "),
         (["atts", "--reference", "target-only"], "--reference target-only is none of the runs"),
         (["atts:seed"], "--set takes key=value"),
+        (["atts", "--plot", "frontier.docx"], "cannot draw frontier.docx"),
     ],
 )
 def test_wrong_use(invoke: Invoke, arguments: list[str], says: str, tmp_path: Path) -> None:

@@ -102,6 +102,10 @@ def compare(
     from atts.reports.compare import Budget
     from atts.runs.compare import parse_candidate, prepare
 
+    if plot:
+        from atts.reports.plots import check_drawable
+
+        check_drawable(plot)
     settings = with_folder(settings, problems_folder)
     candidates = [
         parse_candidate(text, config_file, settings or [], folder) for text in dict.fromkeys(runs)
@@ -111,8 +115,16 @@ def compare(
         limit = Budget(tokens=budget, draft_cost=draft_cost, score_cost=score_cost)
     plan = prepare(candidates, folder)
     chosen = _reference(candidates, plan, reference)
-    same = [*runs, *given(config_file, settings), "--out", folder]
-    command = ["atts", "compare", *same, *(["--reference", reference] if reference else [])]
+    command = ["atts", "compare", *runs, *given(config_file, settings), "--out", folder]
+    for option, value in (
+        ("--reference", reference),
+        ("--budget", budget),
+        ("--plot", plot),
+        ("--csv", csv),
+    ):
+        command += [] if value is None else [option, value]
+    if budget is not None:
+        command += ["--draft-cost", draft_cost, "--score-cost", score_cost]
     with resumable(command):
         failed = asyncio.run(_run(plan, folder, as_json)) if plan.missing else []
         if chosen in failed:

@@ -110,6 +110,20 @@ def plot_frontiers(comparison: "Comparison", path: Path) -> None:
     _save(figure, path)
 
 
+def check_drawable(path: Path) -> None:
+    """Find out whether a plot could be drawn to this path, before the work that it is about.
+
+    Raises:
+        ConfigError: matplotlib is missing, or does not know the suffix of the path.
+    """
+    _figure(1, 1)  # complains where matplotlib is missing
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    known = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix.removeprefix(".").lower() not in known:
+        raise ConfigError(f"cannot draw {path}: the suffix must be one of {', '.join(known)}")
+
+
 def _figure(width: float, height: float) -> "Figure":
     """An empty figure; sizes in inches."""
     try:
