@@ -166,6 +166,8 @@ def test_the_digest_covers_what_results_depend_on() -> None:
         "overlap": "off",
         "in_flight": 3,
         "kind": "worst-window",
+        "when": "adaptive",
+        "confidence": 0.75,
         "floor": -9.0,
         "engine": "vllm",
         "gpus": [3],

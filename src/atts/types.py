@@ -12,9 +12,9 @@ Author = Literal["draft", "target"]
 FinishReason = Literal["stop", "length"]
 """Why a model stopped writing: it wrote its end-of-sequence token, or reached the limit."""
 
-ChainEnd = Literal["answer", "stop", "turns", "context", "failed"]
+ChainEnd = Literal["answer", "stop", "turns", "context", "failed", "not-needed"]
 """Why a chain ended: an answer in ``\\boxed{}``, an end-of-sequence without one, the last
-turn, a full context window, or an error."""
+turn, a full context window, an error, or because its problem's answer was settled without it."""
 
 
 class Record(BaseModel):
@@ -127,6 +127,11 @@ class Chain(Record):
     @property
     def key(self) -> ChainKey:
         return ChainKey(self.problem_id, self.sample)
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether the chain came to an end of its own; only then is it right or wrong."""
+        return self.end != "not-needed"
 
     @property
     def text(self) -> str:

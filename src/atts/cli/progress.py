@@ -97,7 +97,7 @@ class Stage:
         self._console = console
         self._live = live
         self._task = TaskID(0)
-        self._total = self._done = self._resumed = self._failed = 0
+        self._total = self._done = self._resumed = self._failed = self._not_needed = 0
         self._decisions = self._take_overs = 0
         self._began = self._said = time.monotonic()
 
@@ -118,6 +118,7 @@ class Stage:
         """One more chain is finished."""
         self._done += 1
         self._failed += chain.end == "failed"
+        self._not_needed += not chain.is_needed
         for turn in chain.turns:
             if turn.decision:
                 self._decisions += 1
@@ -137,13 +138,17 @@ class Stage:
         self._print(f"{self._name}: {message}")
 
     def figures(self, now: float) -> str:
-        """Chains per second, time left, take-over rate so far, failures: what is known of them."""
+        """Chains per second, time left, take-over rate so far, chains that were not needed or
+        failed: what is known of them.
+        """
         rate = (self._done - self._resumed) / max(now - self._began, 1e-9)
         parts = [f"{rate:.1f}/s"]
         if self._done < self._total and rate > 0:
             parts.append(f"{_clock((self._total - self._done) / rate)} left")
         if self._decisions:
             parts.append(f"take-over {self._take_overs / self._decisions:.2f}")
+        if self._not_needed:
+            parts.append(f"{self._not_needed} not needed")
         if self._failed:
             parts.append(f"{self._failed} failed")
         return ", ".join(parts)

@@ -17,6 +17,7 @@ from atts.config.options import (
     PromptOptions,
     SamplingOptions,
     ServerOptions,
+    StopOptions,
     TakeOverOptions,
     TurnsOptions,
 )
@@ -41,6 +42,7 @@ class Config(Options):
     prompt: PromptOptions = PromptOptions()
     sampling: SamplingOptions = SamplingOptions()
     turns: TurnsOptions = TurnsOptions()
+    stop: StopOptions = StopOptions()
     take_over: TakeOverOptions = TakeOverOptions()
     calibration: CalibrationOptions = CalibrationOptions()
     sync_ranking: SyncRankingOptions = SyncRankingOptions()

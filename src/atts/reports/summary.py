@@ -3,6 +3,7 @@
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import mean
 
 from atts.config import Config, MethodName
 from atts.conformal.adaptive import AdaptiveControl, Tracked
@@ -77,15 +78,22 @@ class Summary(Record):
     """How many are recorded; the figures are over these."""
     expected_chains: int
     failed: int
+    not_needed: int = 0
+    """Chains that were ended, or not begun, because their problem's answer was settled. They are
+    neither right nor wrong: accuracy, votes and shares are over the others."""
+    tokens_saved: int = 0
+    """What those would have written: each the mean of its problem's other chains, less what it had
+    written already. An estimate from below, as the chains that end first are the short ones."""
     ends: dict[ChainEnd, float]
     """Share of the chains by the reason why they ended."""
     accuracy: Interval
     """Per chain; a failed chain or one without an answer is wrong, and an ungraded one is not
-    right."""
+    right. Where chains were not needed, the mean of the problems' shares."""
     accuracy_by_problem: dict[str, float]
     majority_vote: Interval
     pass_at_k: dict[int, Interval]
-    """For each k up to the number of chains that every begun problem has."""
+    """For each k up to the number of chains that every begun problem has. Empty where chains were
+    not needed: which ones ran then depends on what the others answered."""
     invalid: float
     """Share of the chains that gave no answer; failed ones are among them."""
     ungraded: float
@@ -126,7 +134,7 @@ def summarise(
     """
     # In a fixed order, so that the order in which chains finished leaves no trace.
     chains = sorted(chains, key=lambda chain: chain.key)
-    if not chains:
+    if not any(chain.is_needed for chain in chains):
         raise GradingError("the run has no finished chain yet; start it, or let it go on")
     if grader is None:
         with Grader(cache=VerdictCache()) as own:
@@ -134,6 +142,8 @@ def summarise(
     else:
         graded = grade_chains(problems, chains, grader, judged)
     grades = graded.grades
+    not_needed = [chain for chain in chains if not chain.is_needed]
+    right = accuracy_by_problem(grades)
     every = [grade for of_problem in grades.values() for grade in of_problem]
     fewest = min(map(len, grades.values()))
     tokens = _count_tokens(config, chains)
@@ -147,11 +157,16 @@ def summarise(
         chains=len(chains),
         expected_chains=len(problems) * config.samples,
         failed=ends["failed"],
+        not_needed=len(not_needed),
+        tokens_saved=_tokens_saved(chains),
         ends={end: count / len(chains) for end, count in sorted(ends.items())},
-        accuracy=accuracy(grades),
-        accuracy_by_problem=accuracy_by_problem(grades),
+        # Where easy problems were ended early, each problem counts alike all the same.
+        accuracy=clustered_interval(list(right.values()), [1] * len(right))
+        if not_needed
+        else accuracy(grades),
+        accuracy_by_problem=right,
         majority_vote=majority_vote(grades, graded.same),
-        pass_at_k={k: pass_at_k(grades, k) for k in range(1, fewest + 1)},
+        pass_at_k={} if not_needed else {k: pass_at_k(grades, k) for k in range(1, fewest + 1)},
         invalid=sum(grade.answer is None for grade in every) / len(every),
         ungraded=sum(not grade.graded for grade in every) / len(every),
         take_over=_take_over(config, chains),
@@ -266,6 +281,25 @@ def _count_tokens(config: Config, chains: Sequence[Chain]) -> Tokens:
         draft_cached=cached["draft"],
         target_cached=cached["target"],
     )
+
+
+def _tokens_saved(chains: Sequence[Chain]) -> int:
+    whole: dict[str, list[int]] = defaultdict(list)
+    for chain in chains:
+        if chain.is_needed:
+            whole[chain.problem_id].append(_written(chain))
+    every = [written for of_problem in whole.values() for written in of_problem]
+    return round(
+        sum(
+            max(mean(whole[chain.problem_id] or every) - _written(chain), 0.0)
+            for chain in chains
+            if not chain.is_needed
+        )
+    )
+
+
+def _written(chain: Chain) -> int:
+    return sum(segment.tokens for turn in chain.turns for segment in turn.segments)
 
 
 def _digest(problems: Sequence[Problem]) -> str:

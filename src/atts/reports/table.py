@@ -46,7 +46,9 @@ def plain_table(caption: str) -> Table:
 
 
 def _rows(summaries: Sequence[Summary]) -> list[tuple[str, Figure]]:
-    ks = sorted({k for summary in summaries for k in _powers_of_two(max(summary.pass_at_k))})
+    ks = sorted(
+        {k for summary in summaries for k in _powers_of_two(max(summary.pass_at_k, default=0))}
+    )
     turns = max(
         (t.turn + 1 for s in summaries if s.take_over for t in s.take_over.by_turn), default=0
     )
@@ -73,6 +75,8 @@ def _rows(summaries: Sequence[Summary]) -> list[tuple[str, Figure]]:
         ("chains without answer, %", lambda s: _share(s.invalid)),
         ("ungraded chains, %", lambda s: _share(s.ungraded)),
         ("failed chains", lambda s: _count(s.failed)),
+        ("chains not needed", lambda s: _count(s.not_needed)),
+        ("  tokens saved, at least about", lambda s: _count(s.tokens_saved)),
     ]
 
 

@@ -1,5 +1,6 @@
 """The two jobs: calibrate, and run a method over a problem set. Both resume."""
 
+import contextlib
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -22,6 +23,7 @@ from atts.reports.summary import Summary, drift_alarm
 from atts.runs.grades import read_grades, summarise_graded
 from atts.runs.limits import LimitedEngine
 from atts.runs.runner import Clock, run_chains
+from atts.runs.stopping import Stopping
 from atts.runs.store import CALIBRATION, RecordedRun, RunStore, atomic_write
 from atts.types import Author, Chain, ChainKey, Problem
 
@@ -211,7 +213,13 @@ async def _make_chains(
     if observer:
         observer.started(len(job.problems) * job.config.samples, len(done))
     clock = Clock(max((chain.done for chain in store.chains.values()), default=0.0))
-    await run_chains(missing(), method, job.config.limits.chains, clock, finished)
+    limits, stop = job.config.limits, job.config.stop
+    with contextlib.ExitStack() as stack:
+        stopping = None
+        if stop.when != "never" and job.stream == "run":  # a calibration needs every score
+            stopping = stack.enter_context(Stopping(stop, job.config.samples))
+            await stopping.chains_done(store.chains[key] for key in done)
+        await run_chains(missing(), method, limits.chains, clock, finished, stopping)
 
 
 @asynccontextmanager
