@@ -12,9 +12,10 @@ Author = Literal["draft", "target"]
 FinishReason = Literal["stop", "length"]
 """Why a model stopped writing: it wrote its end-of-sequence token, or reached the limit."""
 
-ChainEnd = Literal["answer", "stop", "turns", "context", "failed", "not-needed"]
+ChainEnd = Literal["answer", "stop", "turns", "context", "repeats", "failed", "not-needed"]
 """Why a chain ended: an answer in ``\\boxed{}``, an end-of-sequence without one, the last
-turn, a full context window, an error, or because its problem's answer was settled without it."""
+turn, a full context window, a text that had run into a loop, an error, or because its problem's
+answer was settled without it."""
 
 
 class Record(BaseModel):

@@ -20,6 +20,7 @@ from atts.errors import EngineError
 from atts.grading.extract import extract_answer
 from atts.methods.ahead import Ahead
 from atts.methods.ranking import Ranking
+from atts.methods.repetition import repeats
 from atts.methods.seeds import seed_at, tie_breaker
 from atts.prompts import Tokenizer
 from atts.types import (
@@ -114,6 +115,15 @@ class OpenChain:
         rest = self._text[self._doubted :] + more
         return extract_answer(rest, self.problem.choices) is not None
 
+    @property
+    def repeats_itself(self) -> bool:
+        """Whether the text has run into a loop, if such chains are to be ended."""
+        return self._repeats("")
+
+    def _repeats(self, more: str) -> bool:
+        """``repeats_itself``, if ``more`` is part of the chain."""
+        return self.config.stop.repeating and repeats(self._text + more)
+
     def doubt_answer(self) -> None:
         """Let what the chain now holds as its answer no longer end it; a later one will.
 
@@ -167,6 +177,7 @@ class OpenChain:
             or len(self._turns) + 1 >= turns.max_turns
             or written.finish_reason == "stop"
             or self._concludes(written.segment.text)
+            or self._repeats(written.segment.text)
         ):
             return
         self._ahead.start(
