@@ -13,6 +13,7 @@ from fakes import FakeEngine, byte_tokenizer
 
 from atts.config import Config, StopOptions, parse_config
 from atts.engines.base import Completion, Sampling
+from atts.errors import ConfigError
 from atts.exchange.reference import write_folder
 from atts.exchange.tables import rows
 from atts.grading.grader import Grader
@@ -248,6 +249,12 @@ async def test_what_was_not_needed_has_no_grade_anywhere(tmp_path: Path) -> None
     assert outcome.changes == []
     written = write_folder(run.problems, run.chains, 8, lambda name, text: None)  # noqa: ARG005
     assert written == 24 - len(idle)
+
+
+def test_a_method_that_needs_all_chains_is_not_stopped(tmp_path: Path) -> None:
+    config = run_config(tmp_path, "majority").model_copy(update={"method": "best-of-n"})
+    with pytest.raises(ConfigError, match="needs them all"):
+        jobs.prepare_run(config)
 
 
 def test_a_chain_cut_short_counts_with_what_it_had_written() -> None:

@@ -14,7 +14,7 @@ from atts.conformal.controls import calibrating_control, make_control
 from atts.conformal.risk import Certificate
 from atts.engines.loading import load_engine
 from atts.errors import CalibrationError, ConfigError
-from atts.methods import METHODS
+from atts.methods import METHODS, authors_of
 from atts.methods.chain import Model, Models, OpenChain
 from atts.methods.ranking import Ranking
 from atts.problems import calibration_problems, load_problems
@@ -61,14 +61,19 @@ def prepare_run(config: Config) -> Job:
     Raises:
         ProblemError: the problems cannot be read.
         CalibrationError: the calibration is missing, corrupt, or was made for something else.
-        ConfigError: the control's options exclude each other, or a problem's chains must be under
-            way together and may not.
+        ConfigError: the control's options exclude each other, a problem's chains must be under
+            way together and may not, or chains may be ended that the method needs.
     """
     if METHODS[config.method].together and config.limits.chains < config.samples:
         raise ConfigError(
             f"limits.chains={config.limits.chains} is below samples={config.samples}, but with "
             f"method={config.method} all chains of a problem wait for each other, so they must be "
             "in flight together: raise limits.chains, or lower samples"
+        )
+    if config.stop.when != "never" and config.method == "best-of-n":
+        raise ConfigError(
+            f"stop.when={config.stop.when} ends chains by votes, but method=best-of-n selects by "
+            "rating and needs them all: leave one of the two out"
         )
     problems = load_problems(config.problems)
     if not METHODS[config.method].needs_calibration:
@@ -235,7 +240,7 @@ async def open_models(
     limits = config.limits
     in_flight = {"draft": limits.draft_requests, "target": limits.target_requests}
     options = {"draft": config.draft, "target": config.target}
-    authors = authors or METHODS[config.method].authors
+    authors = authors or authors_of(config)
     in_process = sum(options[author].engine == "inprocess" for author in authors)
     models: Models = {}
     try:
