@@ -18,11 +18,11 @@ from atts.types import Chain, Decision, Timings, Turn
 TIMINGS = Timings(queued=0.0, started=0.1, first_token=0.2, done=0.3)
 
 
-def chain(failed: bool = False) -> Chain:
+def chain(failed: bool = False, needed: bool = True) -> Chain:
     return Chain(
         problem_id="p",
         sample=0,
-        end="failed" if failed else "stop",
+        end="failed" if failed else "stop" if needed else "not-needed",
         answer=None,
         turns=(),
         started=0.0,
@@ -90,13 +90,14 @@ def test_plain_lines(clock: Clock) -> None:
     stage.activity.at_work |= {"drafting": 0, "scoring": 0, "target writing": 0}
     for number in range(60):
         clock.now += 0.25
-        stage.chain_done(chain(failed=number == 7))
+        stage.chain_done(chain(failed=number == 7, needed=number < 58))
     display.tick()  # it is done
     assert file.getvalue().splitlines() == [
         "atts: 100 chains",
         "atts: 40/100 in 0:10, 4.0/s, 0:15 left, 30 waiting, 20 drafting, 2 scoring, "
         "8 target writing, take-over 0.50 now, 0.50 so far, nominal 0.4",
-        "atts: 100/100 in 0:25, 4.0/s, take-over 0.50 now, 0.50 so far, nominal 0.4, 1 failed",
+        "atts: 100/100 in 0:25, 4.0/s, take-over 0.50 now, 0.50 so far, nominal 0.4, 2 not needed, "
+        "1 failed",
     ]
 
 
@@ -202,6 +203,7 @@ def test_json_is_an_object_a_line(clock: Clock) -> None:
         "chains": {
             "total": 100,
             "failed": 1,
+            "not_needed": 0,
             "waiting": 56,
             "drafting": 20,
             "scoring": 2,

@@ -16,10 +16,11 @@ from atts.reports.compare import ACCURACY, ANSWER, WORK, WRITTEN, Budget, Compar
 from atts.reports.compare_table import frontier_lines, heading, tables, to_csv
 from atts.reports.plots import plot_frontiers
 from atts.runs.store import RecordedRun
-from atts.types import Chain, Problem
+from atts.types import Chain, Problem, Rating, Timings, Turn
 
 MakeChain = Callable[..., Chain]
 MakeRun = Callable[..., Named]
+TIMINGS = Timings(queued=0.0, started=0.1, first_token=0.2, done=0.3)
 PROBLEMS = tuple(Problem(id=f"p{n}", question=f"{n}?", answer=str(n)) for n in range(6))
 
 
@@ -176,6 +177,49 @@ def test_a_long_chain_is_not_left_out_for_its_length(make_run: MakeRun, grader: 
     assert found.runs[0].summary.samples == 3
 
 
+def test_chains_that_were_not_needed_are_no_throughput(make_run: MakeRun, grader: Grader) -> None:
+    run = replace(make_run("run", 2, (True,)), 3, end="not-needed", answer=None)
+    found = compare([run], "run", grader).runs[0]
+    assert found.speed
+    assert found.speed.chains_per_second == 23 / 10
+    assert found.thrown_away["target"] == 7
+    assert found.summary.pass_at_k == {}
+    with pytest.raises(GradingError, match="run has ended chains that were not needed"):
+        compare([run], "run", grader, Budget(tokens=999, draft_cost=0, score_cost=0))
+
+
+def test_a_selected_answer_is_the_answer(make_run: MakeRun, grader: Grader) -> None:
+    reference = make_run("reference", 1)
+    best = make_run("best", 1, method="best-of-n")
+    rated = [
+        chain.model_copy(
+            update={
+                "turns": (
+                    Turn(
+                        segments=(),
+                        # The first chain, which is right, is the best of all problems but one.
+                        rating=Rating(
+                            value=-chain.sample if chain.problem_id != "p5" else chain.sample,
+                            read_tokens=9,
+                            cached_tokens=0,
+                            timings=TIMINGS,
+                        ),
+                    ),
+                )
+            }
+        )
+        for chain in best.run.chains
+    ]
+    best = best._replace(run=best.run._replace(chains=tuple(rated)))
+    found = compare([reference, best], "reference", grader).runs[1]
+    assert found.answer == found.summary.selected
+    assert found.answer.estimate == pytest.approx(5 / 6)
+    assert found.against
+    # Of the reference a vote decides, with 4 answers that are each given once.
+    assert found.against.answer.estimate == pytest.approx(5 / 6 - 1 / 4)
+    assert found.target_work == 9.0
+
+
 def test_other_settings_are_named(make_run: MakeRun, grader: Grader) -> None:
     runs = [
         make_run("a", 2),
@@ -216,7 +260,7 @@ def three(make_run: MakeRun, grader: Grader) -> Comparison:
     return compare(runs, "target-only", grader)
 
 
-@pytest.mark.parametrize("width", [100, 60, 45])
+@pytest.mark.parametrize("width", [100, 61, 45])
 def test_the_table_fits_and_says_the_same_at_any_width(three: Comparison, width: int) -> None:
     shown = lines(three, width)
     assert max(map(len, shown)) <= width
@@ -237,6 +281,7 @@ def test_the_table_fits_and_says_the_same_at_any_width(three: Comparison, width:
     ("name", "shown"),
     [
         ("atts", "atts"),
+        ("speculative-thinking", "speculative-\nthinking"),
         ("runs/a-b.c=d", "runs/a-b.c=d"),
         ("atts:take_over.mode=continue,sampling.stop=[a, b]", "atts\nmode=continue\nstop=[a, b]"),
     ],

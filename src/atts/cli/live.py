@@ -54,6 +54,8 @@ def _aside(snapshot: Snapshot) -> str:
         parts.append("grading {}/{}".format(*snapshot.graded))
     if snapshot.done >= snapshot.total and snapshot.take_over is not None:
         parts.append(f"take-over {snapshot.take_over:.2f}")
+    if snapshot.not_needed:
+        parts.append(f"{snapshot.not_needed} not needed")
     if snapshot.failed:
         parts.append(f"{snapshot.failed} failed")
     return ", ".join(parts)

@@ -140,7 +140,7 @@ class Stage:
 
     def chain_done(self, chain: Chain) -> None:
         """One more chain is finished."""
-        self._figures.chain_done(failed=chain.end == "failed")
+        self._figures.chain_done(chain)
         if not self.is_going_on:
             self._say("done", self.snapshot(), None)
 

@@ -6,7 +6,7 @@ from collections import deque
 from typing import Any, NamedTuple
 
 from atts.runs.activity import Activity
-from atts.types import Author
+from atts.types import Author, Chain
 
 WINDOW_SECONDS = 15.0
 """Tokens per second are those of the last so many seconds."""
@@ -21,6 +21,7 @@ class Snapshot(NamedTuple):
     """Chains that were done before the stage began."""
     done: int
     failed: int
+    not_needed: int
     in_flight: int
     at_work: dict[str, int]
     """Requests by kind; see ``Activity``."""
@@ -76,6 +77,8 @@ class Snapshot(NamedTuple):
             parts.append(f"take-over {rates}")
         if self.done < self.total and (speeds := self.speeds()):
             parts.append(f"tokens/s {speeds}")
+        if self.not_needed:
+            parts.append(f"{self.not_needed} not needed")
         if self.failed:
             parts.append(f"{self.failed} failed")
         return ", ".join(parts)
@@ -101,6 +104,7 @@ class Snapshot(NamedTuple):
             "chains": {
                 "total": self.total,
                 "failed": self.failed,
+                "not_needed": self.not_needed,
                 **{state.replace(" ", "_"): count for state, count in self.states().items()},
                 "waiting_for_others": self.waiting_for_others,
             },
@@ -124,7 +128,7 @@ class Figures:
     def __init__(self, name: str, activity: Activity) -> None:
         self._name = name
         self._activity = activity
-        self._total = self._done = self._resumed = self._failed = 0
+        self._total = self._done = self._resumed = self._failed = self._not_needed = 0
         self._graded: tuple[int, int] | None = None
         self._began = time.monotonic()
         self._ended: float | None = None
@@ -145,10 +149,11 @@ class Figures:
         if not self.is_going_on:
             self._ended = self._began
 
-    def chain_done(self, failed: bool) -> None:
+    def chain_done(self, chain: Chain) -> None:
         """One more chain is finished."""
         self._done += 1
-        self._failed += failed
+        self._failed += chain.end == "failed"
+        self._not_needed += not chain.is_needed
         if self._done >= self._total:
             self._ended = time.monotonic()
 
@@ -168,6 +173,7 @@ class Figures:
             resumed=self._resumed,
             done=self._done,
             failed=self._failed,
+            not_needed=self._not_needed,
             in_flight=activity.in_flight,
             at_work={str(work): count for work, count in activity.at_work.items()},
             waiting_for_others=activity.waiting_for_others,

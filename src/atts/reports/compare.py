@@ -63,7 +63,7 @@ class Budget(Record):
         """
         return (
             tokens.target_written
-            + self.draft_cost * tokens.draft_written
+            + self.draft_cost * (tokens.draft_written + tokens.draft_discarded)
             + self.score_cost * tokens.target_scored
         )
 
@@ -73,7 +73,7 @@ class Speed(Record):
 
     wall_seconds: float
     chains_per_second: float
-    """Finished chains, failed ones left out."""
+    """Finished chains; those that failed or were not needed are left out."""
     accepted_tokens_per_second: float
     """Tokens that are part of finished chains, by either model."""
     peak_target_tokens: int
@@ -106,7 +106,8 @@ class ComparedRun(Record):
     """The share of problems whose answer is right: the one that the method selects, else the
     majority vote."""
     thrown_away: dict[Author, int]
-    """Tokens written that are part of no finished chain: replaced, or of a failed chain."""
+    """Tokens written that are part of no finished chain: replaced, or of a chain that failed or was
+    not needed. What the draft wrote ahead and in vain is in ``summary.tokens``."""
     target_written: float
     """Target tokens written a chain."""
     target_work: float
@@ -156,7 +157,7 @@ def compare(
 
     Raises:
         GradingError: the runs have no problem in common all of whose chains are done, or a run
-            cannot pay for one chain.
+            cannot pay for one chain, or cannot be cut as it has ended chains early.
     """
     shared = shared_problems([named.run.problems for named in runs])
     done = set.intersection(*({p.id for p in _done(named.run)} for named in runs))
@@ -220,9 +221,16 @@ def _part(
     chains = _by_problem(run.chains)
     samples = run.config.samples
     if budget:
+        if any(not chain.is_needed for chain in run.chains):
+            raise GradingError(
+                f"{name} has ended chains that were not needed, so that it cannot count with some "
+                "of its chains: compare it without a budget"
+            )
         # What the first, second, ... chain of a problem costs, on average over problems.
         costs = [
-            budget.of(count_tokens(chains[problem.id][sample] for problem in problems))
+            budget.of(
+                count_tokens(run.config, (chains[problem.id][sample] for problem in problems))
+            )
             / len(problems)
             for sample in range(samples)
         ]
@@ -268,7 +276,7 @@ def _accepted(chains: Sequence[Chain]) -> dict[Author, int]:
     """Tokens that are part of finished chains."""
     accepted: dict[Author, int] = {"draft": 0, "target": 0}
     for chain in chains:
-        for turn in chain.turns if chain.end != "failed" else ():
+        for turn in chain.turns if chain.is_needed and chain.end != "failed" else ():
             for segment in turn.segments:
                 accepted[segment.author] += segment.tokens if segment.kept else 0
     return accepted
@@ -280,7 +288,7 @@ def _speed(chains: Sequence[Chain], summary: Summary, accepted: int) -> Speed | 
         return None
     return Speed(
         wall_seconds=seconds,
-        chains_per_second=(summary.chains - summary.failed) / seconds,
+        chains_per_second=(summary.chains - summary.failed - summary.not_needed) / seconds,
         accepted_tokens_per_second=accepted / seconds,
         peak_target_tokens=peak_target_tokens(chains),
     )
@@ -331,7 +339,7 @@ def _against(
 def _by_chain(part: RecordedRun, count: Callable[[Tokens], int]) -> dict[str, float]:
     """Tokens of a kind a chain, by problem."""
     return {
-        name: count(count_tokens(chains)) / len(chains)
+        name: count(count_tokens(part.config, chains)) / len(chains)
         for name, chains in _by_problem(part.chains).items()
     }
 

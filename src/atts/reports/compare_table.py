@@ -15,7 +15,7 @@ from atts.reports.escape import safe_markup
 from atts.reports.table import ABSENT, count, nominal, percent, plain_table, powers_of_two, share
 from atts.types import Author
 
-LABELS, COLUMN = 26, 15
+LABELS, COLUMN = 28, 15
 """Widths of the table's first column and of each other one, with the space between two."""
 
 Figure = Callable[[ComparedRun], str]
@@ -51,10 +51,13 @@ def heading(name: str) -> str:
     >>> heading("atts:take_over.rate=0.2,seed=1")
     'atts\nrate=0.2\nseed=1'
     """
-    if ":" not in name:
-        return name
-    settings = re.sub(r"[\w.]+\.(?=\w+=)", "", name)
-    return re.sub(r"[:,](?=\w+=)", "\n", settings)
+    method, colon, settings = name.partition(":")
+    if len(method) >= COLUMN:
+        method = method.replace("-", "-\n", 1)
+    if not colon:
+        return method
+    settings = re.sub(r"[\w.]+\.(?=\w+=)", "", settings)
+    return f"{method}\n" + re.sub(r",(?=\w+=)", "\n", settings)
 
 
 def frontier_lines(comparison: Comparison) -> list[str]:
@@ -130,6 +133,7 @@ def _rows(comparison: Comparison) -> list[tuple[str, Figure]]:
         ("peak tokens on the target", _speed(lambda s: f"{s.peak_target_tokens:,}")),
         ("draft tokens written", lambda r: f"{r.summary.tokens.draft_written:,}"),
         ("  thrown away", _thrown_away("draft")),
+        ("  ahead and in vain, about", lambda r: count(r.summary.tokens.draft_discarded)),
         ("target tokens written", lambda r: f"{r.summary.tokens.target_written:,}"),
         ("  thrown away", _thrown_away("target")),
         ("  a chain, x reference's", _against(lambda a: _ratio(a.target_written))),
@@ -140,6 +144,7 @@ def _rows(comparison: Comparison) -> list[tuple[str, Figure]]:
         ("chains without answer, %", lambda r: share(r.summary.invalid)),
         ("ungraded chains, %", lambda r: share(r.summary.ungraded)),
         ("failed chains", lambda r: count(r.summary.failed)),
+        ("chains not needed", lambda r: count(r.summary.not_needed)),
     ]
 
 

@@ -66,6 +66,7 @@ def _rows(summaries: Sequence[Summary]) -> list[tuple[str, Figure]]:
         *((f"  turn {turn}, % of decisions", _in_turn(turn)) for turn in range(turns)),
         ("drift alarm", _drift),
         ("draft tokens written", lambda s: f"{s.tokens.draft_written:,}"),
+        ("  ahead and in vain, about", lambda s: count(s.tokens.draft_discarded)),
         ("target tokens written", lambda s: f"{s.tokens.target_written:,}"),
         ("target tokens scored", lambda s: f"{s.tokens.target_scored:,}"),
         ("wall time, s", lambda s: f"{s.wall_seconds:,.1f}"),
@@ -73,6 +74,8 @@ def _rows(summaries: Sequence[Summary]) -> list[tuple[str, Figure]]:
         ("chains without answer, %", lambda s: share(s.invalid)),
         ("ungraded chains, %", lambda s: share(s.ungraded)),
         ("failed chains", lambda s: count(s.failed)),
+        ("chains not needed", lambda s: count(s.not_needed)),
+        ("  tokens saved, at least about", lambda s: count(s.tokens_saved)),
     ]
 
 

@@ -1,5 +1,6 @@
 """The two jobs: calibrate, and run a method over a problem set. Both resume."""
 
+import contextlib
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -25,6 +26,7 @@ from atts.runs.activity import Activity
 from atts.runs.grades import read_grades, summarise_graded
 from atts.runs.limits import LimitedEngine
 from atts.runs.runner import Clock, run_chains
+from atts.runs.stopping import Stopping
 from atts.runs.store import CALIBRATION, RecordedRun, RunStore, atomic_write
 from atts.types import Author, Chain, ChainKey, Problem
 
@@ -69,14 +71,19 @@ def prepare_run(config: Config) -> Job:
     Raises:
         ProblemError: the problems cannot be read.
         CalibrationError: the calibration is missing, corrupt, or was made for something else.
-        ConfigError: the control's options exclude each other, or a problem's chains must be under
-            way together and may not.
+        ConfigError: the control's options exclude each other, a problem's chains must be under
+            way together and may not, or chains may be ended that the method needs.
     """
     if METHODS[config.method].together and config.limits.chains < config.samples:
         raise ConfigError(
             f"limits.chains={config.limits.chains} is below samples={config.samples}, but with "
             f"method={config.method} all chains of a problem wait for each other, so they must be "
             "in flight together: raise limits.chains, or lower samples"
+        )
+    if config.stop.when != "never" and config.method == "best-of-n":
+        raise ConfigError(
+            f"stop.when={config.stop.when} ends chains by votes, but method=best-of-n selects by "
+            "rating and needs them all: leave one of the two out"
         )
     problems = load_problems(config.problems)
     if not METHODS[config.method].needs_calibration:
@@ -227,7 +234,13 @@ async def _make_chains(
     if observer:
         observer.started(len(job.problems) * job.config.samples, len(done))
     clock = Clock(max((chain.done for chain in store.chains.values()), default=0.0))
-    await run_chains(missing(), method, job.config.limits.chains, clock, finished)
+    limits, stop = job.config.limits, job.config.stop
+    with contextlib.ExitStack() as stack:
+        stopping = None
+        if stop.when != "never" and job.stream == "run":  # a calibration needs every score
+            stopping = stack.enter_context(Stopping(stop, job.config.samples))
+            await stopping.chains_done(store.chains[key] for key in done)
+        await run_chains(missing(), method, limits.chains, clock, finished, stopping)
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from atts.config import Config, ProblemsOptions
+from atts.config import Config, ProblemsOptions, StopOptions
 from atts.conformal.calibration import Calibration
 from atts.conformal.risk import (
     Certificate,
@@ -138,6 +138,7 @@ async def tune(
     base = plan.config.model_copy(
         update={
             "problems": halves["certifying"],
+            "stop": StopOptions(),  # a loss is a loss of all chains' votes
             "calibration": plan.config.calibration.model_copy(
                 update={"problems": halves["calibrating"]}
             ),
