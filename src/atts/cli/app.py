@@ -13,6 +13,7 @@ from atts.cli.regrade import regrade
 from atts.cli.replay import replay
 from atts.cli.runs import calibrate, report, run
 from atts.cli.servers import app as servers_app
+from atts.cli.simulate import simulate
 from atts.cli.suite import suite
 from atts.cli.terminal import EXIT_CODES, Commands
 from atts.cli.tune import tune
@@ -146,6 +147,22 @@ The folder configs/ of the source has one to start from.
 
 {EXIT_CODES}"""
 
+SIMULATE_EXAMPLES = f"""Which method, on how many GPUs, with how many chains in flight:
+
+    atts simulate --workload trace.jsonl.gz --set draft.model=DeepSeek-R1-Distill-Llama-8B \\
+        --set target.model=QwQ-32B --target-gpus 2 --chains 16,64,256
+    atts simulate --workload runs/atts-1234 --gpu h100 --set target.server.tensor_parallel=2 \\
+        --target-gpus 2 --methods target-only,atts,atts+limits.overlap=off,reference
+
+With the efficiencies of servers that were measured:
+
+    atts simulate --fit runs/atts-1234 --gpu h100 --out fitted.json
+    atts simulate --workload runs/atts-1234 --gpu h100 --fitted fitted.json --chains 1024
+
+docs/simulation.md says what is modelled, and what is not.
+
+{EXIT_CODES}"""
+
 app.command(epilog=f"Then: `atts problems show`, `atts run --help`.\n\n{EXIT_CODES}")(demo)
 app.command(epilog=EXIT_CODES)(doctor)
 app.command(epilog=CALIBRATE_EXAMPLES)(calibrate)
@@ -155,6 +172,7 @@ app.command(epilog=COMPARE_EXAMPLES)(compare)
 app.command(epilog=REPLAY_EXAMPLES)(replay)
 app.command(epilog=TUNE_EXAMPLES)(tune)
 app.command(epilog=REGRADE_EXAMPLES)(regrade)
+app.command(epilog=SIMULATE_EXAMPLES)(simulate)
 app.command("import", epilog=IMPORT_EXAMPLES)(import_)
 app.command(epilog=EXPORT_EXAMPLES)(export)
 app.command(epilog=SUITE_EXAMPLES)(suite)

@@ -15,11 +15,13 @@ from atts.types import Chain, ChainEnd
 class Clock:
     """The run's seconds, which go on where an interrupted run stopped."""
 
-    def __init__(self, already_run: float = 0.0) -> None:
-        self._zero = time.monotonic() - already_run
+    def __init__(self, already_run: float = 0.0, now: Callable[[], float] = time.monotonic) -> None:
+        """``now`` is the time of the event loop, which a simulation makes jump."""
+        self._now = now
+        self._zero = now() - already_run
 
     def __call__(self) -> float:
-        return time.monotonic() - self._zero
+        return self._now() - self._zero
 
 
 async def run_chains(
