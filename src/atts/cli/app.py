@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from atts.cli.compare import compare
 from atts.cli.demo import demo
 from atts.cli.doctor import doctor
 from atts.cli.exchange import export, import_
@@ -94,6 +95,14 @@ problems are too few to certify anything, it says how many would do, before any 
 
 {EXIT_CODES}"""
 
+COMPARE_EXAMPLES = f"""Examples:
+
+    atts compare target-only draft-only atts --set samples=8 --plot frontier.png
+    atts compare target-only atts:take_over.rate=0.2 atts:take_over.rate=0.4 -c my.yaml
+    atts compare runs/target-only-1234 runs/atts-5678 --budget 4000 --json
+
+{EXIT_CODES}"""
+
 REPLAY_EXAMPLES = f"""Examples:
 
     atts replay runs/demo/001/atts-marginal
@@ -159,6 +168,7 @@ app.command(epilog=EXIT_CODES)(doctor)
 app.command(epilog=CALIBRATE_EXAMPLES)(calibrate)
 app.command(epilog=RUN_EXAMPLES)(run)
 app.command(epilog=REPORT_EXAMPLES)(report)
+app.command(epilog=COMPARE_EXAMPLES)(compare)
 app.command(epilog=REPLAY_EXAMPLES)(replay)
 app.command(epilog=TUNE_EXAMPLES)(tune)
 app.command(epilog=REGRADE_EXAMPLES)(regrade)

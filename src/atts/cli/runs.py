@@ -39,6 +39,15 @@ ProblemsFolder = Annotated[
     ),
 ]
 
+AsJson = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        help="Print the figures as JSON at the end; meanwhile standard error has the progress as "
+        "JSON, an object a line.",
+    ),
+]
+
 
 def calibrate(
     config_file: ConfigFile = None,
@@ -90,6 +99,7 @@ def run(
     show_config: Annotated[
         bool, typer.Option("--show-config", help="Print the resolved configuration and exit.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Solve problems by one method, or go on with a run that was stopped.
 
@@ -107,13 +117,16 @@ def run(
     directory = directory or Path("runs") / f"{config.method}-{config.digest()}"
     command = ["atts", "run", *given(config_file, settings), "--out", directory]
     with resumable([*command, "--retry-failed"] if retry_failed else command):
-        summary = asyncio.run(_run(config, directory, retry_failed))
+        summary = asyncio.run(_run(config, directory, retry_failed, as_json))
 
-    from atts.reports.table import comparison
+    if as_json:
+        echo_json({"run": str(directory), **summary.model_dump(mode="json")})
+    else:
+        from atts.reports.table import comparison
 
-    out().print(comparison([(directory.name, summary)]), soft_wrap=False)
-    say_grounds(directory.name, summary, config.take_over.calibration is not None)
-    say(f"Everything is in {directory}")
+        out().print(comparison([(directory.name, summary)]), soft_wrap=False)
+        say_grounds(directory.name, summary, config.take_over.calibration is not None)
+        say(f"Everything is in {directory}")
     exit_if_failed([(directory, summary)], command_line(*command, "--retry-failed"))
 
 
@@ -142,12 +155,8 @@ def report(
         ]
     if as_json:
         pairs = zip(runs, summaries, strict=True)
-        # ASCII only, so that what a model wrote cannot reach the terminal as a control character.
-        typer.echo(
-            json.dumps(
-                [{"run": str(path), **figures.model_dump(mode="json")} for path, figures in pairs],
-                indent=2,
-            )
+        echo_json(
+            [{"run": str(path), **figures.model_dump(mode="json")} for path, figures in pairs]
         )
         return
     names = [directory.resolve().name for directory in runs]
@@ -156,6 +165,14 @@ def report(
     out().print(comparison(list(zip(names, summaries, strict=True))), soft_wrap=False)
     for name, summary, run in zip(names, summaries, recorded, strict=True):
         say_grounds(name, summary, run.calibration is not None)
+
+
+def echo_json(figures: object) -> None:
+    """Print figures as JSON.
+
+    ASCII only, so that what a model wrote cannot reach the terminal as a control character.
+    """
+    typer.echo(json.dumps(figures, indent=2))
 
 
 def say_grounds(name: str, summary: "Summary", calibrated: bool) -> None:
@@ -201,12 +218,12 @@ async def _calibrate(config: "Config", directory: Path) -> None:
             await jobs.calibrate(config, models, directory, display.stage("calibration"))
 
 
-async def _run(config: "Config", directory: Path, retry_failed: bool) -> "Summary":
+async def _run(config: "Config", directory: Path, retry_failed: bool, as_json: bool) -> "Summary":
     from atts.cli.progress import Display
     from atts.runs import jobs
 
     jobs.prepare_run(config)  # what is wrong shows before the models are loaded
-    with Display(err()) as display:
+    with Display(err(), as_json) as display:
         async with jobs.open_models(config) as models:
             stage = display.stage(config.method)
             return await jobs.run(config, models, directory, stage, retry_failed)
