@@ -69,6 +69,10 @@ The target alone, to compare with, on a problem file of your own:
 
     atts run --set method=target-only --set problems.source=my.jsonl --set problems.count=null
 
+Another method (docs/methods has a page for each), with its options in the group of its name:
+
+    atts run --set method=specreason --set specreason.threshold=5
+
 Every key, as a file to start your own from:
 
     atts run --show-config > my.yaml
