@@ -8,6 +8,7 @@ from atts.cli.demo import demo
 from atts.cli.doctor import doctor
 from atts.cli.exchange import export, import_
 from atts.cli.problems import app as problems_app
+from atts.cli.profile import profile
 from atts.cli.regrade import regrade
 from atts.cli.replay import replay
 from atts.cli.runs import calibrate, report, run
@@ -83,6 +84,13 @@ REPORT_EXAMPLES = f"""Examples:
 
 {EXIT_CODES}"""
 
+PROFILE_EXAMPLES = f"""Examples:
+
+    atts profile runs/atts-1234
+    atts profile runs/atts-* runs/sync-ranking-* --trace trace.json
+
+{EXIT_CODES}"""
+
 TUNE_EXAMPLES = f"""Examples:
 
     atts tune --set calibration.problems.count=300 --set samples=8
@@ -142,6 +150,7 @@ app.command(epilog=EXIT_CODES)(doctor)
 app.command(epilog=CALIBRATE_EXAMPLES)(calibrate)
 app.command(epilog=RUN_EXAMPLES)(run)
 app.command(epilog=REPORT_EXAMPLES)(report)
+app.command(epilog=PROFILE_EXAMPLES)(profile)
 app.command(epilog=REPLAY_EXAMPLES)(replay)
 app.command(epilog=TUNE_EXAMPLES)(tune)
 app.command(epilog=REGRADE_EXAMPLES)(regrade)

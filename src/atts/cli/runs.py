@@ -127,6 +127,7 @@ def report(
     from atts.cli.progress import counting
     from atts.grading.cache import VerdictCache
     from atts.grading.grader import Grader
+    from atts.reports.names import run_names
     from atts.reports.table import comparison
     from atts.runs.grades import read_grades, summarise_graded
     from atts.runs.store import read_run
@@ -150,9 +151,7 @@ def report(
             )
         )
         return
-    names = [directory.resolve().name for directory in runs]
-    if len(set(names)) < len(names):
-        names = [str(directory) for directory in runs]
+    names = run_names(runs)
     out().print(comparison(list(zip(names, summaries, strict=True))), soft_wrap=False)
     for name, summary, run in zip(names, summaries, recorded, strict=True):
         say_grounds(name, summary, run.calibration is not None)
