@@ -81,6 +81,7 @@ REPORT_EXAMPLES = f"""Examples:
 
     atts report runs/target-only-* runs/atts-*
     atts report runs/demo/001/target-only --json
+    atts report runs/demo/001/atts-* --html report.html --figures figures/
 
 {EXIT_CODES}"""
 
