@@ -99,8 +99,8 @@ def to_svg(figure: Figure) -> str:
     opening = svg.index(">") + 1
     return (
         f'<svg role="img" aria-labelledby="{names}"{svg[4 : opening - 1]}>'
-        f'<title id="{figure.name}-title">{escape(figure.title)}</title>'
-        f'<desc id="{figure.name}-desc">{escape(figure.description)}</desc>{svg[opening:]}'
+        f'<title id="{figure.name}-title">{escape(visible(figure.title))}</title>'
+        f'<desc id="{figure.name}-desc">{escape(visible(figure.description))}</desc>{svg[opening:]}'
     )
 
 

@@ -25,6 +25,7 @@ def scores(run: ReportedRun, number: int) -> Figure | None:
     groups = {
         "right chains": _scores(decisions, "right"),
         "wrong chains": _scores(decisions, "wrong"),
+        "others": _scores(decisions, "no answer", "ungraded", "failed"),
         "calibration": np.array(
             [score for turn in run.run.calibration.by_turn() for score in turn]
             if run.run.calibration
@@ -47,6 +48,7 @@ def scores(run: ReportedRun, number: int) -> Figure | None:
     looks = {
         "right chains": (colour("right"), "-"),
         "wrong chains": (colour("wrong"), "--"),
+        "others": (colour("overhead"), "-."),
         "calibration": (colour("ink"), ":"),
     }
 
@@ -137,5 +139,5 @@ def _decisions(run: ReportedRun) -> list[tuple[Decision, Outcome]]:
     ]
 
 
-def _scores(decisions: list[tuple[Decision, Outcome]], wanted: Outcome) -> Values:
-    return np.array([decision.score for decision, outcome in decisions if outcome == wanted])
+def _scores(decisions: list[tuple[Decision, Outcome]], *wanted: Outcome) -> Values:
+    return np.array([decision.score for decision, outcome in decisions if outcome in wanted])
