@@ -10,6 +10,7 @@ import base64
 import io
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -93,7 +94,7 @@ class StandIn:
         """Ids written with the end-of-sequence, why it ended, and what it ended at."""
         self.working += 1
         try:
-            done = await self.engine.generate(ids, sampling)
+            done = await self.engine.generate(ids, replace(sampling, stop=()))
         except asyncio.CancelledError:
             self.aborted += 1
             raise

@@ -19,11 +19,11 @@ ALONE = METHODS["draft-only"]
 
 def chains(
     engine: FakeEngine, problems: list[Problem], config: Config
-) -> Iterator[partial[OpenChain]]:
+) -> Iterator[list[partial[OpenChain]]]:
     models = {"draft": Model(engine, byte_tokenizer())}
     for problem in problems:
         for sample in range(config.samples):
-            yield partial(OpenChain, problem, sample, models, config)  # type: ignore[arg-type]
+            yield [partial(OpenChain, problem, sample, models, config)]  # type: ignore[arg-type]
 
 
 async def test_every_chain_is_solved_once_within_the_limit(
@@ -97,7 +97,7 @@ async def test_a_failed_chain_keeps_the_turns_that_it_had(
     control = OnlineControl(rate=0.0, coverage="marginal")
     chain = partial(OpenChain, problems[0], 0, models, config, control)  # type: ignore[arg-type]
     done: list[Chain] = []
-    await run_chains([chain], METHODS["atts"], 1, Clock(), done.append)
+    await run_chains([[chain]], METHODS["atts"], 1, Clock(), done.append)
     assert [c.end for c in done] == ["failed"]
     assert done[0].error == "EngineError: lost the connection"
     assert [t.decision.score for t in done[0].turns if t.decision] == [1.0]

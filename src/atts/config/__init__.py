@@ -5,6 +5,13 @@ keys are errors. ``atts run --show-config`` prints all keys.
 """
 
 from atts.config.loading import load_config, parse_config
+from atts.config.methods import (
+    BestOfNOptions,
+    SelfConsistencyOptions,
+    SpecReasonOptions,
+    SpeculativeThinkingOptions,
+    SyncRankingOptions,
+)
 from atts.config.options import (
     AdaptiveOptions,
     BudgetOptions,
@@ -32,6 +39,7 @@ from atts.config.run import Config, differing_keys, flatten
 
 __all__ = [
     "AdaptiveOptions",
+    "BestOfNOptions",
     "BudgetOptions",
     "CalibrationOptions",
     "Config",
@@ -47,8 +55,12 @@ __all__ = [
     "SamplingOptions",
     "ScoreName",
     "ScoreOptions",
+    "SelfConsistencyOptions",
     "ServerOptions",
+    "SpecReasonOptions",
+    "SpeculativeThinkingOptions",
     "Split",
+    "SyncRankingOptions",
     "TakeOverMode",
     "TakeOverOptions",
     "Track",

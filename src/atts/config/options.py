@@ -5,7 +5,16 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-MethodName = Literal["atts", "target-only", "draft-only"]
+MethodName = Literal[
+    "atts",
+    "target-only",
+    "draft-only",
+    "sync-ranking",
+    "specreason",
+    "speculative-thinking",
+    "best-of-n",
+    "self-consistency",
+]
 Coverage = Literal["marginal", "conditional"]
 TakeOverMode = Literal["continue", "replace"]
 ControlName = Literal["split", "online", "adaptive"]

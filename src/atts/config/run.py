@@ -1,11 +1,18 @@
 """The whole configuration of a run, and which of its keys a result depends on."""
 
 import hashlib
-from typing import Any, Self
+from typing import Any
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field
 
+from atts.config.methods import (
+    BestOfNOptions,
+    SelfConsistencyOptions,
+    SpecReasonOptions,
+    SpeculativeThinkingOptions,
+    SyncRankingOptions,
+)
 from atts.config.options import (
     CalibrationOptions,
     LimitsOptions,
@@ -23,6 +30,15 @@ from atts.config.options import (
 _WHERE_IT_IS_SERVED = {"urls", "api_key_env", "served_as", "timeout_seconds", "server"}
 """Keys of a model that change no result, so that a run may go on with other servers."""
 
+_OF_ONE_METHOD = {
+    "sync_ranking",
+    "specreason",
+    "speculative_thinking",
+    "best_of_n",
+    "self_consistency",
+}
+"""Groups that only the method of their name reads."""
+
 
 class Config(Options):
     method: MethodName = "atts"
@@ -39,16 +55,12 @@ class Config(Options):
     turns: TurnsOptions = TurnsOptions()
     take_over: TakeOverOptions = TakeOverOptions()
     calibration: CalibrationOptions = CalibrationOptions()
+    sync_ranking: SyncRankingOptions = SyncRankingOptions()
+    specreason: SpecReasonOptions = SpecReasonOptions()
+    speculative_thinking: SpeculativeThinkingOptions = SpeculativeThinkingOptions()
+    best_of_n: BestOfNOptions = BestOfNOptions()
+    self_consistency: SelfConsistencyOptions = SelfConsistencyOptions()
     limits: LimitsOptions = LimitsOptions()
-
-    @model_validator(mode="after")
-    def _stop_strings_need_a_server(self) -> Self:
-        if self.sampling.stop and "inprocess" in (self.draft.engine, self.target.engine):
-            raise ValueError(
-                "sampling.stop: the in-process engine knows no stop strings; serve both models "
-                "with sglang or vllm, or leave it out"
-            )
-        return self
 
     def digest(self) -> str:
         """Hash of everything that a result depends on: 16 hexadecimal digits."""
@@ -56,13 +68,15 @@ class Config(Options):
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def what_results_depend_on(self) -> dict[str, Any]:
-        """All keys but the limits, where the models are served, and how the calibration came
-        about: its content counts.
+        """All keys but the limits, where the models are served, the groups of other methods, and
+        how the calibration came about: its content counts.
         """
+        of_others = _OF_ONE_METHOD - {self.method.replace("-", "_")}
         return flatten(
             self.model_dump(
                 mode="json",
                 exclude={
+                    **dict.fromkeys(of_others, True),
                     "limits": True,
                     "calibration": True,
                     "take_over": {"calibration", "certificate"},

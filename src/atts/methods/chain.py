@@ -5,19 +5,35 @@ that a model is sent in one turn begins with exactly the ids of the turn before,
 model's prefix cache hits.
 """
 
-import hashlib
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 
 from atts.config import Config
-from atts.conformal.control import Control
+from atts.conformal.control import Control, Verdict
 from atts.conformal.scores import all_scores
-from atts.engines.base import Engine, Sampling
+from atts.engines.base import Engine, Sampling, Scored
 from atts.errors import EngineError
 from atts.grading.extract import extract_answer
+from atts.methods.ranking import Ranking
+from atts.methods.rating import rate_step
+from atts.methods.seeds import seed_at, tie_breaker
 from atts.prompts import Tokenizer
-from atts.types import Author, Chain, ChainEnd, Decision, FinishReason, Problem, Segment, Turn
+from atts.types import (
+    Author,
+    Chain,
+    ChainEnd,
+    Decision,
+    FinishReason,
+    Problem,
+    Rating,
+    Segment,
+    Turn,
+)
 
 
 class Model(NamedTuple):
@@ -36,6 +52,18 @@ class Written(NamedTuple):
     segment: Segment
     token_ids: dict[Author, list[int]]
     """The segment as each model of the chain sees it."""
+    stop: tuple[str, ...] = ()
+    """The texts at which its author was to stop for a while."""
+
+    @property
+    def at_stop_string(self) -> bool:
+        """Whether its author stopped at one of them, and would go on."""
+        return self.finish_reason == "stop" and any(text in self.segment.text for text in self.stop)
+
+    @property
+    def is_last(self) -> bool:
+        """Whether its author wrote its end-of-sequence."""
+        return self.finish_reason == "stop" and not self.at_stop_string
 
     @property
     def is_empty(self) -> bool:
@@ -61,16 +89,21 @@ class OpenChain:
         config: Config,
         control: Control | None = None,
         stream: str = "run",
+        ranking: Ranking | None = None,
     ) -> None:
         self.problem = problem
         self.sample = sample
         self.config = config
         self._models = models
         self._control = control
+        self._ranking = ranking
         self._stream = stream
         self._turns: list[Turn] = []
         self._segments: list[Segment] = []
         self._decision: Decision | None = None
+        self._rating: Rating | None = None
+        self._requests: Counter[Author] = Counter()  # of the present turn
+        self._waited = 0.0
         self._taking_over = False
         self._text = ""
         self._doubted = 0  # up to here, no box ends the chain
@@ -78,6 +111,16 @@ class OpenChain:
             author: model.tokenizer.prompt(problem, config.prompt)
             for author, model in models.items()
         }
+        self._prompt_tokens = {author: len(ids) for author, ids in self._token_ids.items()}
+        self.tokens = 0
+        """Tokens written that became part of the chain, each in its author's vocabulary."""
+
+    @property
+    def tokens_left(self) -> int:
+        """What is left of the tokens that ``atts`` may use in all its turns."""
+        turns = self.config.turns
+        most = turns.max_turns * (turns.draft_tokens + turns.target_tokens)
+        return max(0, most - self.tokens)
 
     @property
     def answer(self) -> str | None:
@@ -87,8 +130,14 @@ class OpenChain:
     @property
     def has_concluded(self) -> bool:
         """Whether there is an answer that is not in doubt."""
-        rest = self._text[self._doubted :]
-        return extract_answer(rest, self.problem.choices) is not None
+        return self._concludes(self._text)
+
+    def would_conclude(self, written: Written) -> bool:
+        """Whether there will be such an answer with a segment that is not part of it yet."""
+        return self._concludes(self._text + written.segment.text)
+
+    def _concludes(self, text: str) -> bool:
+        return extract_answer(text[self._doubted :], self.problem.choices) is not None
 
     def doubt_answer(self) -> None:
         """Let what the chain now holds as its answer no longer end it; a later one will.
@@ -103,36 +152,59 @@ class OpenChain:
         """How the chain ended, where a model wrote its end-of-sequence."""
         return "stop" if self.answer is None else "answer"
 
-    async def generate(self, author: Author, max_tokens: int) -> Written:
-        """Have a model continue the chain; the result is not part of it yet."""
+    async def generate(
+        self, author: Author, max_tokens: int, stop: tuple[str, ...] = (), begin_with: str = ""
+    ) -> Written:
+        """Have a model continue the chain; the result is not part of it yet.
+
+        Args:
+            author: the model.
+            max_tokens: most tokens that it writes.
+            stop: texts at which it stops for a while, beside those of the configuration.
+            begin_with: what is put before its text, as the beginning of it.
+        """
         engine, tokenizer = self._models[author]
         sampling = Sampling(
             max_tokens=max_tokens,
             temperature=self.config.sampling.temperature,
             top_p=self.config.sampling.top_p,
             seed=self._seed(author),
-            stop=self.config.sampling.stop,
+            stop=self.config.sampling.stop + stop,
         )
+        begun = tokenizer.encode(begin_with) if begin_with else []
         try:
-            completion = await engine.generate(self._token_ids[author], sampling)
+            completion = await engine.generate(self._token_ids[author] + begun, sampling)
         finally:
             if self._taking_over and self._control is not None and author == "target":
                 self._taking_over = False
                 self._control.take_over_done()
         ids, text = tokenizer.decode_whole_characters(list(completion.token_ids))
-        token_ids = {
-            other: ids if other == author else model.tokenizer.encode(text)
-            for other, model in self._models.items()
-        }
         segment = Segment(
             author=author,
-            text=text,
+            text=begin_with + text,
             tokens=len(completion.token_ids),
             finish_reason=completion.finish_reason,
             cached_tokens=completion.cached_tokens,
             timings=completion.timings,
         )
-        return Written(segment, token_ids)
+        return Written(segment, self._for_all_models(segment, begun + ids), stop)
+
+    def without(self, written: Written, text: str) -> Written:
+        """The segment with every occurrence of a text taken out."""
+        left = written.segment.text.replace(text, "")
+        segment = written.segment.model_copy(update={"text": left})
+        return written._replace(segment=segment, token_ids=self._for_all_models(segment))
+
+    def _for_all_models(
+        self, segment: Segment, ids: list[int] | None = None
+    ) -> dict[Author, list[int]]:
+        """A segment's token ids as each model sees them; ``ids`` are its author's, if known."""
+        return {
+            author: ids
+            if ids is not None and author == segment.author
+            else model.tokenizer.encode(segment.text)
+            for author, model in self._models.items()
+        }
 
     async def decide(self, written: Written) -> bool:
         """Have the target score a segment; whether it takes over.
@@ -145,40 +217,124 @@ class OpenChain:
         """
         if self._control is None:
             raise ValueError("this chain has no control to decide by")
-        prefix, new = self._token_ids["target"], written.token_ids["target"]
-        scored = await self._models["target"].engine.score(prefix + new, len(prefix))
-        if len(scored.logprobs) != len(new) or not np.isfinite(scored.logprobs).all():
-            raise EngineError(
-                f"the target scored {len(scored.logprobs)} of {len(new)} tokens, mean "
-                f"{scored.logprobs.mean()}: these are not usable log-probabilities"
-            )
-        options = self.config.take_over.score
-        scores = all_scores(scored.logprobs, options)
-        score = scores[options.kind]
+        scored, scores = await self._scores(written)
         verdict = self._control.decide(
             self.problem.id,
             len(self._turns),
-            score,
-            tie_breaker(
-                self.config.seed, self._stream, self.problem.id, self.sample, len(self._turns)
-            ),
+            scores[self.config.take_over.score.kind],
+            self._tie_breaker(),
         )
         self._taking_over = verdict.take_over
-        self._decision = Decision(
-            score=score,
-            p_value=verdict.p_value,
-            take_over=verdict.take_over,
-            threshold=verdict.threshold,
-            order=self._control.next_order(),
-            scores=scores,
-            scored_tokens=len(new),
+        self._decided(verdict, scored, scores, self._control.next_order())
+        return verdict.take_over
+
+    async def rank(self, written: Written) -> bool:
+        """Have the target score a segment and wait for the problem's other chains; whether this
+        one is among the worst, so that the target takes over.
+
+        Raises:
+            EngineError: the target gave no usable log-probabilities.
+        """
+        if self._ranking is None:
+            raise ValueError("this chain has no others to be ranked with")
+        scored, scores = await self._scores(written)
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        try:
+            verdict = await self._ranking.decide(
+                self.sample,
+                len(self._turns),
+                scores[self.config.take_over.score.kind],
+                self._tie_breaker(),
+            )
+        finally:
+            self._waited = clock() - began
+        self._decided(verdict, scored, scores)
+        return verdict.take_over
+
+    async def rate_step(self, written: Written) -> float:
+        """Have the target rate a segment as the next step of the chain, from 0 to 9.
+
+        Raises:
+            ConfigError: its chat template refuses the request.
+        """
+        engine, tokenizer = self._models["target"]
+        new = written.token_ids["target"]
+        self._rating = await rate_step(
+            engine, tokenizer, self._token_ids["target"] + new, len(new), self.config.specreason
+        )
+        return self._rating.value
+
+    async def rate_likelihood(self) -> None:
+        """Have the target rate all that was written by its mean log-likelihood, if there is any.
+
+        Raises:
+            EngineError: the target gave no usable log-probabilities.
+        """
+        ids, start = self._token_ids["target"], self._prompt_tokens["target"]
+        if len(ids) == start:
+            return
+        scored = await self._score(ids, start)
+        self._rating = Rating(
+            value=float(scored.logprobs.mean()),
+            read_tokens=len(ids) - start,
             cached_tokens=scored.cached_tokens,
             timings=scored.timings,
         )
-        return verdict.take_over
+
+    @contextmanager
+    def waited_for(self) -> Iterator[None]:
+        """The problem's other chains wait for this one inside, and no longer after, whatever
+        ends it.
+        """
+        try:
+            yield
+        finally:
+            if self._ranking:
+                self._ranking.leave(self.sample)
+
+    async def _scores(self, written: Written) -> tuple[Scored, dict[str, float]]:
+        """What the target finds of a segment, and the segment's score by every kind."""
+        prefix = self._token_ids["target"]
+        scored = await self._score(prefix + written.token_ids["target"], len(prefix))
+        return scored, all_scores(scored.logprobs, self.config.take_over.score)
+
+    async def _score(self, ids: list[int], start: int) -> Scored:
+        scored = await self._models["target"].engine.score(ids, start)
+        if len(scored.logprobs) != len(ids) - start or not np.isfinite(scored.logprobs).all():
+            raise EngineError(
+                f"the target scored {len(scored.logprobs)} of {len(ids) - start} tokens, mean "
+                f"{scored.logprobs.mean()}: these are not usable log-probabilities"
+            )
+        return scored
+
+    def _tie_breaker(self) -> float:
+        return tie_breaker(
+            self.config.seed, self._stream, self.problem.id, self.sample, len(self._turns)
+        )
+
+    def _decided(
+        self,
+        verdict: Verdict,
+        scored: Scored,
+        scores: dict[str, float],
+        order: int | None = None,
+    ) -> None:
+        self._decision = Decision(
+            score=scores[self.config.take_over.score.kind],
+            p_value=verdict.p_value,
+            take_over=verdict.take_over,
+            threshold=verdict.threshold,
+            order=order,
+            scores=scores,
+            scored_tokens=len(scored.logprobs),
+            cached_tokens=scored.cached_tokens,
+            timings=scored.timings,
+        )
 
     def append(self, written: Written) -> None:
         """Make a segment part of the chain, for all models."""
+        self.tokens += written.segment.tokens
         self._segments.append(written.segment)
         self._text += written.segment.text
         for author, ids in written.token_ids.items():
@@ -189,12 +345,20 @@ class OpenChain:
         self._segments.append(written.segment.model_copy(update={"kept": False}))
 
     def end_turn(self) -> None:
-        self._turns.append(Turn(segments=tuple(self._segments), decision=self._decision))
-        self._segments, self._decision = [], None
+        self._turns.append(
+            Turn(
+                segments=tuple(self._segments),
+                decision=self._decision,
+                rating=self._rating,
+                waited_seconds=self._waited,
+            )
+        )
+        self._segments, self._decision, self._rating, self._waited = [], None, None, 0.0
+        self._requests.clear()
 
     def record(self, end: ChainEnd, started: float, done: float, error: str | None = None) -> Chain:
         """The chain as it stands, an unfinished turn included; times are the run's seconds."""
-        if self._segments or self._decision:
+        if self._segments or self._decision or self._rating:
             self.end_turn()
         return Chain(
             problem_id=self.problem.id,
@@ -207,28 +371,15 @@ class OpenChain:
             error=error,
         )
 
-    def _seed(self, purpose: str) -> int:
-        """A seed from the run's seed and this place in this chain, below ``_SEEDS``."""
+    def _seed(self, author: Author) -> int:
+        """The seed of a model's next request: from the run's seed and this place in this chain."""
+        again = self._requests[author]
+        self._requests[author] += 1
         return seed_at(
             self.config.seed,
             self._stream,
             self.problem.id,
             self.sample,
             len(self._turns),
-            purpose,
+            f"{author} {again}" if again else author,
         )
-
-
-def seed_at(*place: int | str) -> int:
-    """A seed below ``_SEEDS``, uniform and the same for the same place."""
-    digest = hashlib.blake2b(repr(place).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") % _SEEDS
-
-
-def tie_breaker(seed: int, stream: str, problem_id: str, sample: int, turn: int) -> float:
-    """The draw, uniform on [0, 1), that breaks ties in a chain's decision."""
-    return seed_at(seed, stream, problem_id, sample, turn, "p-value") / _SEEDS
-
-
-_SEEDS = 2**53
-"""So that a seed is exact as a float and in the JSON of any server."""

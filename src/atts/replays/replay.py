@@ -18,7 +18,7 @@ from atts.conformal.control import Control, Verdict
 from atts.conformal.controls import make_control
 from atts.errors import ConfigError
 from atts.grading.metrics import Interval, clustered_interval
-from atts.methods.chain import tie_breaker
+from atts.methods.seeds import tie_breaker
 from atts.replays.arrival import Arrival
 from atts.replays.recording import Recording, load_calibration
 from atts.types import Record

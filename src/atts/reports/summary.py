@@ -1,6 +1,7 @@
 """The figures of one run, computed from its recorded chains alone."""
 
 import hashlib
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -15,6 +16,7 @@ from atts.grading.cache import VerdictCache
 from atts.grading.chains import grade_chains
 from atts.grading.grader import Grader
 from atts.grading.metrics import (
+    Grades,
     Interval,
     accuracy,
     accuracy_by_problem,
@@ -22,8 +24,9 @@ from atts.grading.metrics import (
     majority_vote,
     pass_at_k,
 )
-from atts.methods.chain import tie_breaker
-from atts.types import Author, Chain, ChainEnd, ChainKey, Decision, Problem, Record
+from atts.methods import METHODS
+from atts.methods.seeds import tie_breaker
+from atts.types import Author, Chain, ChainEnd, ChainKey, Problem, Record
 
 
 class TurnRate(Record):
@@ -38,9 +41,11 @@ class TurnRate(Record):
 class TakeOver(Record):
     """The take-over rate: what was asked for, and what came of it."""
 
-    nominal: float
+    nominal: float | None
+    """None where the method aims at no rate."""
     realised: Interval
-    """Take-overs as a share of all decisions, clustered by problem."""
+    """Take-overs as a share of all decisions, clustered by problem. Where nothing is decided by a
+    score: turns in which the target wrote on, as a share of those in which the draft wrote."""
     decisions: int
     by_turn: tuple[TurnRate, ...]
     tracked: tuple[Tracked, ...] = ()
@@ -54,6 +59,8 @@ class Tokens(Record):
     """Segments that the target replaced are counted: they were written."""
     target_written: int = 0
     target_scored: int = 0
+    """Read in order to decide or to rate; a rating that is asked for in words counts its request
+    too."""
     draft_cached: int = 0
     """Prefix tokens that a request found in the key-value cache, summed over requests."""
     target_cached: int = 0
@@ -80,6 +87,10 @@ class Summary(Record):
     right."""
     accuracy_by_problem: dict[str, float]
     majority_vote: Interval
+    selected: Interval | None = None
+    """Share of the problems for which the answer that the method selects is right: that of the
+    best rated chain (``best-of-n``), or the most frequent one (``self-consistency``). None for
+    methods that select none."""
     pass_at_k: dict[int, Interval]
     """For each k up to the number of chains that every begun problem has."""
     invalid: float
@@ -88,11 +99,12 @@ class Summary(Record):
     """Share of the chains whose answer could not be compared with the gold answer, mostly
     because it took too long. The accuracy may be higher by as much."""
     take_over: TakeOver | None
-    """None where nothing was decided."""
+    """None where only one model writes to a chain."""
     certificate: Certificate | None = None
     """What vouches for the accuracy, if the run was given anything."""
     drift: Drift | None = None
-    """Whether the scores look like those of the calibration; None where nothing was decided."""
+    """Whether the scores look like those of the calibration; None where nothing was decided
+    by p-values."""
     tokens: Tokens
     tokens_per_chain: float
     """Mean of the tokens written, by either model."""
@@ -131,6 +143,7 @@ def summarise(
     grades = graded.grades
     every = [grade for of_problem in grades.values() for grade in of_problem]
     fewest = min(map(len, grades.values()))
+    majority = majority_vote(grades, graded.same)
     tokens = _count_tokens(chains)
     ends = Counter(chain.end for chain in chains)
     return Summary(
@@ -145,7 +158,8 @@ def summarise(
         ends={end: count / len(chains) for end, count in sorted(ends.items())},
         accuracy=accuracy(grades),
         accuracy_by_problem=accuracy_by_problem(grades),
-        majority_vote=majority_vote(grades, graded.same),
+        majority_vote=majority,
+        selected=_selected(config, chains, grades, majority),
         pass_at_k={k: pass_at_k(grades, k) for k in range(1, fewest + 1)},
         invalid=sum(grade.answer is None for grade in every) / len(every),
         ungraded=sum(not grade.graded for grade in every) / len(every),
@@ -158,27 +172,44 @@ def summarise(
     )
 
 
+def _selected(
+    config: Config, chains: Sequence[Chain], grades: Grades, majority: Interval
+) -> Interval | None:
+    if config.method == "self-consistency":
+        return majority
+    if config.method != "best-of-n":
+        return None
+    # A problem of which no chain has an answer counts as wrong.
+    best = dict.fromkeys(grades, (-math.inf, False))
+    in_order = {problem_id: iter(of_problem) for problem_id, of_problem in grades.items()}
+    for chain in chains:
+        grade = next(in_order[chain.problem_id])
+        rating = chain.turns[-1].rating if chain.turns else None
+        if rating and grade.answer is not None and rating.value > best[chain.problem_id][0]:
+            best[chain.problem_id] = (rating.value, grade.correct)
+    return clustered_interval([correct for _, correct in best.values()], [1] * len(best))
+
+
 def _take_over(config: Config, chains: Sequence[Chain]) -> TakeOver | None:
-    by_problem: dict[str, list[Decision]] = defaultdict(list)
-    by_turn: dict[int, list[Decision]] = defaultdict(list)
+    by_problem: dict[str, list[bool]] = defaultdict(list)
+    by_turn: dict[int, list[bool]] = defaultdict(list)
     for chain in chains:
         for number, turn in enumerate(chain.turns):
-            if turn.decision:
-                by_problem[chain.problem_id].append(turn.decision)
-                by_turn[number].append(turn.decision)
-    if not by_problem:
+            if turn.take_over is not None:
+                by_problem[chain.problem_id].append(turn.take_over)
+                by_turn[number].append(turn.take_over)
+    if not by_problem or not METHODS[config.method].takes_over:
         return None
+    aims = config.method in ("atts", "sync-ranking")
     return TakeOver(
-        nominal=config.take_over.rate,
+        nominal=config.take_over.rate if aims else None,
         realised=clustered_interval(
-            [_take_overs(decisions) for decisions in by_problem.values()],
+            [sum(decisions) for decisions in by_problem.values()],
             [len(decisions) for decisions in by_problem.values()],
         ),
         decisions=sum(map(len, by_turn.values())),
         by_turn=tuple(
-            TurnRate(
-                turn=turn, decisions=len(decisions), rate=_take_overs(decisions) / len(decisions)
-            )
+            TurnRate(turn=turn, decisions=len(decisions), rate=sum(decisions) / len(decisions))
             for turn, decisions in sorted(by_turn.items())
         ),
         tracked=_tracked(config, chains),
@@ -187,7 +218,7 @@ def _take_over(config: Config, chains: Sequence[Chain]) -> TakeOver | None:
 
 def _tracked(config: Config, chains: Sequence[Chain]) -> tuple[Tracked, ...]:
     options = config.take_over
-    if options.control != "adaptive":
+    if config.method != "atts" or options.control != "adaptive":
         return ()
     # Only its own state counts, which follows from the recorded p-values: any ranks will do.
     ranks = OnlineControl(options.rate, options.coverage, options.by_turn)
@@ -215,16 +246,14 @@ def _drift(
     chains: Sequence[Chain],
     calibration: Calibration | None,
 ) -> Drift | None:
+    if config.method != "atts":  # ranks among a problem's chains are no p-values of their scores
+        return None
     alarm = drift_alarm(config, problems, calibration)
     if not any(turn.decision for chain in chains for turn in chain.turns):
         return None
     for chain in chains:
         alarm.chain_done(chain)
     return alarm.drift
-
-
-def _take_overs(decisions: Sequence[Decision]) -> int:
-    return sum(decision.take_over for decision in decisions)
 
 
 def _count_tokens(chains: Sequence[Chain]) -> Tokens:
@@ -239,6 +268,10 @@ def _count_tokens(chains: Sequence[Chain]) -> Tokens:
             if turn.decision:
                 scored += turn.decision.scored_tokens
                 cached["target"] += turn.decision.cached_tokens
+            if turn.rating:
+                scored += turn.rating.read_tokens
+                written["target"] += turn.rating.written_tokens
+                cached["target"] += turn.rating.cached_tokens
     return Tokens(
         draft_written=written["draft"],
         target_written=written["target"],

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from atts.grading.metrics import Interval, paired_difference
 from atts.reports.escape import safe_markup
-from atts.reports.summary import Summary
+from atts.reports.summary import Summary, TurnRate
 
 ABSENT = "-"
 
@@ -50,9 +50,7 @@ def plain_table(caption: str) -> Table:
 
 def _rows(summaries: Sequence[Summary]) -> list[tuple[str, Figure]]:
     ks = sorted({k for summary in summaries for k in _powers_of_two(max(summary.pass_at_k))})
-    turns = max(
-        (t.turn + 1 for s in summaries if s.take_over for t in s.take_over.by_turn), default=0
-    )
+    turns = max((t.turn + 1 for s in summaries for t in _turns(s)), default=0)
     return [
         ("problems x chains", lambda s: f"{s.problems} x {s.samples}"),
         ("chains not done yet", lambda s: _count(s.expected_chains - s.chains)),
@@ -60,6 +58,7 @@ def _rows(summaries: Sequence[Summary]) -> list[tuple[str, Figure]]:
         ("  minus the first run's", _difference(summaries)),
         ("  p of that, paired", _p_value(summaries)),
         ("majority vote, %", lambda s: percent(s.majority_vote)),
+        ("selected answer, %", lambda s: percent(s.selected) if s.selected else ABSENT),
         # pass@1 is the accuracy per chain
         *((f"pass@{k}, %", _pass_at(k)) for k in ks if k > 1),
         ("take-over, nominal, %", _nominal),
@@ -145,7 +144,9 @@ def _pass_at(k: int) -> Figure:
 
 
 def _nominal(summary: Summary) -> str:
-    return f"{100 * summary.take_over.nominal:.1f}" if summary.take_over else ABSENT
+    if summary.take_over is None or summary.take_over.nominal is None:
+        return ABSENT
+    return f"{100 * summary.take_over.nominal:.1f}"
 
 
 def _realised(summary: Summary) -> str:
@@ -165,12 +166,18 @@ def _bound(summary: Summary) -> str:
     return f"{100 * min(summary.take_over.tracked[0].bound, 1.0):.1f}"
 
 
+def _turns(summary: Summary) -> Sequence[TurnRate]:
+    """By turn, where the method aims at a rate; the steps of others may be very many."""
+    if summary.take_over is None or summary.take_over.nominal is None:
+        return ()
+    return summary.take_over.by_turn
+
+
 def _in_turn(turn: int) -> Figure:
     """The realised take-over rate of one turn, and of how many decisions."""
 
     def rate(summary: Summary) -> str:
-        by_turn = summary.take_over.by_turn if summary.take_over else ()
-        found = next((each for each in by_turn if each.turn == turn), None)
+        found = next((each for each in _turns(summary) if each.turn == turn), None)
         return f"{100 * found.rate:.1f} of {found.decisions:,}" if found else ABSENT
 
     return rate

@@ -1,6 +1,6 @@
 """The two jobs: calibrate, and run a method over a problem set. Both resume."""
 
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -12,9 +12,10 @@ from atts.conformal.control import Control
 from atts.conformal.controls import calibrating_control, make_control
 from atts.conformal.risk import Certificate
 from atts.engines.loading import load_engine
-from atts.errors import CalibrationError
-from atts.methods import METHODS
+from atts.errors import CalibrationError, ConfigError
+from atts.methods import METHODS, authors_of
 from atts.methods.chain import Model, Models, OpenChain
+from atts.methods.ranking import Ranking
 from atts.problems import calibration_problems, load_problems
 from atts.prompts import Tokenizer
 from atts.reports.summary import Summary, drift_alarm
@@ -59,8 +60,15 @@ def prepare_run(config: Config) -> Job:
     Raises:
         ProblemError: the problems cannot be read.
         CalibrationError: the calibration is missing, corrupt, or was made for something else.
-        ConfigError: the control's options exclude each other.
+        ConfigError: the control's options exclude each other, or a problem's chains must be under
+            way together and may not.
     """
+    if METHODS[config.method].together and config.limits.chains < config.samples:
+        raise ConfigError(
+            f"limits.chains={config.limits.chains} is below samples={config.samples}, but with "
+            f"method={config.method} all chains of a problem wait for each other, so they must be "
+            "in flight together: raise limits.chains, or lower samples"
+        )
     problems = load_problems(config.problems)
     if not METHODS[config.method].needs_calibration:
         return Job(config, problems, None, None, "run")
@@ -158,13 +166,33 @@ async def _make_chains(
     if job.control:  # a chain that is done again counts once
         job.control.restore_all(store.chains[key] for key in store.chains if key in done)
 
-    def missing() -> Iterator[partial[OpenChain]]:
+    method = METHODS[job.config.method]
+
+    def missing() -> Iterator[Sequence[Callable[[], OpenChain]]]:
         for problem in job.problems:
-            for sample in range(job.config.samples):
-                if ChainKey(problem.id, sample) not in done:
-                    yield partial(
-                        OpenChain, problem, sample, models, job.config, job.control, job.stream
-                    )
+            keys = [ChainKey(problem.id, sample) for sample in range(job.config.samples)]
+            samples = [key.sample for key in keys if key not in done]
+            ranking = None
+            if method.together:
+                others = [store.chains[key] for key in keys if key in done]
+                ranking = Ranking(problem.id, job.config, samples, others)
+            chains = [
+                partial(
+                    OpenChain,
+                    problem,
+                    sample,
+                    models,
+                    job.config,
+                    job.control,
+                    job.stream,
+                    ranking,
+                )
+                for sample in samples
+            ]
+            if method.together:
+                yield chains
+            else:
+                yield from ([chain] for chain in chains)
 
     alarm = None
     if job.control and job.stream == "run":  # a calibration has nothing to drift away from
@@ -185,7 +213,6 @@ async def _make_chains(
     if observer:
         observer.started(len(job.problems) * job.config.samples, len(done))
     clock = Clock(max((chain.done for chain in store.chains.values()), default=0.0))
-    method = METHODS[job.config.method]
     await run_chains(missing(), method, job.config.limits.chains, clock, finished)
 
 
@@ -202,7 +229,7 @@ async def open_models(
     limits = config.limits
     in_flight = {"draft": limits.draft_requests, "target": limits.target_requests}
     options = {"draft": config.draft, "target": config.target}
-    authors = authors or METHODS[config.method].authors
+    authors = authors or authors_of(config)
     in_process = sum(options[author].engine == "inprocess" for author in authors)
     models: Models = {}
     try:

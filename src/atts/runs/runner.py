@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from atts.engines.replicas import start_chain
 from atts.errors import AttsError, ContextLengthError
@@ -22,7 +22,7 @@ class Clock:
 
 
 async def run_chains(
-    chains: Iterable[Callable[[], OpenChain]],
+    groups: Iterable[Sequence[Callable[[], OpenChain]]],
     method: Method,
     in_flight: int,
     clock: Clock,
@@ -34,24 +34,32 @@ async def run_chains(
     cancelled, or ``finished`` raises, every chain in flight is cancelled before this returns.
 
     Args:
-        chains: opened one by one as there is room, so a run of many chains stays small.
+        groups: chains that start together, when there is room for all of them: one by itself, or
+            those of a problem that wait for each other. Opened as there is room, so a run of
+            many chains stays small.
         method: how to solve a chain.
-        in_flight: size of the pool.
+        in_flight: size of the pool, no smaller than any group.
         clock: the run's seconds.
         finished: takes finished chains, e.g. to write them down.
     """
-    waiting = iter(chains)
+    room = asyncio.Semaphore(in_flight)
 
-    async def worker() -> None:
-        for open_chain in waiting:
+    async def one(open_chain: Callable[[], OpenChain]) -> None:
+        try:
             finished(await solve(open_chain, method, clock))
+        finally:
+            room.release()
 
     try:
-        async with asyncio.TaskGroup() as workers:
-            for _ in range(in_flight):
-                workers.create_task(worker())
-    except* AttsError as group:
-        raise group.exceptions[0] from None
+        async with asyncio.TaskGroup() as pool:
+            for group in groups:
+                # Nobody else asks for room, so two groups cannot each hold what the other needs.
+                for _ in group:
+                    await room.acquire()
+                for open_chain in group:
+                    pool.create_task(one(open_chain))
+    except* AttsError as errors:
+        raise errors.exceptions[0] from None
 
 
 async def solve(open_chain: Callable[[], OpenChain], method: Method, clock: Clock) -> Chain:

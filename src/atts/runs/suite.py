@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from atts.config import Config, Coverage, MethodName, Options, parse_config
 from atts.engines.loading import server_urls
 from atts.errors import AttsError, ConfigError
-from atts.methods import METHODS
+from atts.methods import METHODS, authors_of
 from atts.methods.chain import Models
 from atts.reports.summary import Summary, summarise
 from atts.runs import jobs
@@ -132,7 +132,7 @@ async def _run_pair(
 ) -> list[Outcome]:
     pair, config = entries[0].pair, entries[0].config
     authors: list[Author] = sorted(
-        {author for entry in entries for author in METHODS[entry.config.method].authors}
+        {author for entry in entries for author in authors_of(entry.config)}
     )
     outcomes = []
     started: list[Author] = []
