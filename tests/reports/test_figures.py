@@ -118,6 +118,7 @@ def test_svg_of_the_page(figures: dict[str, Figure]) -> None:
         for used in re.findall(r"url\(#([^)]+)\)", svg):
             assert used in ids
         assert "<script" not in svg
+        assert "mathdefault" not in svg  # what matplotlib makes of a logarithmic axis
 
 
 def test_the_same_numbers_give_the_same_svg(figures: dict[str, Figure]) -> None:

@@ -169,7 +169,9 @@ def intensity(runs: Sequence[ReportedRun]) -> Figure | None:
                 label=method,
             )
         axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
+        numbers = sorted({int(row[1] or 0) for row in rows})
+        axes.set_xticks(numbers, list(map(str, numbers)))
+        axes.set_ylim(bottom=0)
         axes.set_xlabel("chains per problem")
         axes.set_ylabel("r = compute / (held back + waiting)")
         axes.legend()
