@@ -183,6 +183,19 @@ def test_a_chain_is_read_by_keyboard_alone(page: Page) -> None:
     assert page.focused() == "Read problem p0, chain 1"
 
 
+def test_every_control_has_a_name_and_hidden_ones_are_hidden(page: Page) -> None:
+    nameless = (
+        "[...document.querySelectorAll('button, select, input, a')].filter(control => "
+        "!control.textContent.trim() && !control.labels?.length).length"
+    )
+    assert page.run(nameless) == 0
+    visible = (
+        "[...document.querySelectorAll('[hidden]')]"
+        ".filter(element => getComputedStyle(element).display != 'none').length"
+    )
+    assert page.run(visible) == 0
+
+
 def test_authors_are_told_by_words_and_lines_too(page: Page) -> None:
     page.show("#chain=0,1")
     page.open_chain("Problem p0, chain 1")
