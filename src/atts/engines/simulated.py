@@ -46,18 +46,29 @@ class Script(NamedTuple):
     answer: str | None
     """What stands in the box that ends the chain; None: it ends without."""
 
-    def ends_with(self, segment_id: int) -> bool:
+    def ends_with(self, segment: int) -> bool:
         """Whether a segment is one of the last turn."""
-        return _place(segment_id)[0] == len(self.turns) - 1
+        return place_of(segment)[0] == len(self.turns) - 1
 
 
-def _segment_id(turn: int, author: Author) -> int:
+def segment_id(turn: int, author: Author) -> int:
+    """The id that all tokens of a segment have."""
     return 1 + 2 * turn + (author == "target")
 
 
-def _place(segment_id: int) -> tuple[int, Author]:
-    turn, by_target = divmod(segment_id - 1, 2)
+def place_of(segment: int) -> tuple[int, Author]:
+    """The turn and the author of a segment."""
+    turn, by_target = divmod(segment - 1, 2)
     return turn, "target" if by_target else "draft"
+
+
+def turn_after(last_id: int, author: Author, mode: TakeOverMode) -> int:
+    """The turn that a model is to write after a token."""
+    if last_id == _PROMPT_ID:
+        return 0
+    turn, writer = place_of(last_id)
+    continues = author == "target" and writer == "draft" and mode == "continue"
+    return turn if continues else turn + 1
 
 
 class ScriptTokenizer(Tokenizer):
@@ -117,39 +128,29 @@ class SimulatedEngine:
         if not token_ids:
             raise EmptyInputError("no tokens to continue")
         script = self._scripts[token_ids[0]]
-        number = self._turn(token_ids[-1])
+        number = turn_after(token_ids[-1], self._author, self._mode)
         if number >= len(script.turns):
             raise EngineError(f"the chain has only {len(script.turns)} turns to follow")
         turn = script.turns[number]
         whole = turn.draft_tokens if self._author == "draft" else turn.target_tokens
         tokens = min(whole, sampling.max_tokens)
-        segment_id = _segment_id(number, self._author)
-        ends = script.ends_with(segment_id) and tokens == whole
+        segment = segment_id(number, self._author)
+        ends = script.ends_with(segment) and tokens == whole
         finish: FinishReason = "stop" if ends else "length"
-        request = await self._serve(
-            script, token_ids, None, tokens, sampling.max_tokens, segment_id
-        )
-        return Completion((segment_id,) * tokens, finish, request.cached, _timings(request))
+        request = await self._serve(script, token_ids, None, tokens, sampling.max_tokens, segment)
+        return Completion((segment,) * tokens, finish, request.cached, _timings(request))
 
     async def score(self, token_ids: Sequence[int], start: int) -> Scored:
         if not 1 <= start < len(token_ids):
             raise EmptyInputError(f"cannot score from token {start} of {len(token_ids)}")
         script = self._scripts[token_ids[0]]
-        number, _ = _place(token_ids[start])
+        number, _ = place_of(token_ids[start])
         request = await self._serve(script, token_ids, start, 0, 1, token_ids[-1])
         logprobs = np.full(len(token_ids) - start, -script.turns[number].score)
         return Scored(logprobs, request.cached, _timings(request))
 
     async def aclose(self) -> None:
         """Nothing is held."""
-
-    def _turn(self, last_id: int) -> int:
-        """The turn that is to be written after a token."""
-        if last_id == _PROMPT_ID:
-            return 0
-        turn, author = _place(last_id)
-        continues = self._author == "target" and author == "draft" and self._mode == "continue"
-        return turn if continues else turn + 1
 
     async def _serve(
         self,
