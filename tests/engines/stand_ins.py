@@ -83,6 +83,9 @@ class StandIn:
         self.app.router.add_get("/health", self.health)
         self.app.router.add_post("/tokenize", self.tokenize)
 
+    async def count_computed(self) -> int:
+        return self.computed
+
     async def health(self, _: web.Request) -> web.Response:
         return web.Response()
 
@@ -199,6 +202,8 @@ class SGLangStandIn(StandIn):
             )
             cached = self.cache.hit(ids, len(ids) - 1)
             output, kind, matched = await self.work(ids, sampling)
+            if len(output) == sampling.max_tokens:  # the limit is looked at before the end
+                kind = "length"
             end = {"type": kind}
             end |= {"matched": matched} if kind == "stop" else {"length": len(output)}
         self.cache.add(ids + output[:-1])
