@@ -6,7 +6,7 @@
 
 ``speed``: seconds and memory of a simulation of so many chains. ``servers``: the simulated server
 beside two that were measured, with the default efficiencies and with some fitted to half of the
-figures. ``curve``: wall times by chains in flight, in several conditions. TRACES is a trace of the
+figures. ``curve``: wall times and speedups by chains in flight. TRACES is a trace of the
 reference implementation (.jsonl.gz) or a run directory.
 """
 
@@ -30,7 +30,7 @@ from atts.simulation.fit import least_squares
 from atts.simulation.hardware import GPUS, SHAPES, Costs, Efficiency, Shape
 from atts.simulation.server import Gpus, Request, Server, ServerOptions
 from atts.simulation.simulate import Contender, Hardware, ModelHardware, check, simulate
-from atts.simulation.workload import Workload, load_workload
+from atts.simulation.workload import load_workload
 
 
 def main() -> None:
@@ -43,6 +43,7 @@ def main() -> None:
             command.add_argument("traces", type=Path)
         command.add_argument("--chains", type=int, default=100_000)
         command.add_argument("--problems", type=int, default=256)
+        command.add_argument("--methods", default="target-only,atts")
         command.add_argument("--out", type=Path, help="write the figures as JSON")
     arguments = parser.parse_args()
     figures = arguments.work(arguments)
@@ -63,7 +64,7 @@ def speed(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     hardware = Hardware(target=ModelHardware(gpus=4, tensor_parallel=4))
     problems = -(-arguments.chains // pair().samples)
     figures = []
-    for name in ("target-only", "atts"):
+    for name in arguments.methods.split(","):
         wall, processor = time.perf_counter(), time.process_time()
         outcome = simulate(Contender.parse(name), pair(), workload, hardware, 1_024, problems)
         check(outcome)
@@ -188,82 +189,63 @@ async def under(load: Load, efficiency: Efficiency) -> float:
 # curve
 
 
-class Condition(NamedTuple):
-    """What is compared under."""
-
-    name: str
-    config: Config
-    hardware: Hardware
-    target_only_ratio: float
-
-
 FIVE = Hardware(target=ModelHardware(gpus=4, tensor_parallel=4))
-CONDITIONS = [
-    Condition("8B + 32B, equal tokens", pair(), FIVE, 1.0),
-    Condition("8B + 32B, target-only writes 4 x as much", pair(), FIVE, 4.0),
-    Condition(
-        "1.5B + 70B, equal tokens",
-        pair("DeepSeek-R1-Distill-Qwen-1.5B", "DeepSeek-R1-Distill-Llama-70B"),
-        FIVE,
-        1.0,
-    ),
-]
+PAIRS = {
+    "8B + 32B": pair(),
+    "1.5B + 70B": pair("DeepSeek-R1-Distill-Qwen-1.5B", "DeepSeek-R1-Distill-Llama-70B"),
+}
 IN_FLIGHT = (16, 64, 256, 1_024, 4_096)
-METHODS = ("target-only", "sync-ranking", "atts", "atts+take_over.rate=0.1")
+METHODS = ("sync-ranking", "atts", "atts+take_over.rate=0.1")
+RATIOS = (1.0, 4.0)
+"""Tokens of a chain that the target writes alone, as multiples of the recorded ones."""
 
 
 def curve(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Wall times by condition, method and chains in flight."""
+    """Wall times by pair, method and chains in flight: one H200 drafts, four hold the target."""
     workload = load_workload(arguments.traces)
     figures = []
-    for condition in CONDITIONS:
-        rows = curve_of(condition, workload, arguments.problems)
+    for name, config in PAIRS.items():
+        rows = []
+        for in_flight in IN_FLIGHT:
+            for method, ratio in (
+                *(("target-only", ratio) for ratio in RATIOS),
+                *((method, 1.0) for method in METHODS),
+            ):
+                contender = Contender.parse(method)
+                outcome = simulate(
+                    contender, config, workload, FIVE, in_flight, arguments.problems, ratio
+                )
+                check(outcome)
+                rows.append({"pair": name, "ratio": ratio, **outcome.model_dump(mode="json")})
+                print(name, method, ratio, in_flight, f"{outcome.wall_seconds:.0f} s", flush=True)
         figures += rows
-        show(condition.name, rows)
-    return figures
-
-
-def curve_of(condition: Condition, workload: Workload, problems: int) -> list[dict[str, Any]]:
-    return [
-        {"condition": condition.name, **outcome_of(condition, workload, problems, name, in_flight)}
-        for in_flight in IN_FLIGHT
-        for name in METHODS
-    ]
-
-
-def outcome_of(
-    condition: Condition, workload: Workload, problems: int, name: str, in_flight: int
-) -> dict[str, Any]:
-    outcome = simulate(
-        Contender.parse(name),
-        condition.config,
-        workload,
-        condition.hardware,
-        in_flight,
-        problems,
-        condition.target_only_ratio,
-    )
-    check(outcome)
-    figures: dict[str, Any] = outcome.model_dump(mode="json")
+        show(name, rows)
     return figures
 
 
 def show(title: str, rows: Sequence[dict[str, Any]]) -> None:
-    walls = {(row["name"], row["chains_in_flight"]): row["wall_seconds"] for row in rows}
-    table = Table(title=title)
+    def wall(name: str, in_flight: int, ratio: float = 1.0) -> float:
+        for row in rows:
+            if (row["name"], row["chains_in_flight"], row["ratio"]) == (name, in_flight, ratio):
+                return float(row["wall_seconds"])
+        raise ValueError(name)
+
+    table = Table(title=f"{title}: {rows[0]['chains']:,} chains")
     for column in (
-        *("in flight", "method", "wall s", "x target-only", "x sync-ranking", "tokens/s"),
-        *("draft busy", "target busy", "target cache", "cached", "barrier s"),
+        *("in flight", "method", "wall s", "x target-only", "x target-only, 4 x its tokens"),
+        *("x sync-ranking", "tokens/s", "draft busy", "target busy", "target cache", "cached"),
+        "barrier s",
     ):
         table.add_column(column, justify="left" if column == "method" else "right")
     for row in rows:
-        wall, in_flight = row["wall_seconds"], row["chains_in_flight"]
+        seconds, in_flight = row["wall_seconds"], row["chains_in_flight"]
         draft, target = row["draft"], row["target"]
         table.add_row(
             f"{in_flight:,}",
-            row["name"],
-            f"{wall:,.0f}",
-            *(f"{walls[n, in_flight] / wall:.2f}" for n in ("target-only", "sync-ranking")),
+            row["name"] if row["ratio"] == 1.0 else f"{row['name']}, {row['ratio']:g} x tokens",
+            f"{seconds:,.0f}",
+            *(f"{wall('target-only', in_flight, ratio) / seconds:.2f}" for ratio in RATIOS),
+            f"{wall('sync-ranking', in_flight) / seconds:.2f}",
             f"{row['tokens_per_second']:,.0f}",
             f"{draft['busy']:.0%}" if draft else "-",
             f"{target['busy']:.0%}",
