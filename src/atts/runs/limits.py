@@ -49,17 +49,40 @@ class LimitedEngine:
 
     async def _retry(self, request: Callable[[], Awaitable[Result]]) -> Result:
         asked = asyncio.get_running_loop().time()  # time.monotonic(), or a simulation's
-        retrying = AsyncRetrying(
-            retry=retry_if_exception_type(EngineUnavailableError),
-            stop=stop_after_attempt(self._attempts),
-            wait=self._wait,
-            reraise=True,
-        )
 
         async def within_limit() -> Result:
             # Waiting for another try holds no place: the others may go on meanwhile.
             async with self._room:
                 return await request()
 
-        result: Result = await retrying(within_limit)
+        try:
+            result = await within_limit()
+        except EngineUnavailableError as error:
+            result = await self._again(within_limit, error)
         return result._replace(timings=result.timings.model_copy(update={"queued": asked}))
+
+    async def _again(
+        self, request: Callable[[], Awaitable[Result]], failure: EngineUnavailableError
+    ) -> Result:
+        """Further tries, ``failure`` being the first.
+
+        Only what has failed once pays for the machinery of tries, which costs more than all else
+        that happens here to a request.
+        """
+        first: EngineUnavailableError | None = failure
+
+        async def attempt() -> Result:
+            nonlocal first
+            if first:
+                error, first = first, None
+                raise error
+            return await request()
+
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(EngineUnavailableError),
+            stop=stop_after_attempt(self._attempts),
+            wait=self._wait,
+            reraise=True,
+        )
+        result: Result = await retrying(attempt)
+        return result
