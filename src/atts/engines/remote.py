@@ -5,7 +5,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +22,7 @@ from atts.errors import (
     RequestRefusedError,
     TokenIdError,
 )
-from atts.prompts import model_path
+from atts.model_files import model_path
 from atts.types import FinishReason, Timings
 
 PROBE_SECONDS = 60.0
@@ -216,27 +216,6 @@ def _last_name(model: str) -> str:
         if part.startswith("models--"):
             return part.rpartition("--")[2].lower()
     return (parts or ("",))[-1].lower()
-
-
-def vocabulary_size(options: ModelOptions) -> int:
-    """How many token ids a model knows, from its own ``config.json``; no weights are read.
-
-    Raises:
-        ConfigError: the model's configuration cannot be read, or does not say.
-    """
-    from transformers import PreTrainedConfig
-
-    path = model_path(options.model)
-    if path != options.model and not Path(path).is_dir():
-        raise ConfigError(f"{options.model}: there is no folder {path}")
-    try:
-        tree, _ = PreTrainedConfig.get_config_dict(path)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read the configuration of {options.model}: {error}") from error
-    size = tree.get("vocab_size") or field(tree, "text_config", "vocab_size")
-    if not isinstance(size, int):
-        raise ConfigError(f"{options.model}: its config.json does not name a vocab_size")
-    return size
 
 
 def _since(sent: float) -> Timings:

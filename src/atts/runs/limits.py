@@ -46,16 +46,29 @@ class LimitedEngine:
         return max(self._backoff(state), min(asked, LONGEST_RETRY_AFTER_SECONDS))
 
     async def _retry(self, request: Callable[[], Awaitable[Result]]) -> Result:
+        async def within_limit() -> Result:
+            # Waiting for another try holds no place: the others may go on meanwhile.
+            async with self._room:
+                return await request()
+
+        try:
+            return await within_limit()
+        except EngineUnavailableError as error:
+            first: EngineUnavailableError | None = error
+
+        # Only what has failed once pays for the machinery of tries, which costs more than all
+        # else that happens here to a request.
+        async def again() -> Result:
+            nonlocal first
+            if first:
+                error, first = first, None
+                raise error
+            return await within_limit()
+
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(EngineUnavailableError),
             stop=stop_after_attempt(self._attempts),
             wait=self._wait,
             reraise=True,
         )
-
-        async def within_limit() -> Result:
-            # Waiting for another try holds no place: the others may go on meanwhile.
-            async with self._room:
-                return await request()
-
-        return await retrying(within_limit)
+        return await retrying(again)
