@@ -18,6 +18,7 @@ from atts.methods.chain import Model, Models, OpenChain
 from atts.problems import calibration_problems, load_problems
 from atts.prompts import Tokenizer
 from atts.reports.summary import Summary, drift_alarm
+from atts.runs.garbage import collected_seldom
 from atts.runs.grades import read_grades, summarise_graded
 from atts.runs.limits import LimitedEngine
 from atts.runs.runner import Clock, run_chains
@@ -184,7 +185,8 @@ async def _make_chains(
         observer.started(len(job.problems) * job.config.samples, len(done))
     clock = Clock(max((chain.done for chain in store.chains.values()), default=0.0))
     method = METHODS[job.config.method]
-    await run_chains(missing(), method, job.config.limits.chains, clock, finished)
+    with collected_seldom():
+        await run_chains(missing(), method, job.config.limits.chains, clock, finished)
 
 
 @asynccontextmanager
