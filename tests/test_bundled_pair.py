@@ -5,6 +5,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pytest
+from fakes import SilentObserver
 from transformers import AutoConfig
 
 from atts.cli.demo import demo_configs
@@ -14,7 +16,7 @@ from atts.problems.arithmetic import stories
 from atts.prompts import Tokenizer, model_path
 from atts.runs import jobs
 from atts.runs.store import read_run
-from atts.types import Chain, Problem
+from atts.types import Chain, ChainKey, Problem
 
 PAIR = {name: Path(model_path(f"bundled/{name}")) for name in ("draft", "target")}
 
@@ -51,8 +53,9 @@ def test_the_pair_is_small_and_of_different_kinds() -> None:
         assert AutoConfig.from_pretrained(folder).architectures == ["LlamaForCausalLM"]
 
 
-class Counter:
+class Counter(SilentObserver):
     def __init__(self) -> None:
+        super().__init__()
         self.total = self.before = self.made = 0
 
     def started(self, total: int, done: int) -> None:
@@ -98,6 +101,46 @@ def assert_turns_reuse_the_past(chains: tuple[Chain, ...]) -> None:
     for turn in later:
         assert turn.segments[0].cached_tokens > 40
         assert turn.decision is None or turn.decision.cached_tokens > 40
+
+
+def decisions_and_texts(
+    chains: tuple[Chain, ...],
+) -> list[tuple[ChainKey, str, list[tuple[float, bool]]]]:
+    return sorted(
+        (
+            chain.key,
+            chain.text,
+            [(t.decision.p_value, t.decision.take_over) for t in chain.turns if t.decision],
+        )
+        for chain in chains
+    )
+
+
+@pytest.mark.parametrize("mode", ["continue", "replace"])
+async def test_writing_ahead_changes_nothing(tmp_path: Path, mode: str) -> None:
+    config = small(demo_configs(3, 2, tmp_path)["atts-marginal"])
+    take_over = config.take_over.model_copy(update={"mode": mode})
+    path = take_over.calibration
+    assert path
+    chains = {}
+    async with jobs.open_models(config) as models:
+        for overlap in ("on", "off"):
+            limits = config.limits.model_copy(update={"overlap": overlap})
+            config = config.model_copy(update={"take_over": take_over, "limits": limits})
+            if overlap == "on":
+                await jobs.calibrate(config, models, path.parent)
+            await jobs.run(config, models, tmp_path / overlap)
+            chains[overlap] = read_run(tmp_path / overlap).chains
+    assert decisions_and_texts(chains["on"]) == decisions_and_texts(chains["off"])
+    turns = {overlap: [t for c in chains[overlap] for t in c.turns] for overlap in chains}
+    assert any(turn.discarded for turn in turns["on"])
+    assert not any(turn.discarded for turn in turns["off"])
+    taken_over = [(t.decision, t.segments[-1]) for t in turns["on"] if t.decision]
+    for decision, written in taken_over:
+        if decision.take_over:
+            # The target goes on from what scoring has just cached: all of it, or what came before.
+            found = decision.scored_tokens if mode == "continue" else 0
+            assert written.cached_tokens >= decision.cached_tokens + found
 
 
 async def test_the_target_mends_a_wrong_draft(tmp_path: Path) -> None:

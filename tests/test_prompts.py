@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from tokenizers import normalizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from atts.config import ModelOptions, PromptOptions, parse_config
+from atts.config import ModelOptions, PromptOptions, Thinking, parse_config
 from atts.errors import ConfigError
 from atts.grading.extract import extract_answer
-from atts.prompts import Thinking, Tokenizer, model_path, question
+from atts.prompts import Tokenizer, model_path, question
 from atts.types import Problem
 
 PROBLEM = Problem(id="p", question="1+1?", answer="2")

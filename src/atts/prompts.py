@@ -6,17 +6,15 @@ is never tokenised again, and text crosses from one model to the other a segment
 
 import re
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from atts.config import ModelOptions, PromptOptions
+from atts.config import ModelOptions, PromptOptions, Thinking
 from atts.errors import ConfigError
 from atts.grading.extract import LETTERS
 from atts.types import Problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-Thinking = Literal["template", "on", "off"]
 
 _AN_ANSWER = "An answer of the model."
 _ROUND_TRIP_PROBE = " 12 + 3 = 15.\n\nSo \\boxed{15}"

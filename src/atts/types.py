@@ -12,9 +12,12 @@ Author = Literal["draft", "target"]
 FinishReason = Literal["stop", "length"]
 """Why a model stopped writing: it wrote its end-of-sequence token, or reached the limit."""
 
-ChainEnd = Literal["answer", "stop", "turns", "time-out", "context", "failed"]
+ChainEnd = Literal[
+    "answer", "stop", "turns", "time-out", "context", "repeats", "failed", "not-needed"
+]
 """Why a chain ended: an answer in ``\\boxed{}``, an end-of-sequence without one, the last
-turn or the last token that it may have, a method's time-out, a full context window, or an error."""
+turn or the last token that it may have, a method's time-out, a full context window, a text that had
+run into a loop, an error, or because its problem's answer was settled without it."""
 
 
 class Record(BaseModel):
@@ -89,6 +92,15 @@ class Decision(Record):
     timings: Timings
 
 
+class Discarded(Record):
+    """What the draft had begun ahead of a decision, and what was then not needed."""
+
+    tokens: int | None
+    """None where the request was aborted: engines do not tell how far it had come."""
+    seconds: float
+    """For how long it ran, or waited to run."""
+
+
 class Rating(Record):
     """What the target thinks of a text of the chain, where a method asks it."""
 
@@ -112,6 +124,8 @@ class Turn(Record):
     rating: Rating | None = None
     waited_seconds: float = 0.0
     """Time that the chain spent waiting for other chains; always 0 where none waits for another."""
+    discarded: Discarded | None = None
+    """The draft's next segment, begun during this turn and thrown away with its decision."""
 
     @property
     def take_over(self) -> bool | None:
@@ -140,6 +154,11 @@ class Chain(Record):
     @property
     def key(self) -> ChainKey:
         return ChainKey(self.problem_id, self.sample)
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether the chain came to an end of its own; only then is it right or wrong."""
+        return self.end != "not-needed"
 
     @property
     def text(self) -> str:

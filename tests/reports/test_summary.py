@@ -7,7 +7,7 @@ import pytest
 from atts.config import Config, parse_config
 from atts.errors import GradingError
 from atts.reports.summary import Summary, summarise
-from atts.types import Chain, Problem
+from atts.types import Chain, Discarded, Problem
 
 MakeChain = Callable[..., Chain]
 PROBLEMS = [
@@ -62,6 +62,28 @@ def test_everything_is_counted(make_chain: MakeChain) -> None:
     assert summary.tokens.draft_cached == 9 * 3
     assert summary.tokens.target_cached == 4 * 3 + 9 * 5
     assert summary.tokens_per_chain == pytest.approx((90 + 28) / 8)
+
+
+def test_what_was_written_ahead_in_vain_is_counted_apart(make_chain: MakeChain) -> None:
+    def with_discarded(chain: Chain, *discarded: Discarded | None) -> Chain:
+        turns = zip(chain.turns, discarded, strict=True)
+        return chain.model_copy(
+            update={"turns": tuple(turn.model_copy(update={"discarded": d}) for turn, d in turns)}
+        )
+
+    chains = [
+        with_discarded(
+            make_chain("a", 0, "2", (True, False, True)),
+            Discarded(tokens=500, seconds=9.0),
+            None,
+            # The draft's segments of 10 tokens took 0.2 s each.
+            Discarded(tokens=None, seconds=0.5),
+        ),
+        # Aborted late, or waited for long: no segment is longer than 500 tokens.
+        with_discarded(make_chain("b", 0, "7", (True,)), Discarded(tokens=None, seconds=1e4)),
+    ]
+    tokens = summarise(config(1), PROBLEMS, chains).tokens
+    assert (tokens.draft_discarded, tokens.draft_written) == (500 + 25 + 500, 4 * 10)
 
 
 def test_the_order_of_the_chains_leaves_no_trace(make_chain: MakeChain) -> None:

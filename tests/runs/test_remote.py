@@ -4,7 +4,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from engines.stand_ins import SGLangStandIn, StandIn, VllmStandIn, serve_stand_in
+from engines.stand_ins import BLOCK, SGLangStandIn, StandIn, VllmStandIn, serve_stand_in
 
 from atts.config import EngineName, ModelOptions
 from atts.engines.inprocess import load_model
@@ -64,9 +64,23 @@ async def test_calibrate_and_run_over_servers_without_torch(tmp_path: Path) -> N
         await atts("calibrate", tmp_path / "calibration")
         path = tmp_path / "calibration" / "calibration.json"
         await atts("run", tmp_path / "run", **{"take_over.calibration": path})
+        off = {"take_over.calibration": path, "limits.overlap": "off"}
+        await atts("run", tmp_path / "off", **off)
     run = read_run(tmp_path / "run")
     assert len(run.chains) == 6
     assert [chain.error for chain in run.chains] == [None] * 6
     decisions = [turn.decision for chain in run.chains for turn in chain.turns if turn.decision]
     assert decisions
     assert any(decision.cached_tokens > 0 for decision in decisions)
+    assert {c.key: c.text for c in run.chains} == {
+        c.key: c.text for c in read_run(tmp_path / "off").chains
+    }
+    turns = [turn for chain in run.chains for turn in chain.turns]
+    assert any(turn.discarded for turn in turns)  # the draft wrote ahead
+    taken_over = [
+        (t.decision, t.segments[-1]) for t in turns if t.decision and t.decision.take_over
+    ]
+    assert taken_over
+    for decision, written in taken_over:
+        # What was scored is cached, in whole blocks, where the target goes on.
+        assert written.cached_tokens > decision.cached_tokens + decision.scored_tokens - BLOCK

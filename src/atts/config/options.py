@@ -1,9 +1,9 @@
 """The groups of options and their defaults. The strings explain the keys."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 MethodName = Literal[
     "atts",
@@ -22,6 +22,18 @@ Track = Literal["all", "turn", "problem", "turn+problem"]
 ScoreName = Literal["mean", "worst-window", "unlikely-share"]
 Split = Literal["train", "calibration", "test"]
 EngineName = Literal["inprocess", "sglang", "vllm"]
+StopRule = Literal["never", "majority", "adaptive"]
+
+
+def _on_or_off(value: object) -> object:
+    """YAML reads a bare ``on`` or ``off`` as a truth value."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return value
+
+
+Overlap = Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_or_off)]
+Thinking = Annotated[Literal["template", "on", "off"], BeforeValidator(_on_or_off)]
 
 
 class Options(BaseModel):
@@ -94,7 +106,7 @@ class ModelOptions(Options):
     """Precision of the weights; ``auto`` is float32 on a CPU, else the checkpoint's own."""
     cache_tokens: int = Field(default=200_000, ge=0)
     """Tokens whose keys and values are kept for chains between their turns."""
-    thinking: Literal["template", "on", "off"] = "template"
+    thinking: Thinking = "template"
     """Whether the model's turn begins inside ``<think>``: as its chat template has it, always, or
     never (an empty thought is put there)."""
 
@@ -137,6 +149,19 @@ class TurnsOptions(Options):
     """Longest draft segment of a turn (K_d)."""
     target_tokens: int = Field(default=500, ge=1)
     """Longest target segment of a turn (K_t)."""
+
+
+class StopOptions(Options):
+    """What ends chains before they have an answer. Runs that stop early give no pass@k."""
+
+    when: StopRule = "never"
+    """When the rest of a problem's chains are not needed: once the ``majority`` is decided
+    whatever they answer, or, ``adaptive``, once it is also certain enough that the leading answer
+    is likelier than the next."""
+    confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
+    """How certain is certain enough for ``adaptive``."""
+    repeating: bool = False
+    """Whether a chain is ended that writes one passage over and over again."""
 
 
 class AdaptiveOptions(Options):
@@ -216,6 +241,10 @@ class LimitsOptions(Options):
     """Requests in flight on the draft's engine."""
     target_requests: int = Field(default=128, ge=1)
     """Requests in flight on the target's engine."""
+    overlap: Overlap = "auto"
+    """Whether the draft writes the next segment while the target scores the last one; what it
+    wrote is thrown away if the target takes over. ``auto``: on, unless both models run inside
+    this process and share its cores."""
     attempts: int = Field(default=5, ge=1)
     """Tries of a request that fails in a passing way."""
     backoff_seconds: float = Field(default=0.5, ge=0.0)

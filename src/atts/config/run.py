@@ -23,6 +23,7 @@ from atts.config.options import (
     PromptOptions,
     SamplingOptions,
     ServerOptions,
+    StopOptions,
     TakeOverOptions,
     TurnsOptions,
 )
@@ -53,6 +54,7 @@ class Config(Options):
     prompt: PromptOptions = PromptOptions()
     sampling: SamplingOptions = SamplingOptions()
     turns: TurnsOptions = TurnsOptions()
+    stop: StopOptions = StopOptions()
     take_over: TakeOverOptions = TakeOverOptions()
     calibration: CalibrationOptions = CalibrationOptions()
     sync_ranking: SyncRankingOptions = SyncRankingOptions()
@@ -61,6 +63,13 @@ class Config(Options):
     best_of_n: BestOfNOptions = BestOfNOptions()
     self_consistency: SelfConsistencyOptions = SelfConsistencyOptions()
     limits: LimitsOptions = LimitsOptions()
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether the draft writes ahead while the target scores; see ``limits.overlap``."""
+        if self.limits.overlap == "auto":
+            return not (self.draft.engine == self.target.engine == "inprocess")
+        return self.limits.overlap == "on"
 
     def digest(self) -> str:
         """Hash of everything that a result depends on: 16 hexadecimal digits."""

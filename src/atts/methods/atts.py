@@ -11,6 +11,7 @@ async def atts(chain: OpenChain) -> ChainEnd:
         written = await chain.generate("draft", turns.draft_tokens)
         if written.is_empty:
             return chain.stopped()
+        chain.draft_ahead(written)
         take_over = await chain.decide(written)
         if take_over and mode == "replace":
             chain.discard(written)
@@ -25,4 +26,6 @@ async def atts(chain: OpenChain) -> ChainEnd:
             return "answer"
         if written.finish_reason == "stop":
             return chain.stopped()
+        if chain.repeats_itself:
+            return "repeats"
     return "turns"

@@ -9,7 +9,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -19,8 +19,10 @@ from atts.conformal.scores import all_scores
 from atts.engines.base import Engine, Sampling, Scored
 from atts.errors import EngineError
 from atts.grading.extract import extract_answer
+from atts.methods.ahead import Ahead
 from atts.methods.ranking import Ranking
 from atts.methods.rating import rate_step
+from atts.methods.repetition import repeats
 from atts.methods.seeds import seed_at, tie_breaker
 from atts.prompts import Tokenizer
 from atts.types import (
@@ -28,6 +30,7 @@ from atts.types import (
     Chain,
     ChainEnd,
     Decision,
+    Discarded,
     FinishReason,
     Problem,
     Rating,
@@ -74,6 +77,18 @@ class Written(NamedTuple):
         return self.segment.finish_reason
 
 
+class Watcher(Protocol):
+    """Is told what a chain does, as it does it."""
+
+    def decided(self, take_over: bool) -> None:
+        """It was decided by a score whether the target takes over."""
+        ...
+
+    def turn_done(self, turn: Turn) -> None:
+        """A turn has ended."""
+        ...
+
+
 class OpenChain:
     """A chain in the making.
 
@@ -98,9 +113,12 @@ class OpenChain:
         self._control = control
         self._ranking = ranking
         self._stream = stream
+        self.watcher: Watcher | None = None
         self._turns: list[Turn] = []
         self._segments: list[Segment] = []
         self._decision: Decision | None = None
+        self._ahead = Ahead()
+        self._discarded: Discarded | None = None
         self._rating: Rating | None = None
         self._requests: Counter[Author] = Counter()  # of the present turn
         self._waited = 0.0
@@ -139,6 +157,14 @@ class OpenChain:
     def _concludes(self, text: str) -> bool:
         return extract_answer(text[self._doubted :], self.problem.choices) is not None
 
+    @property
+    def repeats_itself(self) -> bool:
+        """Whether the text has run into a loop, if such chains are to be ended."""
+        return self._repeats(self._text)
+
+    def _repeats(self, text: str) -> bool:
+        return self.config.stop.repeating and repeats(text)
+
     def doubt_answer(self) -> None:
         """Let what the chain now holds as its answer no longer end it; a later one will.
 
@@ -164,16 +190,13 @@ class OpenChain:
             begin_with: what is put before its text, as the beginning of it.
         """
         engine, tokenizer = self._models[author]
-        sampling = Sampling(
-            max_tokens=max_tokens,
-            temperature=self.config.sampling.temperature,
-            top_p=self.config.sampling.top_p,
-            seed=self._seed(author),
-            stop=self.config.sampling.stop + stop,
-        )
         begun = tokenizer.encode(begin_with) if begin_with else []
+        ids = self._token_ids[author] + begun
+        sampling = self._sampling(max_tokens, self._seed(author), stop)
         try:
-            completion = await engine.generate(self._token_ids[author] + begun, sampling)
+            completion = await self._ahead.take(ids, sampling)
+            if completion is None:
+                completion = await engine.generate(ids, sampling)
         finally:
             if self._taking_over and self._control is not None and author == "target":
                 self._taking_over = False
@@ -206,6 +229,28 @@ class OpenChain:
             for author, model in self._models.items()
         }
 
+    def draft_ahead(self, written: Written) -> None:
+        """Let the draft begin with the segment that comes next if ``written`` stays.
+
+        What it writes is what ``generate`` would have had it write later, and waits for that
+        call. Where the target takes over it is thrown away. Nothing is begun if the chain ends
+        with ``written``, or by the configuration.
+        """
+        turns = self.config.turns
+        if (
+            not self.config.overlaps
+            or len(self._turns) + 1 >= turns.max_turns
+            or written.finish_reason == "stop"
+            or self.would_conclude(written)
+            or self._repeats(self._text + written.segment.text)
+        ):
+            return
+        self._ahead.start(
+            self._models["draft"].engine,
+            self._token_ids["draft"] + written.token_ids["draft"],
+            self._sampling(turns.draft_tokens, self._seed_at(len(self._turns) + 1, "draft")),
+        )
+
     async def decide(self, written: Written) -> bool:
         """Have the target score a segment; whether it takes over.
 
@@ -226,6 +271,8 @@ class OpenChain:
         )
         self._taking_over = verdict.take_over
         self._decided(verdict, scored, scores, self._control.next_order())
+        if verdict.take_over:
+            await self.drop_ahead()
         return verdict.take_over
 
     async def rank(self, written: Written) -> bool:
@@ -320,6 +367,8 @@ class OpenChain:
         scores: dict[str, float],
         order: int | None = None,
     ) -> None:
+        if self.watcher:
+            self.watcher.decided(verdict.take_over)
         self._decision = Decision(
             score=scores[self.config.take_over.score.kind],
             p_value=verdict.p_value,
@@ -331,6 +380,10 @@ class OpenChain:
             cached_tokens=scored.cached_tokens,
             timings=scored.timings,
         )
+
+    async def drop_ahead(self) -> None:
+        """Abort what the draft has begun ahead. To be called whatever way the chain ends."""
+        self._discarded = await self._ahead.drop() or self._discarded
 
     def append(self, written: Written) -> None:
         """Make a segment part of the chain, for all models."""
@@ -345,16 +398,19 @@ class OpenChain:
         self._segments.append(written.segment.model_copy(update={"kept": False}))
 
     def end_turn(self) -> None:
-        self._turns.append(
-            Turn(
-                segments=tuple(self._segments),
-                decision=self._decision,
-                rating=self._rating,
-                waited_seconds=self._waited,
-            )
+        turn = Turn(
+            segments=tuple(self._segments),
+            decision=self._decision,
+            rating=self._rating,
+            waited_seconds=self._waited,
+            discarded=self._discarded,
         )
+        self._turns.append(turn)
         self._segments, self._decision, self._rating, self._waited = [], None, None, 0.0
+        self._discarded = None
         self._requests.clear()
+        if self.watcher:
+            self.watcher.turn_done(turn)
 
     def record(self, end: ChainEnd, started: float, done: float, error: str | None = None) -> Chain:
         """The chain as it stands, an unfinished turn included; times are the run's seconds."""
@@ -371,15 +427,20 @@ class OpenChain:
             error=error,
         )
 
+    def _sampling(self, max_tokens: int, seed: int, stop: tuple[str, ...] = ()) -> Sampling:
+        return Sampling(
+            max_tokens=max_tokens,
+            temperature=self.config.sampling.temperature,
+            top_p=self.config.sampling.top_p,
+            seed=seed,
+            stop=self.config.sampling.stop + stop,
+        )
+
     def _seed(self, author: Author) -> int:
         """The seed of a model's next request: from the run's seed and this place in this chain."""
         again = self._requests[author]
         self._requests[author] += 1
-        return seed_at(
-            self.config.seed,
-            self._stream,
-            self.problem.id,
-            self.sample,
-            len(self._turns),
-            f"{author} {again}" if again else author,
-        )
+        return self._seed_at(len(self._turns), f"{author} {again}" if again else author)
+
+    def _seed_at(self, turn: int, purpose: str) -> int:
+        return seed_at(self.config.seed, self._stream, self.problem.id, self.sample, turn, purpose)

@@ -8,17 +8,20 @@ from atts.engines.replicas import start_chain
 from atts.errors import AttsError, ConfigError, ContextLengthError
 from atts.methods import Method
 from atts.methods.chain import OpenChain
+from atts.runs.stopping import Stopping
 from atts.types import Chain, ChainEnd
 
 
 class Clock:
     """The run's seconds, which go on where an interrupted run stopped."""
 
-    def __init__(self, already_run: float = 0.0) -> None:
-        self._zero = time.monotonic() - already_run
+    def __init__(self, already_run: float = 0.0, now: Callable[[], float] = time.monotonic) -> None:
+        """``now`` is the time of the event loop, which a simulation makes jump."""
+        self._now = now
+        self._zero = now() - already_run
 
     def __call__(self) -> float:
-        return time.monotonic() - self._zero
+        return self._now() - self._zero
 
 
 async def run_chains(
@@ -27,6 +30,7 @@ async def run_chains(
     in_flight: int,
     clock: Clock,
     finished: Callable[[Chain], None],
+    stopping: Stopping | None = None,
 ) -> None:
     """Solve every chain, at most ``in_flight`` at a time, and hand each over when it is done.
 
@@ -42,12 +46,16 @@ async def run_chains(
         in_flight: size of the pool, no smaller than any group.
         clock: the run's seconds.
         finished: takes finished chains, e.g. to write them down.
+        stopping: ends the chains of problems that are settled.
     """
     room = asyncio.Semaphore(in_flight)
 
     async def one(open_chain: Callable[[], OpenChain]) -> None:
         try:
-            finished(await solve(open_chain, method, clock))
+            chain = await solve(open_chain, method, clock, stopping)
+            finished(chain)
+            if stopping:
+                await stopping.chains_done([chain])
         finally:
             room.release()
 
@@ -63,7 +71,12 @@ async def run_chains(
         raise errors.exceptions[0] from None
 
 
-async def solve(open_chain: Callable[[], OpenChain], method: Method, clock: Clock) -> Chain:
+async def solve(
+    open_chain: Callable[[], OpenChain],
+    method: Method,
+    clock: Clock,
+    stopping: Stopping | None = None,
+) -> Chain:
     """Run one chain to its end, whatever the end is.
 
     Raises:
@@ -74,12 +87,25 @@ async def solve(open_chain: Callable[[], OpenChain], method: Method, clock: Cloc
     chain = open_chain()
     error: str | None = None
     end: ChainEnd
+    scope = asyncio.timeout(None)
     try:
-        end = await method.solve(chain)
+        async with scope:
+            if stopping is None:
+                end = await method.solve(chain)
+            elif stopping.is_settled(chain.problem.id):
+                end = "not-needed"
+            else:
+                with stopping.may_end(chain.problem.id, scope):
+                    end = await method.solve(chain)
     except ContextLengthError:
         end = "context"
     except ConfigError:  # would fail every chain alike, and is no property of this one
         raise
     except Exception as failure:  # a failed chain is data: it is recorded, the run goes on
-        end, error = "failed", f"{type(failure).__name__}: {failure}"
+        if scope.expired():
+            end = "not-needed"
+        else:
+            end, error = "failed", f"{type(failure).__name__}: {failure}"
+    finally:
+        await chain.drop_ahead()
     return chain.record(end, started, clock(), error)

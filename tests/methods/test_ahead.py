@@ -1,0 +1,324 @@
+"""Writing ahead of a decision: nothing changes but the time, and nothing is left running."""
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+import pytest
+from fakes import NOW, FakeEngine, byte_tokenizer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from atts.config import Config, parse_config
+from atts.conformal.calibration import Calibration
+from atts.conformal.control import Control, Verdict
+from atts.conformal.split import SplitControl
+from atts.engines.base import Completion, Sampling, Scored
+from atts.errors import ContextLengthError, EngineError
+from atts.methods import METHODS
+from atts.methods.ahead import Ahead
+from atts.methods.atts import atts
+from atts.methods.chain import Model, Models, OpenChain
+from atts.runs.runner import Clock, run_chains, solve
+from atts.types import Chain, Discarded, Problem
+
+PROBLEM = Problem(id="p", question="1+1?", answer="2")
+SAMPLING = Sampling(max_tokens=8, temperature=0.8, top_p=1.0, seed=1)
+
+
+class Scripted(Control):
+    """Takes over in the given turns."""
+
+    def __init__(self, *turns: int) -> None:
+        self.turns = turns
+
+    def decide(self, problem_id: str, turn: int, score: float, u: float) -> Verdict:  # noqa: ARG002
+        return Verdict(0.5, 0.5, turn in self.turns)
+
+
+class RandomEngine:
+    """Text and scores that depend on what is sent and the seed alone, after any delay."""
+
+    def __init__(self, name: str, delays: Sequence[float]) -> None:
+        self._name = name
+        self._delays = list(delays)
+        self.in_flight = 0
+
+    async def generate(self, token_ids: Sequence[int], sampling: Sampling) -> Completion:
+        await self._work()
+        numbers = self._numbers(token_ids, sampling.seed)
+        end = numbers.random()
+        if end < 0.1:
+            raise ContextLengthError("full") if end < 0.02 else EngineError("lost")
+        text = "\\boxed{2}" if end < 0.2 else "".join(numbers.choice(list("ab{} é"), 12))
+        ids = text.encode()[: sampling.max_tokens]
+        if numbers.random() < 0.1:
+            return Completion(tuple(ids[:3]), "stop", 0, NOW)
+        return Completion(tuple(ids), "length", 0, NOW)
+
+    async def score(self, token_ids: Sequence[int], start: int) -> Scored:
+        await self._work()
+        numbers = self._numbers(token_ids, start)
+        if numbers.random() < 0.05:
+            raise EngineError("lost")
+        return Scored(-numbers.random(len(token_ids) - start), start, NOW)
+
+    async def aclose(self) -> None:
+        pass
+
+    def _numbers(self, token_ids: Sequence[int], seed: int) -> np.random.Generator:
+        place = repr((self._name, bytes(token_ids), seed)).encode()
+        return np.random.default_rng(list(hashlib.blake2b(place).digest()))
+
+    async def _work(self) -> None:
+        self.in_flight += 1
+        try:
+            for _ in range(int(self._delays.pop() if self._delays else 0)):
+                await asyncio.sleep(0)
+        finally:
+            self.in_flight -= 1
+
+
+def with_overlap(config: Config, overlap: str) -> Config:
+    limits = config.limits.model_copy(update={"overlap": overlap})
+    return config.model_copy(update={"limits": limits})
+
+
+def with_mode(config: Config, mode: str) -> Config:
+    take_over = config.take_over.model_copy(update={"mode": mode})
+    return config.model_copy(update={"take_over": take_over})
+
+
+def open_chain(config: Config, draft: FakeEngine, target: FakeEngine, *turns: int) -> OpenChain:
+    models: Models = {
+        "draft": Model(draft, byte_tokenizer()),
+        "target": Model(target, byte_tokenizer()),
+    }
+    return OpenChain(PROBLEM, 0, models, with_overlap(config, "on"), Scripted(*turns))
+
+
+def without_discarded(chain: Chain) -> Chain:
+    turns = [turn.model_copy(update={"discarded": None}) for turn in chain.turns]
+    decided = [
+        turn.decision and turn.decision.model_copy(update={"order": 0}) for turn in chain.turns
+    ]
+    turns = [
+        turn.model_copy(update={"decision": decision})
+        for turn, decision in zip(turns, decided, strict=True)
+    ]
+    return chain.model_copy(update={"turns": tuple(turns), "started": 0.0, "done": 0.0})
+
+
+BYTES = byte_tokenizer()
+PROBLEMS = [Problem(id=f"p{i}", question=f"{i}?", answer="2") for i in range(3)]
+CALIBRATION = Calibration(
+    version=2,
+    fingerprint={},
+    coverage="marginal",
+    scores={"c": tuple((0.3 + i / 50, 0.4 + i / 50) for i in range(10))},
+)
+
+
+async def run_all(config: Config, delays: Sequence[Sequence[float]]) -> list[Chain]:
+    """All chains of some problems, in the order of their identities."""
+    engines = RandomEngine("draft", delays[0]), RandomEngine("target", delays[1])
+    models: Models = {"draft": Model(engines[0], BYTES), "target": Model(engines[1], BYTES)}
+    control = SplitControl(CALIBRATION, rate=0.4)
+    chains = [
+        [partial(OpenChain, problem, sample, models, config, control)]
+        for problem in PROBLEMS
+        for sample in range(config.samples)
+    ]
+    done: list[Chain] = []
+    await run_chains(chains, METHODS["atts"], 4, Clock(), done.append)
+    assert [engine.in_flight for engine in engines] == [0, 0]
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    return sorted(map(without_discarded, done), key=lambda chain: chain.key)
+
+
+delays = st.lists(st.integers(0, 9), max_size=120)
+
+
+@settings(max_examples=60)
+@given(
+    delays=st.tuples(delays, delays, delays, delays),
+    mode=st.sampled_from(["continue", "replace"]),
+    seed=st.integers(0, 1000),
+)
+def test_chains_are_the_same_with_and_without_writing_ahead(
+    delays: tuple[list[int], ...], mode: str, seed: int
+) -> None:
+    tree = {
+        "samples": 3,
+        "seed": seed,
+        "turns": {"max_turns": 5, "draft_tokens": 8, "target_tokens": 8},
+        "take_over": {"mode": mode},
+    }
+
+    def run(overlap: str, delays: Sequence[Sequence[float]]) -> list[Chain]:
+        config = parse_config(tree | {"limits": {"overlap": overlap}}, "a test")
+        return asyncio.run(run_all(config, delays))
+
+    assert run("on", delays[:2]) == run("off", delays[2:])
+
+
+async def test_the_draft_writes_while_the_target_scores(config: Config) -> None:
+    during: list[int] = []
+    draft = FakeEngine(write=lambda _: "on and on and")
+    target = FakeEngine()
+
+    async def score(token_ids: Sequence[int], start: int) -> Scored:
+        await asyncio.sleep(0)
+        during.append(draft.in_flight + len(draft.generated))
+        return await FakeEngine.score(target, token_ids, start)
+
+    target.score = score  # type: ignore[method-assign]
+    chain = open_chain(config, draft, target)
+    record = chain.record(await atts(chain), 0.0, 1.0)
+    assert [turn.discarded for turn in record.turns] == [None] * 4
+    assert len(draft.generated) == 4  # nothing beyond the last turn
+    # The next segment is being written, except during the last turn.
+    assert [count - number for number, count in enumerate(during, 1)] == [2, 2, 2, 0]
+
+
+@pytest.mark.parametrize("mode", ["continue", "replace"])
+async def test_a_take_over_aborts_what_was_begun(config: Config, mode: str) -> None:
+    draft = FakeEngine(write=lambda _: "on and on and")
+    target = FakeEngine(write=lambda _: "so it is, so")
+    chain = open_chain(with_mode(config, mode), draft, target, 0, 1, 2, 3)
+
+    async def slowly(token_ids: Sequence[int], sampling: Sampling) -> Completion:
+        draft.seconds = 0.0 if len(draft.generated) % 2 == 0 else 60.0
+        return await FakeEngine.generate(draft, token_ids, sampling)
+
+    draft.generate = slowly  # type: ignore[method-assign]
+    record = chain.record(await atts(chain), 0.0, 1.0)
+    assert (draft.aborted, draft.in_flight, len(draft.generated)) == (3, 0, 7)
+    lost = [turn.discarded for turn in record.turns]
+    assert [each and each.tokens for each in lost] == [None] * 4
+    assert [each is not None for each in lost] == [True, True, True, False]
+    kept = "on and oso it is" if mode == "continue" else "so it is"
+    assert record.text.startswith(kept)
+
+
+async def test_what_was_written_for_nothing_is_counted(config: Config) -> None:
+    draft = FakeEngine(write=lambda _: "on and on and")
+    target = FakeEngine(write=lambda _: "so it is, so", seconds=0.01)
+    chain = open_chain(config, draft, target, 1)
+    record = chain.record(await atts(chain), 0.0, 1.0)
+    lost = [turn.discarded for turn in record.turns]
+    assert [each and each.tokens for each in lost] == [None, 8, None, None]
+    assert lost[1]
+    assert lost[1].seconds >= 0.009
+
+
+@pytest.mark.parametrize("text", ["\\boxed{2}", "the end"])
+async def test_nothing_is_begun_where_the_chain_could_end(config: Config, text: str) -> None:
+    turns = config.turns.model_copy(update={"draft_tokens": 9})
+    config = config.model_copy(update={"turns": turns})
+    for write in (text, text.ljust(20)):
+        draft = FakeEngine(write=lambda _, write=write: write)  # type: ignore[misc]
+        chain = open_chain(config, draft, FakeEngine())
+        await atts(chain)
+        # The answer ends it even where the segment is cut; other text does only where it stops.
+        if write == text or "boxed" in text:
+            assert len(draft.generated) == 1
+
+
+async def test_a_failing_score_leaves_nothing_running(config: Config) -> None:
+    def lost(_: str) -> float:
+        raise EngineError("lost")
+
+    draft = FakeEngine(write=lambda _: "on and on and")
+    target = FakeEngine(logprob=lost)
+
+    async def slowly(token_ids: Sequence[int], sampling: Sampling) -> Completion:
+        draft.seconds = 60.0 if draft.generated else 0.0
+        return await FakeEngine.generate(draft, token_ids, sampling)
+
+    draft.generate = slowly  # type: ignore[method-assign]
+    chain = await solve(lambda: open_chain(config, draft, target), METHODS["atts"], Clock())
+    assert (chain.end, chain.error) == ("failed", "EngineError: lost")
+    assert (draft.aborted, draft.in_flight) == (1, 0)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+@pytest.mark.parametrize("scoring", [True, False])
+async def test_cancelling_a_chain_cancels_what_it_wrote_ahead(
+    config: Config, scoring: bool
+) -> None:
+    draft = FakeEngine(write=lambda _: "on and on and")
+    target = FakeEngine(seconds=60.0 if scoring else 0.0)
+
+    async def slowly(token_ids: Sequence[int], sampling: Sampling) -> Completion:
+        draft.seconds = 60.0 if draft.generated else 0.0
+        return await FakeEngine.generate(draft, token_ids, sampling)
+
+    draft.generate = slowly  # type: ignore[method-assign]
+    task = asyncio.create_task(
+        solve(lambda: open_chain(config, draft, target), METHODS["atts"], Clock())
+    )
+    # Until the second segment is being written, and the first scored or still being scored.
+    for _ in range(100):
+        if draft.in_flight and target.in_flight == scoring and len(draft.generated) == 2:
+            break
+        await asyncio.sleep(0)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (draft.aborted, draft.in_flight, target.in_flight) == (1, 0, 0)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_only_the_very_same_request_is_taken() -> None:
+    engine, ahead = FakeEngine(write=lambda _: "text"), Ahead()
+    assert await ahead.take([1, 2], SAMPLING) is None
+    ahead.start(engine, [1, 2], SAMPLING)
+    assert await ahead.take([1, 3], SAMPLING) is None
+    assert await ahead.take([1, 2], Sampling(8, 0.8, 1.0, seed=2)) is None
+    taken = await ahead.take([1, 2], SAMPLING)
+    assert taken
+    assert bytes(taken.token_ids) == b"text"
+    assert await ahead.drop() is None
+    assert len(engine.generated) == 1
+
+
+async def test_a_failure_counts_only_where_its_result_is_needed() -> None:
+    def fail(_: str) -> str:
+        raise EngineError("lost")
+
+    ahead = Ahead()
+    ahead.start(FakeEngine(write=fail), [1], SAMPLING)
+    with pytest.raises(EngineError, match="lost"):
+        await ahead.take([1], SAMPLING)
+    assert await ahead.drop() is None
+    ahead.start(FakeEngine(write=fail), [1], SAMPLING)
+    await asyncio.sleep(0.001)
+    dropped = await ahead.drop()
+    assert isinstance(dropped, Discarded)
+    assert dropped.tokens is None
+
+
+@pytest.mark.parametrize(
+    ("engines", "overlap", "overlaps"),
+    [
+        (("inprocess", "inprocess"), "auto", False),
+        (("sglang", "inprocess"), "auto", True),
+        (("sglang", "vllm"), "auto", True),
+        (("inprocess", "inprocess"), "on", True),
+        (("sglang", "vllm"), "off", False),
+    ],
+)
+def test_auto_is_on_where_the_models_do_not_share_cores(
+    engines: tuple[str, str], overlap: str, overlaps: bool
+) -> None:
+    tree = {
+        "draft": {"engine": engines[0]},
+        "target": {"engine": engines[1]},
+        "limits": {"overlap": overlap},
+    }
+    assert parse_config(tree, "a test").overlaps is overlaps
