@@ -1,6 +1,5 @@
 """``atts compare``: several methods over the same problems, side by side."""
 
-import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -99,6 +98,8 @@ def compare(
     both models, and a paired test against the reference; below it stands which runs no other one
     beats on accuracy and target tokens. docs/comparing.md explains each row.
     """
+    import asyncio
+
     from atts.reports.compare import Budget
     from atts.runs.compare import parse_candidate, prepare
 
