@@ -180,7 +180,7 @@ class Watch:
         """Nothing is said here."""
 
     def grading(self, done: int, total: int) -> None:
-        """Nor here."""
+        """Nothing is shown here."""
 
 
 class Figures(NamedTuple):

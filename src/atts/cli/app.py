@@ -9,6 +9,7 @@ from atts.cli.demo import demo
 from atts.cli.doctor import doctor
 from atts.cli.exchange import export, import_
 from atts.cli.problems import app as problems_app
+from atts.cli.profile import profile
 from atts.cli.regrade import regrade
 from atts.cli.replay import replay
 from atts.cli.runs import calibrate, report, run
@@ -69,6 +70,10 @@ The target alone, to compare with, on a problem file of your own:
 
     atts run --set method=target-only --set problems.source=my.jsonl --set problems.count=null
 
+Another method (docs/methods has a page for each), with its options in the group of its name:
+
+    atts run --set method=specreason --set specreason.threshold=5
+
 Every key, as a file to start your own from:
 
     atts run --show-config > my.yaml
@@ -82,6 +87,14 @@ REPORT_EXAMPLES = f"""Examples:
 
     atts report runs/target-only-* runs/atts-*
     atts report runs/demo/001/target-only --json
+    atts report runs/demo/001/atts-* --html report.html --figures figures/
+
+{EXIT_CODES}"""
+
+PROFILE_EXAMPLES = f"""Examples:
+
+    atts profile runs/atts-1234
+    atts profile runs/atts-* runs/sync-ranking-* --trace trace.json
 
 {EXIT_CODES}"""
 
@@ -169,6 +182,7 @@ app.command(epilog=CALIBRATE_EXAMPLES)(calibrate)
 app.command(epilog=RUN_EXAMPLES)(run)
 app.command(epilog=REPORT_EXAMPLES)(report)
 app.command(epilog=COMPARE_EXAMPLES)(compare)
+app.command(epilog=PROFILE_EXAMPLES)(profile)
 app.command(epilog=REPLAY_EXAMPLES)(replay)
 app.command(epilog=TUNE_EXAMPLES)(tune)
 app.command(epilog=REGRADE_EXAMPLES)(regrade)

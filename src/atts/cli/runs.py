@@ -11,6 +11,7 @@ from atts.cli.terminal import FAILED, command_line, err, out, resumable, say
 
 if TYPE_CHECKING:
     from atts.config import Config
+    from atts.reports.reported import ReportedRun
     from atts.reports.summary import Summary
 
 ConfigFile = Annotated[
@@ -132,39 +133,66 @@ def run(
 
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html",
+            metavar="FILE",
+            help="Write one HTML file that needs no network: the figures, and the chains to read.",
+        ),
+    ] = None,
+    figures: Annotated[
+        Path | None,
+        typer.Option(
+            "--figures", metavar="DIR", help="Write each figure as PNG, SVG and CSV, for papers."
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON, with everything that was computed.")
     ] = False,
 ) -> None:
-    """Compare runs in one table, computed anew from their recorded chains."""
+    """Compare runs in one table, computed anew from their recorded chains; draw them, too."""
     from atts.cli.progress import counting
     from atts.grading.cache import VerdictCache
     from atts.grading.grader import Grader
+    from atts.reports.names import run_names
+    from atts.reports.reported import read_reported
     from atts.reports.table import comparison
-    from atts.runs.grades import read_grades, summarise_graded
-    from atts.runs.store import read_run
 
-    recorded = [read_run(directory) for directory in runs]
+    names = run_names(runs)
     with (
         counting(err(), "grading") as progress,
         Grader(cache=VerdictCache(), progress=progress) as grader,
     ):
-        summaries = [
-            summarise_graded(run, read_grades(directory, run.chains), grader)
-            for directory, run in zip(runs, recorded, strict=True)
+        reported = [
+            read_reported(name, directory, grader)
+            for name, directory in zip(names, runs, strict=True)
         ]
+    if html or figures:
+        _write_figures(reported, html, figures)
+    summaries = [each.summary for each in reported]
     if as_json:
         pairs = zip(runs, summaries, strict=True)
-        echo_json(
-            [{"run": str(path), **figures.model_dump(mode="json")} for path, figures in pairs]
-        )
+        echo_json([{"run": str(path), **found.model_dump(mode="json")} for path, found in pairs])
         return
-    names = [directory.resolve().name for directory in runs]
-    if len(set(names)) < len(names):
-        names = [str(directory) for directory in runs]
     out().print(comparison(list(zip(names, summaries, strict=True))), soft_wrap=False)
-    for name, summary, run in zip(names, summaries, recorded, strict=True):
-        say_grounds(name, summary, run.calibration is not None)
+    for each in reported:
+        say_grounds(each.name, each.summary, each.run.calibration is not None)
+
+
+def _write_figures(reported: "list[ReportedRun]", html: Path | None, folder: Path | None) -> None:
+    from atts.reports.figures import make_figures, save_figures
+    from atts.runs.store import atomic_write
+
+    made = make_figures(reported)
+    if html:
+        from atts.reports.html import render_page
+
+        atomic_write(html, render_page(reported, made))
+        say(f"Wrote {html}")
+    if folder:
+        save_figures(made, folder)
+        say(f"Wrote {len(made)} figures to {folder}")
 
 
 def echo_json(figures: object) -> None:

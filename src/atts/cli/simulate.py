@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -65,8 +66,14 @@ def simulate(
         str,
         typer.Option(help="h200, h100, a100, a100-40gb, b200, l40s, cpu.", rich_help_panel=_MODELS),
     ] = "h200",
-    draft_gpus: Annotated[int, typer.Option(min=1, rich_help_panel=_MODELS)] = 1,
-    target_gpus: Annotated[int, typer.Option(min=1, rich_help_panel=_MODELS)] = 1,
+    draft_gpus: Annotated[
+        str,
+        typer.Option(help="GPUs of the draft, with commas between.", rich_help_panel=_MODELS),
+    ] = "1",
+    target_gpus: Annotated[
+        str,
+        typer.Option(help="GPUs of the target, with commas between.", rich_help_panel=_MODELS),
+    ] = "1",
     shared: Annotated[
         bool,
         typer.Option(
@@ -130,11 +137,14 @@ def simulate(
     """
     from atts.errors import ConfigError
 
-    hardware = _hardware(
-        gpu, (draft_gpus, target_gpus), (draft_cache, target_cache), shared, mixed, fitted
-    )
+    layouts = [
+        _hardware(gpu, gpus, (draft_cache, target_cache), shared, mixed, fitted)
+        for gpus in product(
+            _numbers("--draft-gpus", draft_gpus), _numbers("--target-gpus", target_gpus)
+        )
+    ]
     if fit is not None:
-        _fit(fit, hardware, fit_out, as_json)
+        _fit(fit, layouts[0], fit_out, as_json)
         return
     if workload_path is None:
         raise ConfigError("--workload: name a run directory or a trace that chains should follow")
@@ -142,28 +152,29 @@ def simulate(
     from atts.simulation.workload import load_workload
 
     config = _config(config_file, settings, workload_path)
-    hardware = hardware.split_as(config)
     workload = load_workload(workload_path)
     contenders = [Contender.parse(name) for name in methods.split(",")]
     outcomes = []
-    for in_flight in _numbers(chains):
-        for contender in contenders:
-            say(f"{contender.name}, {in_flight} chains in flight ...")
-            outcome = simulate(
-                contender,
-                config,
-                workload,
-                hardware,
-                in_flight,
-                problems or len(workload.problems),
-                target_only_ratio,
-            )
-            check(outcome)
-            outcomes.append(outcome)
+    for hardware, in_flight, contender in product(
+        layouts, _numbers("--chains", chains), contenders
+    ):
+        gpus = f"{hardware.draft.gpus} + {hardware.target.gpus} GPUs"
+        say(f"{contender.name}, {gpus}, {in_flight} chains in flight ...")
+        outcome = simulate(
+            contender,
+            config,
+            workload,
+            hardware.split_as(config),
+            in_flight,
+            problems or len(workload.problems),
+            target_only_ratio,
+        )
+        check(outcome)
+        outcomes.append(outcome)
     if as_json:
         typer.echo(json.dumps([outcome.model_dump(mode="json") for outcome in outcomes], indent=2))
         return
-    out().print(outcomes_table(outcomes, hardware), soft_wrap=False)
+    out().print(outcomes_table(outcomes, gpu, shared), soft_wrap=False)
 
 
 def _hardware(
@@ -196,7 +207,7 @@ def _config(config_file: Path | None, settings: list[str] | None, workload: Path
     return load_config(config_file, settings)
 
 
-def _numbers(text: str) -> list[int]:
+def _numbers(option: str, text: str) -> list[int]:
     from atts.errors import ConfigError
 
     try:
@@ -204,36 +215,41 @@ def _numbers(text: str) -> list[int]:
     except ValueError:
         numbers = []
     if not numbers or min(numbers) < 1:
-        raise ConfigError(f"--chains takes whole numbers with commas between, not {text!r}")
+        raise ConfigError(f"{option} takes whole numbers with commas between, not {text!r}")
     return numbers
 
 
-def outcomes_table(outcomes: "list[Outcome]", hardware: "Hardware") -> "Table":
-    """One row an outcome, with its speedup over target-only with as many chains in flight."""
+def outcomes_table(outcomes: "list[Outcome]", gpu: str, shared: bool) -> "Table":
+    """One row an outcome, with its speedup over target-only with as many chains in flight and as
+    many GPUs of the target.
+    """
     from atts.reports.escape import safe_markup
     from atts.reports.table import plain_table
 
-    alone = {o.chains_in_flight: o.wall_seconds for o in outcomes if o.method == "target-only"}
+    def place(outcome: "Outcome") -> tuple[int, int]:
+        return outcome.chains_in_flight, outcome.target.gpus if outcome.target else 0
+
+    alone = {place(o): o.wall_seconds for o in outcomes if o.method == "target-only"}
     first = outcomes[0]
-    sharing = "shared by both models" if hardware.shared else "each model's own"
+    sharing = "shared by both models" if shared else "draft + target"
     table = plain_table(
         f"{first.chains:,} chains of {first.problems:,} problems, simulated; so many chains in "
-        f"flight. GPUs: {hardware.gpu}, {sharing}. Speedup: over target-only with as many chains "
-        "in flight. Busy: share of the time with a request to work on, draft/target, in %. Cache: "
-        "largest share taken by running requests. Queue: mean over the target's requests. "
-        "Barrier: mean over chains of the time spent waiting for others."
+        f"flight. GPUs: {gpu}, {sharing}. Speedup: over target-only with as many chains in flight "
+        "and GPUs of the target. Busy: share of the time with a request to work on, draft/target, "
+        "in %. Cache: largest share taken by running requests. Queue: mean over the target's "
+        "requests. Barrier: mean over chains of the time spent waiting for others."
     )
     table.add_column("method", overflow="fold")
     names = ("chains", "GPUs", "wall", "speedup", "tokens/s", "busy", "cache", "queue", "barrier")
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
     for each in outcomes:
-        reference = alone.get(each.chains_in_flight)
+        reference = alone.get(place(each))
         uses = [use for use in (each.draft, each.target) if use]
         table.add_row(
             safe_markup(each.name),
             f"{each.chains_in_flight:,}",
-            str(uses[0].gpus if hardware.shared else sum(use.gpus for use in uses)),
+            str(uses[0].gpus) if shared else " + ".join(str(use.gpus) for use in uses),
             _duration(each.wall_seconds),
             f"{reference / each.wall_seconds:.2f}" if reference else "-",
             f"{each.tokens_per_second:,.0f}",

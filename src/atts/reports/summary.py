@@ -218,16 +218,19 @@ def _selected(
 
 
 def _take_over(config: Config, chains: Sequence[Chain]) -> TakeOver | None:
+    if not METHODS[config.method].takes_over:
+        return None
+    aims = config.method in ("atts", "sync-ranking")
     by_problem: dict[str, list[bool]] = defaultdict(list)
     by_turn: dict[int, list[bool]] = defaultdict(list)
     for chain in chains:
         for number, turn in enumerate(chain.turns):
-            if turn.take_over is not None:
+            # Where scores decide, a turn without one (of an imported run, say) decided nothing.
+            if turn.take_over is not None and (turn.decision or not aims):
                 by_problem[chain.problem_id].append(turn.take_over)
                 by_turn[number].append(turn.take_over)
-    if not by_problem or not METHODS[config.method].takes_over:
+    if not by_problem:
         return None
-    aims = config.method in ("atts", "sync-ranking")
     return TakeOver(
         nominal=config.take_over.rate if aims else None,
         realised=clustered_interval(

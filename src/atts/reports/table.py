@@ -25,12 +25,15 @@ def comparison(runs: Sequence[tuple[str, Summary]]) -> Table:
     table.add_column("", no_wrap=True)
     for name, _ in runs:
         table.add_column(safe_markup(_in_two_lines(name)), justify="right", overflow="fold")
-    summaries = [summary for _, summary in runs]
-    for label, figure in _rows(summaries):
-        cells = [figure(summary) for summary in summaries]
-        if any(cell != ABSENT for cell in cells):
-            table.add_row(label, *cells)
+    for label, cells in comparison_rows([summary for _, summary in runs]):
+        table.add_row(label, *cells)
     return table
+
+
+def comparison_rows(summaries: Sequence[Summary]) -> list[tuple[str, list[str]]]:
+    """The metrics that any run has: a label, and a cell for each run."""
+    rows = [(label, [of(summary) for summary in summaries]) for label, of in _rows(summaries)]
+    return [(label, cells) for label, cells in rows if any(cell != ABSENT for cell in cells)]
 
 
 def plain_table(caption: str) -> Table:

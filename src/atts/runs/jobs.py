@@ -23,6 +23,7 @@ from atts.problems import calibration_problems, load_problems
 from atts.prompts import Tokenizer
 from atts.reports.summary import Summary, drift_alarm
 from atts.runs.activity import Activity
+from atts.runs.environment import record_environment
 from atts.runs.grades import read_grades, summarise_graded
 from atts.runs.limits import LimitedEngine
 from atts.runs.runner import Clock, run_chains
@@ -141,6 +142,7 @@ async def run(
     """
     job = prepare_run(config)
     with RunStore.open(directory, job.config, job.problems, job.calibration) as store:
+        record_environment(directory, job.config)
         if job.certificate:
             store.write_certificate(job.certificate)
         await _make_chains(job, models, store, observer, retry_failed)

@@ -30,9 +30,11 @@ from atts.types import Author, Record, Timings
 Phase = Literal["draft segment", "score", "target segment"]
 Floats = NDArray[np.float64]
 
-_STEP = 0.05
-"""By which a parameter's logarithm is moved to see what changes: a simulation is not smooth."""
-_PRIOR = 0.02
+_STEPS = (0.4, 0.15, 0.05)
+"""By which the logarithm of a parameter is moved to see what changes, from stage to stage. Large at
+first: a simulation is not smooth, because requests meet others in a step or just do not.
+"""
+_PRIOR = 0.003
 """Weight of what was assumed before, which decides only where the run says nothing."""
 _SMALLEST = 1e-7
 """Of a time in seconds, so that it has a logarithm."""
@@ -193,24 +195,27 @@ def least_squares(
         prior = _PRIOR * (x - first.ravel())
         return np.concatenate([residuals(efficiencies(x)), prior])
 
-    def slopes(x: Floats) -> Floats:
-        here = errors(x)
-        return np.column_stack(
-            [(errors(x + _STEP * unit) - here) / _STEP for unit in np.eye(len(x))]
-        )
+    best = first.ravel()
+    for step in _STEPS:
 
-    found = optimize.least_squares(
-        errors,
-        first.ravel(),
-        slopes,
-        bounds=(np.log(_SMALLEST) - 1.0, np.log(100.0)),
-        loss="soft_l1",
-        f_scale=0.3,
-        xtol=1e-3,
-        ftol=1e-4,
-        max_nfev=40,
-    )
-    return efficiencies(found.x)
+        def slopes(x: Floats) -> Floats:
+            here = errors(x)
+            ahead = [errors(x + step * unit) for unit in np.eye(len(x))]  # noqa: B023
+            return np.column_stack([(moved - here) / step for moved in ahead])  # noqa: B023
+
+        found = optimize.least_squares(
+            errors,
+            best,
+            slopes,
+            bounds=(np.log(_SMALLEST) - 1.0, np.log(100.0)),
+            loss="soft_l1",
+            f_scale=0.3,
+            xtol=1e-4,
+            ftol=1e-5,
+            max_nfev=25,
+        )
+        best = found.x
+    return efficiencies(best)
 
 
 def measured_requests(run: RecordedRun) -> list[Measured]:
@@ -303,7 +308,10 @@ async def _replay(requests: Sequence[Measured], servers: dict[Author, list[Serve
             queued=each.queued - zero,
             known_cached=each.cached,
         )
-        loop.call_at(request.queued, copies[number % len(copies)].submit, request)
+        # One by one: timers of the same moment would go off in any order.
+        if request.queued > loop.time():
+            await asyncio.sleep(request.queued - loop.time())
+        copies[number % len(copies)].submit(request)
         sent.append(request)
     await asyncio.gather(*(request.future for request in sent))
     return np.array([request.done - request.queued for request in sent])

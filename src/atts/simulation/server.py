@@ -45,7 +45,8 @@ class Usage(Record):
     computed_tokens: int = 0
     """By prefill, tokens of requests that were put back included."""
     cached_tokens: int = 0
-    steps: int = 0
+    decode_steps: int = 0
+    prefill_steps: int = 0
     work_seconds: float = 0.0
     """What its steps would take with the GPU to itself."""
     busy_seconds: float = 0.0
@@ -135,7 +136,8 @@ class Server:
         self._numbers = count()
         self._context = 0  # tokens of all running requests
         self._reserved = 0
-        self._step = 0
+        self._step = 0  # of decoding: a running request has written a token in each since it joined
+        self._prefills = 0
         self._aborted: list[Request] = []
         # What is under way: prefill of so many tokens of some requests, or steps of decoding.
         self._batch: list[tuple[Request, int]] = []
@@ -154,7 +156,8 @@ class Server:
         """What it did so far."""
         return Usage(
             **self._counts,
-            steps=self._step,
+            decode_steps=self._step,
+            prefill_steps=self._prefills,
             work_seconds=self._work,
             busy_seconds=self._busy,
             queued_seconds=self._queued,
@@ -353,8 +356,7 @@ class Server:
                 _, number = heapq.heappop(self._ends)
                 self._leave(self._running[number])
             self._cache.make_room()
-        elif self._batch:
-            self._step += 1
+        self._prefills += bool(self._batch)
         now = asyncio.get_running_loop().time()
         for request, new in self._batch:
             request.compute -= new

@@ -18,6 +18,7 @@ from atts.errors import AttsError, ConfigError
 from atts.methods import METHODS
 from atts.methods.chain import Model, OpenChain
 from atts.methods.ranking import Ranking
+from atts.runs.garbage import collected_seldom
 from atts.runs.limits import LimitedEngine
 from atts.runs.runner import Clock, run_chains
 from atts.simulation.clock import run_virtually
@@ -290,8 +291,9 @@ class _Run:
         clock = Clock(now=asyncio.get_running_loop().time)
         everything = range(self.problems)
         parts = [[n] for n in everything] if self.contender.by_problem else [everything]
-        for part in parts:
-            await run_chains(chains(part), self.method, limits.chains, clock, done)
+        with collected_seldom():
+            for part in parts:
+                await run_chains(chains(part), self.method, limits.chains, clock, done)
         return self._outcome(tally, clock())
 
     def _outcome(self, tally: "_Tally", wall: float) -> Outcome:

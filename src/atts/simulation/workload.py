@@ -35,6 +35,7 @@ TRACE_PROMPT = 150
 
 class RecordedTurn(NamedTuple):
     draft_tokens: int
+    """0 where the draft took no part."""
     target_tokens: int | None
     """None where the target did not take over."""
     score: float | None
@@ -116,6 +117,11 @@ class Workload:
     def _turn(
         self, turn: RecordedTurn, last: bool, config: Config, place: tuple[int, int, int]
     ) -> ScriptTurn:
+        if turn.draft_tokens == 0:
+            raise ConfigError(
+                f"{self.name} has turns without a draft segment, so {config.method} cannot follow "
+                "it; take the run of a method that drafts"
+            )
         if turn.draft_tokens > config.turns.draft_tokens:
             raise ConfigError(
                 f"{self.name} has a draft segment of {turn.draft_tokens} tokens, and "
@@ -248,7 +254,7 @@ def _recorded(chain: Chain, characters_a_token: float) -> RecordedChain:
         if lengths:
             turns.append(
                 RecordedTurn(
-                    lengths.get("draft", lengths.get("target", 1)),
+                    lengths.get("draft", 0),
                     lengths.get("target"),
                     turn.decision.score if turn.decision else None,
                 )
