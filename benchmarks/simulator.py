@@ -2,7 +2,7 @@
 
     python benchmarks/simulator.py speed TRACES [--chains 100000]
     python benchmarks/simulator.py servers
-    python benchmarks/simulator.py curve TRACES [--problems 256]
+    python benchmarks/simulator.py curve TRACES [--problems 64]
 
 ``speed``: seconds and memory of a simulation of so many chains. ``servers``: the simulated server
 beside two that were measured, with the default efficiencies and with some fitted to half of the
@@ -42,7 +42,7 @@ def main() -> None:
         if name != "servers":
             command.add_argument("traces", type=Path)
         command.add_argument("--chains", type=int, default=100_000)
-        command.add_argument("--problems", type=int, default=256)
+        command.add_argument("--problems", type=int, default=64)
         command.add_argument("--methods", default="target-only,atts")
         command.add_argument("--out", type=Path, help="write the figures as JSON")
     arguments = parser.parse_args()
@@ -201,20 +201,22 @@ RATIOS = (1.0, 4.0)
 
 
 def curve(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Wall times by pair, method and chains in flight: one H200 drafts, four hold the target."""
+    """Wall times by pair, method and chains in flight: one H200 drafts, four hold the target.
+
+    Where more chains should be in flight than the problems have, there are more problems.
+    """
     workload = load_workload(arguments.traces)
     figures = []
     for name, config in PAIRS.items():
         rows = []
         for in_flight in IN_FLIGHT:
+            problems = max(arguments.problems, in_flight // config.samples)
             for method, ratio in (
                 *(("target-only", ratio) for ratio in RATIOS),
                 *((method, 1.0) for method in METHODS),
             ):
                 contender = Contender.parse(method)
-                outcome = simulate(
-                    contender, config, workload, FIVE, in_flight, arguments.problems, ratio
-                )
+                outcome = simulate(contender, config, workload, FIVE, in_flight, problems, ratio)
                 check(outcome)
                 rows.append({"pair": name, "ratio": ratio, **outcome.model_dump(mode="json")})
                 print(name, method, ratio, in_flight, f"{outcome.wall_seconds:.0f} s", flush=True)
@@ -230,9 +232,16 @@ def show(title: str, rows: Sequence[dict[str, Any]]) -> None:
                 return float(row["wall_seconds"])
         raise ValueError(name)
 
-    table = Table(title=f"{title}: {rows[0]['chains']:,} chains")
+    table = Table(title=title)
     for column in (
-        *("in flight", "method", "wall s", "x target-only", "x target-only, 4 x its tokens"),
+        *(
+            "in flight",
+            "chains",
+            "method",
+            "wall s",
+            "x target-only",
+            "x target-only, 4 x its tokens",
+        ),
         *("x sync-ranking", "tokens/s", "draft busy", "target busy", "target cache", "cached"),
         "barrier s",
     ):
@@ -242,6 +251,7 @@ def show(title: str, rows: Sequence[dict[str, Any]]) -> None:
         draft, target = row["draft"], row["target"]
         table.add_row(
             f"{in_flight:,}",
+            f"{row['chains']:,}",
             row["name"] if row["ratio"] == 1.0 else f"{row['name']}, {row['ratio']:g} x tokens",
             f"{seconds:,.0f}",
             *(f"{wall('target-only', in_flight, ratio) / seconds:.2f}" for ratio in RATIOS),

@@ -181,8 +181,14 @@ def least_squares(
 
     Outliers, such as a first request that has code compiled, weigh less than their square
     (``soft_l1``). Where the residuals do not depend on a parameter it stays near its start.
+
+    Raises:
+        ConfigError: SciPy is not installed.
     """
-    from scipy import optimize
+    try:
+        from scipy import optimize
+    except ImportError as error:
+        raise ConfigError("a fit needs SciPy: pip install 'atts[simulate]'") from error
 
     names = list(Efficiency.model_fields)
     first = np.log([[max(getattr(each, name), _SMALLEST) for name in names] for each in start])
