@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from tokenizers import Tokenizer as FastTokenizer
@@ -10,7 +11,8 @@ from transformers import PreTrainedTokenizerFast
 
 from atts.engines.base import Completion, Sampling, Scored
 from atts.prompts import Tokenizer
-from atts.types import FinishReason, Timings
+from atts.runs.activity import Activity
+from atts.types import Chain, FinishReason, Timings
 
 NOW = Timings(queued=0.0, started=0.0, first_token=0.0, done=0.0)
 
@@ -38,7 +40,9 @@ class FakeEngine:
         prompt = bytes(token_ids).decode()
         self.generated.append((prompt, sampling))
         await self._work()
-        text = self.write(prompt).encode()
+        written = self.write(prompt)
+        ends = [written.find(stop) + len(stop) for stop in sampling.stop if stop in written]
+        text = written[: min(ends, default=None)].encode()
         finish: FinishReason = "length" if len(text) > sampling.max_tokens else "stop"
         return Completion(tuple(text[: sampling.max_tokens]), finish, 0, NOW)
 
@@ -62,6 +66,58 @@ class FakeEngine:
             raise
         finally:
             self.in_flight -= 1
+
+
+class SilentObserver:
+    """Watches a job and shows nothing; what a test wants to know it overrides."""
+
+    def __init__(self) -> None:
+        self.activity = Activity()
+
+    def started(self, total: int, done: int) -> None:
+        pass
+
+    def chain_done(self, chain: Chain) -> None:
+        pass
+
+    def warned(self, message: str) -> None:
+        pass
+
+    def grading(self, done: int, total: int) -> None:
+        pass
+
+
+class Call(NamedTuple):
+    """What a ``ScriptedEngine`` was asked for."""
+
+    engine: str
+    prompt: str
+    """What it was to continue, or all up to what it was to score."""
+    asked: int | str
+    """Most tokens to write, or the text to score."""
+    stop: tuple[str, ...] = ()
+
+
+class ScriptedEngine(FakeEngine):
+    """Writes given texts one after the other; ``log`` may be shared, so that it has the order."""
+
+    def __init__(self, name: str, texts: Sequence[str], log: list[Call]) -> None:
+        super().__init__()
+        self.name = name
+        self.texts = list(texts)
+        self.log = log
+
+    async def generate(self, token_ids: Sequence[int], sampling: Sampling) -> Completion:
+        prompt = bytes(token_ids).decode()
+        self.log.append(Call(self.name, prompt, sampling.max_tokens, sampling.stop))
+        text = self.texts.pop(0)
+        self.write = lambda _: text
+        return await super().generate(token_ids, sampling)
+
+    async def score(self, token_ids: Sequence[int], start: int) -> Scored:
+        text = bytes(token_ids).decode()
+        self.log.append(Call(self.name, text[:start], text[start:]))
+        return await super().score(token_ids, start)
 
 
 def byte_tokenizer(name: str = "bytes", template: str | None = None) -> Tokenizer:

@@ -8,7 +8,13 @@ import yaml
 from atts.config import Config, differing_keys, flatten, load_config, parse_config
 from atts.errors import ConfigError
 
-OF_ONE_METHOD = {"sync_ranking"}
+OF_ONE_METHOD = {
+    "sync_ranking",
+    "specreason",
+    "speculative_thinking",
+    "best_of_n",
+    "self_consistency",
+}
 
 
 def test_no_file_and_no_settings_are_the_defaults() -> None:
@@ -166,30 +172,37 @@ def test_the_digest_covers_what_results_depend_on() -> None:
         "overlap": "off",
         "in_flight": 3,
         "kind": "worst-window",
+        "when": "adaptive",
+        "confidence": 0.75,
         "floor": -9.0,
         "engine": "vllm",
         "gpus": [3],
         "memory_fraction": 0.5,
         "context_length": 99,
         "take_overs": 3,
+        "rating": "average",
+        "author": "draft",
+        "time_out_seconds": 3.5,
     }
     by_type = {
         "list": ["x"],
         "str": "other",
         "int": 7,
         "float": 0.25,
-        "bool": True,
         "NoneType": "x.json",
     }
     for key, value in flatten(Config().model_dump(mode="json")).items():
         leaf = key.rpartition(".")[2]
         if leaf == "stop":  # below
             continue
-        other = choices.get(leaf, by_type[type(value).__name__])
+        other = not value if isinstance(value, bool) else by_type[type(value).__name__]
+        other = choices.get(leaf, other)
         changed = load_config(None, [f"{key}={yaml.safe_dump(other)}"])
         if (group := key.partition(".")[0]) in OF_ONE_METHOD:
             assert changed.digest() == digest, key
             method = f"method={group.replace('_', '-')}"
+            if key == "best_of_n.author":
+                other = "target"
             mine = load_config(None, [method, f"{key}={yaml.safe_dump(other)}"])
             assert mine.digest() != load_config(None, [method]).digest(), key
             continue
@@ -206,16 +219,13 @@ def test_the_digest_covers_what_results_depend_on() -> None:
 
 
 def test_the_digest_leaves_out_the_options_of_other_methods() -> None:
-    for method, own in {"atts": set(), "sync-ranking": {"sync_ranking"}}.items():
+    for method, own in {"atts": set(), "best-of-n": {"best_of_n"}}.items():
         keys = load_config(None, [f"method={method}"]).what_results_depend_on()
         assert {key.partition(".")[0] for key in keys} & OF_ONE_METHOD == own
 
 
-def test_stop_strings_are_refused_where_nobody_knows_them() -> None:
-    with pytest.raises(ConfigError, match=r"in-process engine knows no stop strings"):
-        load_config(None, ["draft.engine=vllm", "sampling.stop=[So]"])
-    served = ["draft.engine=vllm", "target.engine=sglang"]
-    plain, stopping = (load_config(None, served + more) for more in ([], ["sampling.stop=[So]"]))
+def test_stop_strings_count_for_results_and_for_a_calibration() -> None:
+    plain, stopping = (load_config(None, more) for more in ([], ["sampling.stop=[So]"]))
     assert plain.digest() != stopping.digest()
     ours, theirs = plain.calibration_fingerprint(), stopping.calibration_fingerprint()
     assert differing_keys(ours, theirs) == ["sampling.stop"]

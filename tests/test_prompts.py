@@ -275,3 +275,37 @@ def test_a_draft_and_a_target_of_different_families_share_a_chain() -> None:
     text = "so it is 2.</think>\n\n\\boxed{2}"
     assert draft.decode(draft.encode(text)) == target.decode(target.encode(text)) == text
     assert extract_answer(text) == "2"
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        (
+            "deepseek-r1-distill",
+            "<\uff5cend\u2581of\u2581sentence\uff5c><\uff5cUser\uff5c>How good?"
+            "<\uff5cAssistant\uff5c><think>\nI say ",
+        ),
+        (
+            "qwq",
+            "<|im_end|>\n<|im_start|>user\nHow good?<|im_end|>\n<|im_start|>assistant\n"
+            "<think>\nI say ",
+        ),
+        (
+            "qwen3",
+            "<|im_end|>\n<|im_start|>user\nHow good?<|im_end|>\n<|im_start|>assistant\nI say ",
+        ),
+        (
+            "qwen2.5-instruct",
+            "<|im_end|>\n<|im_start|>user\nHow good?<|im_end|>\n<|im_start|>assistant\nI say ",
+        ),
+        (
+            "llama-3.1-instruct",
+            "<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nHow good?<|eot_id|>"
+            "<|start_header_id|>assistant<|end_header_id|>\n\nI say ",
+        ),
+    ],
+)
+def test_a_second_message_follows_a_chain_as_the_family_has_it(name: str, asked: str) -> None:
+    tokenizer = family(name)
+    ids = tokenizer.next_message("How good?", "I say ")
+    assert tokenizer._tokenizer.decode(ids, skip_special_tokens=False) == asked

@@ -64,7 +64,7 @@ ARGUMENTS = [
     *("--attention-backend", "triton"),
     *("--sampling-backend", "pytorch"),
     *("--grammar-backend", "none"),
-    *("--cuda-graph-max-bs", "256"),
+    *("--cuda-graph-max-bs", "128"),
     "--disable-piecewise-cuda-graph",
 ]
 MEMORY = {"draft": 0.25, "target": 0.88}
@@ -206,7 +206,7 @@ async def run_schedule(
     config = contender.config(config, options.chains)
     method = METHODS[config.method]
     for server in servers.values():
-        await server.client.post("/flush_cache", {})
+        await server.client.get_text("/flush_cache")
     scripts: dict[int, Script] = {}
     written: dict[tuple[int, int], list[int]] = {}
     in_flight = {

@@ -16,6 +16,7 @@ from atts.types import Problem
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_AN_ANSWER = "An answer of the model."
 _ROUND_TRIP_PROBE = " 12 + 3 = 15.\n\nSo \\boxed{15}"
 
 
@@ -68,11 +69,40 @@ class Tokenizer:
         Raises:
             ConfigError: the template refuses the messages; some know no system message.
         """
-        from jinja2 import TemplateError  # what transformers renders chat templates with
-
         messages = [{"role": "user", "content": question(problem, options)}]
         if options.system:
             messages.insert(0, {"role": "system", "content": options.system})
+        # The template writes the special tokens itself, the beginning of text included.
+        return self._ids_with_specials(self._render(messages))
+
+    def next_message(self, message: str, reply: str) -> list[int]:
+        """Ids of what follows the model's answer, where the user writes again and the model is
+        about to go on with ``reply``.
+
+        They are put after the token ids of a chain, whatever it holds: the chain itself never
+        passes through the chat template again, which might change it.
+
+        Raises:
+            ConfigError: the template refuses the messages, or shows no answer of the model's.
+        """
+        _, found, after = self._render(
+            [
+                {"role": "user", "content": "question"},
+                {"role": "assistant", "content": _AN_ANSWER},
+                {"role": "user", "content": message},
+            ]
+        ).partition(_AN_ANSWER)
+        if not found:
+            raise ConfigError(
+                f"{self.name}: the chat template does not show what the model has answered, so "
+                "it cannot be asked about it"
+            )
+        return self._ids_with_specials(after) + self.encode(reply)
+
+    def _render(self, messages: list[dict[str, str]]) -> str:
+        """Messages in the chat template, up to where the model goes on."""
+        from jinja2 import TemplateError  # what transformers renders chat templates with
+
         # Some templates know this variable; the others pass over it.
         known: dict[str, Any] = {}
         if self._thinking != "template":
@@ -88,8 +118,9 @@ class Tokenizer:
                 f"{self.name}: the chat template refuses the prompt: {error}; if it is the system "
                 "message, set prompt.system to an empty text"
             ) from error
-        text = _begin_thought(text, self._thinking)
-        # The template writes the special tokens itself, the beginning of text included.
+        return _begin_thought(text, self._thinking)
+
+    def _ids_with_specials(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
         return ids
 

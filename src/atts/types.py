@@ -12,9 +12,12 @@ Author = Literal["draft", "target"]
 FinishReason = Literal["stop", "length"]
 """Why a model stopped writing: it wrote its end-of-sequence token, or reached the limit."""
 
-ChainEnd = Literal["answer", "stop", "turns", "context", "failed"]
+ChainEnd = Literal[
+    "answer", "stop", "turns", "time-out", "context", "repeats", "failed", "not-needed"
+]
 """Why a chain ended: an answer in ``\\boxed{}``, an end-of-sequence without one, the last
-turn, a full context window, or an error."""
+turn or the last token that it may have, a method's time-out, a full context window, a text that had
+run into a loop, an error, or because its problem's answer was settled without it."""
 
 
 class Record(BaseModel):
@@ -64,7 +67,7 @@ class Segment(Record):
     """Length of the prefix whose key-value cache the author's engine still held."""
     timings: Timings
     kept: bool = True
-    """False if the target wrote its own text instead of this segment (``replace``)."""
+    """False if this did not become part of the chain, because another text took its place."""
 
 
 class Decision(Record):
@@ -98,16 +101,40 @@ class Discarded(Record):
     """For how long it ran, or waited to run."""
 
 
+class Rating(Record):
+    """What the target thinks of a text of the chain, where a method asks it."""
+
+    value: float
+    """Higher is better: 0 to 9 of a step (``specreason``), or the mean log-likelihood of a chain's
+    tokens, in nats (``best-of-n``)."""
+    read_tokens: int
+    """Tokens that the target read for it, in its own vocabulary: the text, and the request."""
+    written_tokens: int = 0
+    """Tokens that the target wrote for it; they are no part of the chain."""
+    cached_tokens: int
+    timings: Timings
+
+
 class Turn(Record):
     """One round of a chain: what was written, and what was decided about it."""
 
     segments: tuple[Segment, ...]
     decision: Decision | None = None
-    """None where there was nothing to decide: one model only, or an empty segment."""
+    """None where nothing was decided by a score: other methods, or an empty segment."""
+    rating: Rating | None = None
     waited_seconds: float = 0.0
     """Time that the chain spent waiting for other chains; always 0 where none waits for another."""
     discarded: Discarded | None = None
     """The draft's next segment, begun during this turn and thrown away with its decision."""
+
+    @property
+    def take_over(self) -> bool | None:
+        """Whether the target wrote on where the draft had written; None if the draft did not."""
+        if self.decision:
+            return self.decision.take_over
+        if all(segment.author == "target" for segment in self.segments):
+            return None
+        return any(segment.author == "target" and segment.kept for segment in self.segments)
 
 
 class Chain(Record):
@@ -127,6 +154,11 @@ class Chain(Record):
     @property
     def key(self) -> ChainKey:
         return ChainKey(self.problem_id, self.sample)
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether the chain came to an end of its own; only then is it right or wrong."""
+        return self.end != "not-needed"
 
     @property
     def text(self) -> str:

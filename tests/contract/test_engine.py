@@ -72,7 +72,7 @@ class Served(NamedTuple):
 
 @asynccontextmanager
 async def in_process(tiny: PreTrainedModel) -> AsyncIterator[Served]:
-    engine = InProcessEngine(tiny, cache_tokens=10_000)
+    engine = InProcessEngine(tiny, cache_tokens=10_000, decode=as_characters)
     try:
         yield Served("inprocess", engine, tiny, VOCABULARY, CONTEXT, CONTEXT)
     finally:
@@ -278,6 +278,12 @@ async def test_scores_are_those_of_a_plain_forward_pass(
         assert np.abs(scored.logprobs - expected).max() < served.tolerance
 
 
+async def test_every_token_of_the_vocabulary_can_be_scored(served: Served) -> None:
+    ids = [*some_ids(20), *range(served.vocabulary - 30, served.vocabulary), 7]
+    scored = await served.engine.score(ids, 20)
+    assert np.abs(scored.logprobs - plain_scores(served.model, ids, 20)).max() < served.tolerance
+
+
 async def test_a_whole_context_can_be_scored(served: Served) -> None:
     ids = some_ids(served.longest_scored)
     scored = await served.engine.score(ids, 200)
@@ -387,13 +393,7 @@ async def test_closing_fails_what_is_in_flight_and_what_comes_after(engine: Engi
     await engine.aclose()  # a second time does no harm
 
 
-def is_remote(served: Served) -> bool:
-    return not isinstance(served.engine, InProcessEngine)
-
-
 async def test_a_text_ends_after_a_stop_string(served: Served) -> None:
-    if not is_remote(served):
-        pytest.skip("the configuration refuses stop strings for the in-process engine")
     ids = some_ids(20)
     whole = await served.engine.generate(ids, greedy(20))
     text = served.text(list(whole.token_ids))

@@ -10,6 +10,7 @@ import base64
 import io
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -96,7 +97,7 @@ class StandIn:
         """Ids written with the end-of-sequence, why it ended, and what it ended at."""
         self.working += 1
         try:
-            done = await self.engine.generate(ids, sampling)
+            done = await self.engine.generate(ids, replace(sampling, stop=()))
         except asyncio.CancelledError:
             self.aborted += 1
             raise
@@ -176,6 +177,10 @@ class SGLangStandIn(StandIn):
             if task.done():
                 self._tasks.pop(body["rid"], None)
 
+    def _shown(self, token_id: int) -> int:
+        """As there, where the last id of the vocabulary is taken for padding."""
+        return token_id if token_id < self.vocabulary - 1 else 0
+
     async def _answer(
         self, body: dict[str, Any], ids: list[int], options: dict[str, Any]
     ) -> dict[str, Any]:
@@ -185,9 +190,9 @@ class SGLangStandIn(StandIn):
             cached = self.cache.hit(ids, start)
             scored = await self.engine.score(ids, start + 1)
             meta["input_token_logprobs"] = [
-                [None, ids[start], None],
+                [None, self._shown(ids[start]), None],
                 *(
-                    [logprob, i, None]
+                    [logprob, self._shown(i), None]
                     for logprob, i in zip(scored.logprobs.tolist(), ids[start + 1 :], strict=True)
                 ),
             ]

@@ -4,10 +4,12 @@ from typing import Annotated
 
 import typer
 
+from atts.cli.compare import compare
 from atts.cli.demo import demo
 from atts.cli.doctor import doctor
 from atts.cli.exchange import export, import_
 from atts.cli.problems import app as problems_app
+from atts.cli.profile import profile
 from atts.cli.regrade import regrade
 from atts.cli.replay import replay
 from atts.cli.runs import calibrate, report, run
@@ -68,6 +70,10 @@ The target alone, to compare with, on a problem file of your own:
 
     atts run --set method=target-only --set problems.source=my.jsonl --set problems.count=null
 
+Another method (docs/methods has a page for each), with its options in the group of its name:
+
+    atts run --set method=specreason --set specreason.threshold=5
+
 Every key, as a file to start your own from:
 
     atts run --show-config > my.yaml
@@ -81,6 +87,14 @@ REPORT_EXAMPLES = f"""Examples:
 
     atts report runs/target-only-* runs/atts-*
     atts report runs/demo/001/target-only --json
+    atts report runs/demo/001/atts-* --html report.html --figures figures/
+
+{EXIT_CODES}"""
+
+PROFILE_EXAMPLES = f"""Examples:
+
+    atts profile runs/atts-1234
+    atts profile runs/atts-* runs/sync-ranking-* --trace trace.json
 
 {EXIT_CODES}"""
 
@@ -91,6 +105,14 @@ TUNE_EXAMPLES = f"""Examples:
 
 It prints the atts run command to use next; reports of that run quote the certificate. Where the
 problems are too few to certify anything, it says how many would do, before any work starts.
+
+{EXIT_CODES}"""
+
+COMPARE_EXAMPLES = f"""Examples:
+
+    atts compare target-only draft-only atts --set samples=8 --plot frontier.png
+    atts compare target-only atts:take_over.rate=0.2 atts:take_over.rate=0.4 -c my.yaml
+    atts compare runs/target-only-1234 runs/atts-5678 --budget 4000 --json
 
 {EXIT_CODES}"""
 
@@ -159,6 +181,8 @@ app.command(epilog=EXIT_CODES)(doctor)
 app.command(epilog=CALIBRATE_EXAMPLES)(calibrate)
 app.command(epilog=RUN_EXAMPLES)(run)
 app.command(epilog=REPORT_EXAMPLES)(report)
+app.command(epilog=COMPARE_EXAMPLES)(compare)
+app.command(epilog=PROFILE_EXAMPLES)(profile)
 app.command(epilog=REPLAY_EXAMPLES)(replay)
 app.command(epilog=TUNE_EXAMPLES)(tune)
 app.command(epilog=REGRADE_EXAMPLES)(regrade)

@@ -51,11 +51,11 @@ def doctor(config_file: ConfigFile = None, settings: Settings = None) -> None:
 
 async def _check(config: "Config") -> "list[Check]":
     from atts.engines.checks import check_model
-    from atts.methods import METHODS
+    from atts.methods import authors_of
 
     checks = []
     with err().status("checking") as status:
-        for author in METHODS[config.method].authors:
+        for author in authors_of(config):
             options = config.draft if author == "draft" else config.target
             async for check in check_model(author, options, config.prompt):
                 status.update(f"checked {safe_markup(f'{author}: {check.name}')}")

@@ -5,7 +5,13 @@ keys are errors. ``atts run --show-config`` prints all keys.
 """
 
 from atts.config.loading import load_config, parse_config
-from atts.config.methods import SyncRankingOptions
+from atts.config.methods import (
+    BestOfNOptions,
+    SelfConsistencyOptions,
+    SpecReasonOptions,
+    SpeculativeThinkingOptions,
+    SyncRankingOptions,
+)
 from atts.config.options import (
     AdaptiveOptions,
     BudgetOptions,
@@ -25,6 +31,8 @@ from atts.config.options import (
     ScoreOptions,
     ServerOptions,
     Split,
+    StopOptions,
+    StopRule,
     TakeOverMode,
     TakeOverOptions,
     Thinking,
@@ -35,6 +43,7 @@ from atts.config.run import Config, differing_keys, flatten
 
 __all__ = [
     "AdaptiveOptions",
+    "BestOfNOptions",
     "BudgetOptions",
     "CalibrationOptions",
     "Config",
@@ -51,8 +60,13 @@ __all__ = [
     "SamplingOptions",
     "ScoreName",
     "ScoreOptions",
+    "SelfConsistencyOptions",
     "ServerOptions",
+    "SpecReasonOptions",
+    "SpeculativeThinkingOptions",
     "Split",
+    "StopOptions",
+    "StopRule",
     "SyncRankingOptions",
     "TakeOverMode",
     "TakeOverOptions",

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from atts.config.original import from_original, is_original
 from atts.config.run import Config, flatten
 from atts.errors import ConfigError
 
@@ -17,12 +18,15 @@ _BAD_YAML = (yaml.YAMLError, ValueError, RecursionError)
 def load_config(path: Path | None = None, settings: list[str] | None = None) -> Config:
     """Read a YAML file (none: the defaults) and apply ``key=value`` settings to it.
 
+    It may be a file of the original Speculative Thinking project; see ``atts.config.original``.
     Values of settings are YAML too: ``take_over.rate=0.3``, ``problems.count=null``.
 
     Raises:
         ConfigError: the file or a setting cannot be read, or a key or value is wrong.
     """
     tree = _read_yaml(path) if path else {}
+    if is_original(tree):
+        tree = from_original(tree, str(path))
     for setting in settings or []:
         _apply(tree, setting)
     return parse_config(tree, source=str(path) if path else "the command line")

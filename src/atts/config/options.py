@@ -5,7 +5,16 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-MethodName = Literal["atts", "target-only", "draft-only", "sync-ranking"]
+MethodName = Literal[
+    "atts",
+    "target-only",
+    "draft-only",
+    "sync-ranking",
+    "specreason",
+    "speculative-thinking",
+    "best-of-n",
+    "self-consistency",
+]
 Coverage = Literal["marginal", "conditional"]
 TakeOverMode = Literal["continue", "replace"]
 ControlName = Literal["split", "online", "adaptive"]
@@ -13,6 +22,7 @@ Track = Literal["all", "turn", "problem", "turn+problem"]
 ScoreName = Literal["mean", "worst-window", "unlikely-share"]
 Split = Literal["train", "calibration", "test"]
 EngineName = Literal["inprocess", "sglang", "vllm"]
+StopRule = Literal["never", "majority", "adaptive"]
 
 
 def _on_or_off(value: object) -> object:
@@ -139,6 +149,19 @@ class TurnsOptions(Options):
     """Longest draft segment of a turn (K_d)."""
     target_tokens: int = Field(default=500, ge=1)
     """Longest target segment of a turn (K_t)."""
+
+
+class StopOptions(Options):
+    """What ends chains before they have an answer. Runs that stop early give no pass@k."""
+
+    when: StopRule = "never"
+    """When the rest of a problem's chains are not needed: once the ``majority`` is decided
+    whatever they answer, or, ``adaptive``, once it is also certain enough that the leading answer
+    is likelier than the next."""
+    confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
+    """How certain is certain enough for ``adaptive``."""
+    repeating: bool = False
+    """Whether a chain is ended that writes one passage over and over again."""
 
 
 class AdaptiveOptions(Options):

@@ -1,12 +1,18 @@
 """The whole configuration of a run, and which of its keys a result depends on."""
 
 import hashlib
-from typing import Any, Self
+from typing import Any
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from atts.config.methods import SyncRankingOptions
+from atts.config.methods import (
+    BestOfNOptions,
+    SelfConsistencyOptions,
+    SpecReasonOptions,
+    SpeculativeThinkingOptions,
+    SyncRankingOptions,
+)
 from atts.config.options import (
     CalibrationOptions,
     LimitsOptions,
@@ -17,6 +23,7 @@ from atts.config.options import (
     PromptOptions,
     SamplingOptions,
     ServerOptions,
+    StopOptions,
     TakeOverOptions,
     TurnsOptions,
 )
@@ -24,7 +31,13 @@ from atts.config.options import (
 _WHERE_IT_IS_SERVED = {"urls", "api_key_env", "served_as", "timeout_seconds", "server"}
 """Keys of a model that change no result, so that a run may go on with other servers."""
 
-_OF_ONE_METHOD = {"sync_ranking"}
+_OF_ONE_METHOD = {
+    "sync_ranking",
+    "specreason",
+    "speculative_thinking",
+    "best_of_n",
+    "self_consistency",
+}
 """Groups that only the method of their name reads."""
 
 
@@ -41,19 +54,15 @@ class Config(Options):
     prompt: PromptOptions = PromptOptions()
     sampling: SamplingOptions = SamplingOptions()
     turns: TurnsOptions = TurnsOptions()
+    stop: StopOptions = StopOptions()
     take_over: TakeOverOptions = TakeOverOptions()
     calibration: CalibrationOptions = CalibrationOptions()
     sync_ranking: SyncRankingOptions = SyncRankingOptions()
+    specreason: SpecReasonOptions = SpecReasonOptions()
+    speculative_thinking: SpeculativeThinkingOptions = SpeculativeThinkingOptions()
+    best_of_n: BestOfNOptions = BestOfNOptions()
+    self_consistency: SelfConsistencyOptions = SelfConsistencyOptions()
     limits: LimitsOptions = LimitsOptions()
-
-    @model_validator(mode="after")
-    def _stop_strings_need_a_server(self) -> Self:
-        if self.sampling.stop and "inprocess" in (self.draft.engine, self.target.engine):
-            raise ValueError(
-                "sampling.stop: the in-process engine knows no stop strings; serve both models "
-                "with sglang or vllm, or leave it out"
-            )
-        return self
 
     @property
     def overlaps(self) -> bool:

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from atts.engines.base import Completion, Sampling, Scored
 from atts.engines.kv_cache import BLOCK, Layout, PrefixStore, Row, Window, block_keys
 from atts.engines.sampling import sample
+from atts.engines.stops import StopStrings
 from atts.errors import EngineError, EngineUnavailableError
 from atts.types import FinishReason, Timings
 
@@ -50,6 +51,7 @@ class Request:
     sampling: Sampling | None = None
     uniforms: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     """One number in [0, 1) for each token that may be written."""
+    stops: StopStrings | None = None
     written: list[int] = field(default_factory=list)
     row: Row | None = None
     """Stored keys and values that begin like this request; set when it is about to join."""
@@ -267,9 +269,12 @@ class Batcher:
             finish: FinishReason = "stop"
         else:
             request.written.append(token)
-            if len(request.written) < len(request.uniforms):
+            if request.stops and request.stops.reached(request.written):
+                finish = "stop"
+            elif len(request.written) < len(request.uniforms):
                 return
-            finish = "length"
+            else:
+                finish = "length"
         self._leave(index)
         request.resolve(
             Completion(tuple(request.written), finish, request.cached_tokens, request.timings())

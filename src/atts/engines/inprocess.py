@@ -10,6 +10,7 @@ import queue
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
+from functools import cache
 from typing import Any, cast
 
 import numpy as np
@@ -22,6 +23,7 @@ from transformers.utils.logging import disable_progress_bar
 from atts.config import ModelOptions
 from atts.engines.base import Completion, Sampling, Scored
 from atts.engines.batching import Batcher, Request
+from atts.engines.stops import Decode, StopStrings
 from atts.errors import (
     ConfigError,
     ContextLengthError,
@@ -29,6 +31,7 @@ from atts.errors import (
     EngineError,
     TokenIdError,
 )
+from atts.prompts import Tokenizer
 
 RELEASE_SECONDS = 2.0
 """An engine without requests for so long frees the memory that its batches needed."""
@@ -37,10 +40,17 @@ RELEASE_SECONDS = 2.0
 class InProcessEngine:
     """Serves one transformers model to many concurrent callers; see ``Engine``."""
 
-    def __init__(self, model: PreTrainedModel, cache_tokens: int, neighbours: int = 0) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        cache_tokens: int,
+        neighbours: int = 0,
+        decode: Decode | None = None,
+    ) -> None:
         """Take over ``model``, which must be in evaluation mode.
 
-        ``neighbours`` other models run in this process, and share its cores.
+        ``neighbours`` other models run in this process, and share its cores. ``decode`` gives the
+        text of token ids, without which there can be no stop strings.
 
         Raises:
             ConfigError: the model keeps a state that is not a key-value cache per token, or
@@ -62,6 +72,8 @@ class InProcessEngine:
         batcher = Batcher(model, cache_tokens, end_of_sequence_ids(model))
         # Models that each use all cores would wait for each other at every operation.
         self._cores = max(1, torch.get_num_threads() // (1 + neighbours))
+        self._decode = decode
+        self._stops: dict[tuple[str, ...], StopStrings] = {}
         # None asks the thread to stop.
         self._inbox: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._closed = False
@@ -75,7 +87,14 @@ class InProcessEngine:
     @classmethod
     def load(cls, options: ModelOptions, path: str, neighbours: int = 0) -> "InProcessEngine":
         """Load a model and serve it; see ``load_model``."""
-        return cls(load_model(options, path), options.cache_tokens, neighbours)
+        # Only stop strings need it, and most runs have none.
+        tokenizer = cache(lambda: Tokenizer.load(options))
+        return cls(
+            load_model(options, path),
+            options.cache_tokens,
+            neighbours,
+            lambda ids: tokenizer().decode(ids),
+        )
 
     async def generate(self, token_ids: Sequence[int], sampling: Sampling) -> Completion:
         ids = self._checked(token_ids)
@@ -88,9 +107,20 @@ class InProcessEngine:
         generator = np.random.Generator(np.random.Philox(key=sampling.seed))
         uniforms = generator.random(min(sampling.max_tokens, room))
         completion: Completion = await self._submit(
-            Request(ids, len(ids) - 1, Future(), sampling, uniforms)
+            Request(
+                ids, len(ids) - 1, Future(), sampling, uniforms, self._stop_strings(sampling.stop)
+            )
         )
         return completion
+
+    def _stop_strings(self, stop: tuple[str, ...]) -> StopStrings | None:
+        if not stop:
+            return None
+        if self._decode is None:
+            raise ValueError("an engine without a tokenizer knows no stop strings")
+        if stop not in self._stops:  # what it finds out about tokens serves all requests
+            self._stops[stop] = StopStrings(self._decode, stop)
+        return self._stops[stop]
 
     async def score(self, token_ids: Sequence[int], start: int) -> Scored:
         ids = self._checked(token_ids)

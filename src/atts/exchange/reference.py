@@ -106,12 +106,13 @@ def write_folder(
     """Write a run as a result folder, by a function that takes a file's name and its text.
 
     Returns:
-        The number of files; failed chains get none, because the format knows of none.
+        The number of files; chains that failed or were not needed get none, because the format
+        knows of none.
     """
     places = {problem.id: place for place, problem in enumerate(problems)}
     count = 0
     for chain in chains:
-        if chain.end == "failed":
+        if chain.end == "failed" or not chain.is_needed:
             continue
         place = places[chain.problem_id]
         number = place * samples + chain.sample

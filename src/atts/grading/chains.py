@@ -46,6 +46,7 @@ def grade_chains(
     answers = {
         chain.key: None if chain.end == "failed" else chain.answer
         for chain in sorted(chains, key=lambda chain: chain.key)
+        if chain.is_needed
     }
     pairs = {
         key: (by_id[key.problem_id].answer, answer)

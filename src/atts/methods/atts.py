@@ -26,4 +26,6 @@ async def atts(chain: OpenChain) -> ChainEnd:
             return "answer"
         if written.finish_reason == "stop":
             return chain.stopped()
+        if chain.repeats_itself:
+            return "repeats"
     return "turns"

@@ -6,9 +6,10 @@ model's prefix cache hits.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -20,6 +21,8 @@ from atts.errors import EngineError
 from atts.grading.extract import extract_answer
 from atts.methods.ahead import Ahead
 from atts.methods.ranking import Ranking
+from atts.methods.rating import rate_step
+from atts.methods.repetition import repeats
 from atts.methods.seeds import seed_at, tie_breaker
 from atts.prompts import Tokenizer
 from atts.types import (
@@ -30,6 +33,7 @@ from atts.types import (
     Discarded,
     FinishReason,
     Problem,
+    Rating,
     Segment,
     Turn,
 )
@@ -51,6 +55,18 @@ class Written(NamedTuple):
     segment: Segment
     token_ids: dict[Author, list[int]]
     """The segment as each model of the chain sees it."""
+    stop: tuple[str, ...] = ()
+    """The texts at which its author was to stop for a while."""
+
+    @property
+    def at_stop_string(self) -> bool:
+        """Whether its author stopped at one of them, and would go on."""
+        return self.finish_reason == "stop" and any(text in self.segment.text for text in self.stop)
+
+    @property
+    def is_last(self) -> bool:
+        """Whether its author wrote its end-of-sequence."""
+        return self.finish_reason == "stop" and not self.at_stop_string
 
     @property
     def is_empty(self) -> bool:
@@ -59,6 +75,18 @@ class Written(NamedTuple):
     @property
     def finish_reason(self) -> FinishReason:
         return self.segment.finish_reason
+
+
+class Watcher(Protocol):
+    """Is told what a chain does, as it does it."""
+
+    def decided(self, take_over: bool) -> None:
+        """It was decided by a score whether the target takes over."""
+        ...
+
+    def turn_done(self, turn: Turn) -> None:
+        """A turn has ended."""
+        ...
 
 
 class OpenChain:
@@ -85,11 +113,14 @@ class OpenChain:
         self._control = control
         self._ranking = ranking
         self._stream = stream
+        self.watcher: Watcher | None = None
         self._turns: list[Turn] = []
         self._segments: list[Segment] = []
         self._decision: Decision | None = None
         self._ahead = Ahead()
         self._discarded: Discarded | None = None
+        self._rating: Rating | None = None
+        self._requests: Counter[Author] = Counter()  # of the present turn
         self._waited = 0.0
         self._taking_over = False
         self._text = ""
@@ -98,6 +129,16 @@ class OpenChain:
             author: model.tokenizer.prompt(problem, config.prompt)
             for author, model in models.items()
         }
+        self._prompt_tokens = {author: len(ids) for author, ids in self._token_ids.items()}
+        self.tokens = 0
+        """Tokens written that became part of the chain, each in its author's vocabulary."""
+
+    @property
+    def tokens_left(self) -> int:
+        """What is left of the tokens that ``atts`` may use in all its turns."""
+        turns = self.config.turns
+        most = turns.max_turns * (turns.draft_tokens + turns.target_tokens)
+        return max(0, most - self.tokens)
 
     @property
     def answer(self) -> str | None:
@@ -107,12 +148,22 @@ class OpenChain:
     @property
     def has_concluded(self) -> bool:
         """Whether there is an answer that is not in doubt."""
-        return self._concludes("")
+        return self._concludes(self._text)
 
-    def _concludes(self, more: str) -> bool:
-        """``has_concluded``, if ``more`` is part of the chain."""
-        rest = self._text[self._doubted :] + more
-        return extract_answer(rest, self.problem.choices) is not None
+    def would_conclude(self, written: Written) -> bool:
+        """Whether there will be such an answer with a segment that is not part of it yet."""
+        return self._concludes(self._text + written.segment.text)
+
+    def _concludes(self, text: str) -> bool:
+        return extract_answer(text[self._doubted :], self.problem.choices) is not None
+
+    @property
+    def repeats_itself(self) -> bool:
+        """Whether the text has run into a loop, if such chains are to be ended."""
+        return self._repeats(self._text)
+
+    def _repeats(self, text: str) -> bool:
+        return self.config.stop.repeating and repeats(text)
 
     def doubt_answer(self) -> None:
         """Let what the chain now holds as its answer no longer end it; a later one will.
@@ -127,10 +178,21 @@ class OpenChain:
         """How the chain ended, where a model wrote its end-of-sequence."""
         return "stop" if self.answer is None else "answer"
 
-    async def generate(self, author: Author, max_tokens: int) -> Written:
-        """Have a model continue the chain; the result is not part of it yet."""
+    async def generate(
+        self, author: Author, max_tokens: int, stop: tuple[str, ...] = (), begin_with: str = ""
+    ) -> Written:
+        """Have a model continue the chain; the result is not part of it yet.
+
+        Args:
+            author: the model.
+            max_tokens: most tokens that it writes.
+            stop: texts at which it stops for a while, beside those of the configuration.
+            begin_with: what is put before its text, as the beginning of it.
+        """
         engine, tokenizer = self._models[author]
-        ids, sampling = self._token_ids[author], self._sampling(author, max_tokens)
+        begun = tokenizer.encode(begin_with) if begin_with else []
+        ids = self._token_ids[author] + begun
+        sampling = self._sampling(max_tokens, self._seed(author), stop)
         try:
             completion = await self._ahead.take(ids, sampling)
             if completion is None:
@@ -140,19 +202,32 @@ class OpenChain:
                 self._taking_over = False
                 self._control.take_over_done()
         ids, text = tokenizer.decode_whole_characters(list(completion.token_ids))
-        token_ids = {
-            other: ids if other == author else model.tokenizer.encode(text)
-            for other, model in self._models.items()
-        }
         segment = Segment(
             author=author,
-            text=text,
+            text=begin_with + text,
             tokens=len(completion.token_ids),
             finish_reason=completion.finish_reason,
             cached_tokens=completion.cached_tokens,
             timings=completion.timings,
         )
-        return Written(segment, token_ids)
+        return Written(segment, self._for_all_models(segment, begun + ids), stop)
+
+    def without(self, written: Written, text: str) -> Written:
+        """The segment with every occurrence of a text taken out."""
+        left = written.segment.text.replace(text, "")
+        segment = written.segment.model_copy(update={"text": left})
+        return written._replace(segment=segment, token_ids=self._for_all_models(segment))
+
+    def _for_all_models(
+        self, segment: Segment, ids: list[int] | None = None
+    ) -> dict[Author, list[int]]:
+        """A segment's token ids as each model sees them; ``ids`` are its author's, if known."""
+        return {
+            author: ids
+            if ids is not None and author == segment.author
+            else model.tokenizer.encode(segment.text)
+            for author, model in self._models.items()
+        }
 
     def draft_ahead(self, written: Written) -> None:
         """Let the draft begin with the segment that comes next if ``written`` stays.
@@ -166,13 +241,14 @@ class OpenChain:
             not self.config.overlaps
             or len(self._turns) + 1 >= turns.max_turns
             or written.finish_reason == "stop"
-            or self._concludes(written.segment.text)
+            or self.would_conclude(written)
+            or self._repeats(self._text + written.segment.text)
         ):
             return
         self._ahead.start(
             self._models["draft"].engine,
             self._token_ids["draft"] + written.token_ids["draft"],
-            self._sampling("draft", turns.draft_tokens, turn=len(self._turns) + 1),
+            self._sampling(turns.draft_tokens, self._seed_at(len(self._turns) + 1, "draft")),
         )
 
     async def decide(self, written: Written) -> bool:
@@ -186,7 +262,7 @@ class OpenChain:
         """
         if self._control is None:
             raise ValueError("this chain has no control to decide by")
-        scored, scores = await self._score(written)
+        scored, scores = await self._scores(written)
         verdict = self._control.decide(
             self.problem.id,
             len(self._turns),
@@ -208,7 +284,7 @@ class OpenChain:
         """
         if self._ranking is None:
             raise ValueError("this chain has no others to be ranked with")
-        scored, scores = await self._score(written)
+        scored, scores = await self._scores(written)
         clock = asyncio.get_running_loop().time
         began = clock()
         try:
@@ -223,6 +299,36 @@ class OpenChain:
         self._decided(verdict, scored, scores)
         return verdict.take_over
 
+    async def rate_step(self, written: Written) -> float:
+        """Have the target rate a segment as the next step of the chain, from 0 to 9.
+
+        Raises:
+            ConfigError: its chat template refuses the request.
+        """
+        engine, tokenizer = self._models["target"]
+        new = written.token_ids["target"]
+        self._rating = await rate_step(
+            engine, tokenizer, self._token_ids["target"] + new, len(new), self.config.specreason
+        )
+        return self._rating.value
+
+    async def rate_likelihood(self) -> None:
+        """Have the target rate all that was written by its mean log-likelihood, if there is any.
+
+        Raises:
+            EngineError: the target gave no usable log-probabilities.
+        """
+        ids, start = self._token_ids["target"], self._prompt_tokens["target"]
+        if len(ids) == start:
+            return
+        scored = await self._score(ids, start)
+        self._rating = Rating(
+            value=float(scored.logprobs.mean()),
+            read_tokens=len(ids) - start,
+            cached_tokens=scored.cached_tokens,
+            timings=scored.timings,
+        )
+
     @contextmanager
     def waited_for(self) -> Iterator[None]:
         """The problem's other chains wait for this one inside, and no longer after, whatever
@@ -234,16 +340,20 @@ class OpenChain:
             if self._ranking:
                 self._ranking.leave(self.sample)
 
-    async def _score(self, written: Written) -> tuple[Scored, dict[str, float]]:
+    async def _scores(self, written: Written) -> tuple[Scored, dict[str, float]]:
         """What the target finds of a segment, and the segment's score by every kind."""
-        prefix, new = self._token_ids["target"], written.token_ids["target"]
-        scored = await self._models["target"].engine.score(prefix + new, len(prefix))
-        if len(scored.logprobs) != len(new) or not np.isfinite(scored.logprobs).all():
+        prefix = self._token_ids["target"]
+        scored = await self._score(prefix + written.token_ids["target"], len(prefix))
+        return scored, all_scores(scored.logprobs, self.config.take_over.score)
+
+    async def _score(self, ids: list[int], start: int) -> Scored:
+        scored = await self._models["target"].engine.score(ids, start)
+        if len(scored.logprobs) != len(ids) - start or not np.isfinite(scored.logprobs).all():
             raise EngineError(
-                f"the target scored {len(scored.logprobs)} of {len(new)} tokens, mean "
+                f"the target scored {len(scored.logprobs)} of {len(ids) - start} tokens, mean "
                 f"{scored.logprobs.mean()}: these are not usable log-probabilities"
             )
-        return scored, all_scores(scored.logprobs, self.config.take_over.score)
+        return scored
 
     def _tie_breaker(self) -> float:
         return tie_breaker(
@@ -257,6 +367,8 @@ class OpenChain:
         scores: dict[str, float],
         order: int | None = None,
     ) -> None:
+        if self.watcher:
+            self.watcher.decided(verdict.take_over)
         self._decision = Decision(
             score=scores[self.config.take_over.score.kind],
             p_value=verdict.p_value,
@@ -275,6 +387,7 @@ class OpenChain:
 
     def append(self, written: Written) -> None:
         """Make a segment part of the chain, for all models."""
+        self.tokens += written.segment.tokens
         self._segments.append(written.segment)
         self._text += written.segment.text
         for author, ids in written.token_ids.items():
@@ -285,20 +398,23 @@ class OpenChain:
         self._segments.append(written.segment.model_copy(update={"kept": False}))
 
     def end_turn(self) -> None:
-        self._turns.append(
-            Turn(
-                segments=tuple(self._segments),
-                decision=self._decision,
-                waited_seconds=self._waited,
-                discarded=self._discarded,
-            )
+        turn = Turn(
+            segments=tuple(self._segments),
+            decision=self._decision,
+            rating=self._rating,
+            waited_seconds=self._waited,
+            discarded=self._discarded,
         )
-        self._segments, self._decision, self._discarded = [], None, None
-        self._waited = 0.0
+        self._turns.append(turn)
+        self._segments, self._decision, self._rating, self._waited = [], None, None, 0.0
+        self._discarded = None
+        self._requests.clear()
+        if self.watcher:
+            self.watcher.turn_done(turn)
 
     def record(self, end: ChainEnd, started: float, done: float, error: str | None = None) -> Chain:
         """The chain as it stands, an unfinished turn included; times are the run's seconds."""
-        if self._segments or self._decision:
+        if self._segments or self._decision or self._rating:
             self.end_turn()
         return Chain(
             problem_id=self.problem.id,
@@ -311,15 +427,20 @@ class OpenChain:
             error=error,
         )
 
-    def _sampling(self, author: Author, max_tokens: int, turn: int | None = None) -> Sampling:
-        """How a model writes in a turn, by default the present one."""
-        turn = len(self._turns) if turn is None else turn
+    def _sampling(self, max_tokens: int, seed: int, stop: tuple[str, ...] = ()) -> Sampling:
         return Sampling(
             max_tokens=max_tokens,
             temperature=self.config.sampling.temperature,
             top_p=self.config.sampling.top_p,
-            seed=seed_at(
-                self.config.seed, self._stream, self.problem.id, self.sample, turn, author
-            ),
-            stop=self.config.sampling.stop,
+            seed=seed,
+            stop=self.config.sampling.stop + stop,
         )
+
+    def _seed(self, author: Author) -> int:
+        """The seed of a model's next request: from the run's seed and this place in this chain."""
+        again = self._requests[author]
+        self._requests[author] += 1
+        return self._seed_at(len(self._turns), f"{author} {again}" if again else author)
+
+    def _seed_at(self, turn: int, purpose: str) -> int:
+        return seed_at(self.config.seed, self._stream, self.problem.id, self.sample, turn, purpose)

@@ -6,21 +6,18 @@ from atts.types import Author, ChainEnd
 
 async def target_only(chain: OpenChain) -> ChainEnd:
     """The target writes the whole chain."""
-    return await _write_alone(chain, "target")
+    return await write_alone(chain, "target")
 
 
 async def draft_only(chain: OpenChain) -> ChainEnd:
     """The draft writes the whole chain."""
-    return await _write_alone(chain, "draft")
+    return await write_alone(chain, "draft")
 
 
-async def _write_alone(chain: OpenChain, author: Author) -> ChainEnd:
+async def write_alone(chain: OpenChain, author: Author) -> ChainEnd:
     """One request, as long as all turns of ``atts`` together may get."""
-    turns = chain.config.turns
-    most = turns.max_turns * (turns.draft_tokens + turns.target_tokens)
-    written = await chain.generate(author, most)
+    written = await chain.generate(author, chain.tokens_left)
     chain.append(written)
-    chain.end_turn()
     if chain.has_concluded:
         return "answer"
-    return "stop" if written.finish_reason == "stop" else "turns"
+    return "stop" if written.is_last else "turns"

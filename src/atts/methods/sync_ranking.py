@@ -33,4 +33,6 @@ async def _solve(chain: OpenChain) -> ChainEnd:
             return "answer"
         if written.finish_reason == "stop":
             return chain.stopped()
+        if chain.repeats_itself:
+            return "repeats"
     return "turns"

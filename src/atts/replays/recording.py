@@ -88,7 +88,9 @@ def _load_run(path: Path) -> Recording:
             RecordedChain(
                 chain.problem_id,
                 chain.sample,
-                None if chain.end == "failed" else _right(gold[chain.problem_id], chain.answer),
+                None
+                if chain.end == "failed" or not chain.is_needed
+                else _right(gold[chain.problem_id], chain.answer),
                 tuple(_steps(chain, kind)),
             )
             for chain in sorted(run.chains, key=lambda chain: chain.started)

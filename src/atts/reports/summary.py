@@ -1,8 +1,10 @@
 """The figures of one run, computed from its recorded chains alone."""
 
 import hashlib
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import mean
 
 from atts.config import Config, MethodName
 from atts.conformal.adaptive import AdaptiveControl, Tracked
@@ -15,15 +17,18 @@ from atts.grading.cache import VerdictCache
 from atts.grading.chains import grade_chains
 from atts.grading.grader import Grader
 from atts.grading.metrics import (
+    Grades,
     Interval,
     accuracy,
     accuracy_by_problem,
     clustered_interval,
-    majority_vote,
+    majority_by_problem,
+    mean_over_problems,
     pass_at_k,
 )
+from atts.methods import METHODS
 from atts.methods.seeds import tie_breaker
-from atts.types import Author, Chain, ChainEnd, ChainKey, Decision, Discarded, Problem, Record
+from atts.types import Author, Chain, ChainEnd, ChainKey, Discarded, Problem, Record
 
 
 class TurnRate(Record):
@@ -38,9 +43,11 @@ class TurnRate(Record):
 class TakeOver(Record):
     """The take-over rate: what was asked for, and what came of it."""
 
-    nominal: float
+    nominal: float | None
+    """None where the method aims at no rate."""
     realised: Interval
-    """Take-overs as a share of all decisions, clustered by problem."""
+    """Take-overs as a share of all decisions, clustered by problem. Where nothing is decided by a
+    score: turns in which the target wrote on, as a share of those in which the draft wrote."""
     decisions: int
     by_turn: tuple[TurnRate, ...]
     tracked: tuple[Tracked, ...] = ()
@@ -58,6 +65,8 @@ class Tokens(Record):
     the draft's requests, so rather too many than too few."""
     target_written: int = 0
     target_scored: int = 0
+    """Read in order to decide or to rate; a rating that is asked for in words counts its request
+    too."""
     draft_cached: int = 0
     """Prefix tokens that a request found in the key-value cache, summed over requests."""
     target_cached: int = 0
@@ -77,22 +86,35 @@ class Summary(Record):
     """How many are recorded; the figures are over these."""
     expected_chains: int
     failed: int
+    not_needed: int = 0
+    """Chains that were ended, or not begun, because their problem's answer was settled. They are
+    neither right nor wrong: accuracy, votes and shares are over the others."""
+    tokens_saved: int = 0
+    """What those would have written: each the mean of its problem's other chains, less what it had
+    written already. An estimate from below, as the chains that end first are the short ones."""
     ends: dict[ChainEnd, float]
     """Share of the chains by the reason why they ended."""
     accuracy: Interval
     """Per chain; a failed chain or one without an answer is wrong, and an ungraded one is not
-    right."""
+    right. Where chains were not needed, the mean of the problems' shares."""
     accuracy_by_problem: dict[str, float]
     majority_vote: Interval
+    majority_by_problem: dict[str, float]
+    selected: Interval | None = None
+    """Share of the problems for which the answer that the method selects is right: that of the
+    best rated chain (``best-of-n``), or the most frequent one (``self-consistency``). None for
+    methods that select none."""
+    selected_by_problem: dict[str, float] | None = None
     pass_at_k: dict[int, Interval]
-    """For each k up to the number of chains that every begun problem has."""
+    """For each k up to the number of chains that every begun problem has. Empty where chains were
+    not needed: which ones ran then depends on what the others answered."""
     invalid: float
     """Share of the chains that gave no answer; failed ones are among them."""
     ungraded: float
     """Share of the chains whose answer could not be compared with the gold answer, mostly
     because it took too long. The accuracy may be higher by as much."""
     take_over: TakeOver | None
-    """None where nothing was decided."""
+    """None where only one model writes to a chain."""
     certificate: Certificate | None = None
     """What vouches for the accuracy, if the run was given anything."""
     drift: Drift | None = None
@@ -126,7 +148,7 @@ def summarise(
     """
     # In a fixed order, so that the order in which chains finished leaves no trace.
     chains = sorted(chains, key=lambda chain: chain.key)
-    if not chains:
+    if not any(chain.is_needed for chain in chains):
         raise GradingError("the run has no finished chain yet; start it, or let it go on")
     if grader is None:
         with Grader(cache=VerdictCache()) as own:
@@ -134,9 +156,14 @@ def summarise(
     else:
         graded = grade_chains(problems, chains, grader, judged)
     grades = graded.grades
+    needed = [chain for chain in chains if chain.is_needed]
+    not_needed = len(chains) - len(needed)
+    right = accuracy_by_problem(grades)
     every = [grade for of_problem in grades.values() for grade in of_problem]
     fewest = min(map(len, grades.values()))
-    tokens = _count_tokens(config, chains)
+    majority = majority_by_problem(grades, graded.same)
+    selected = _selected(config, needed, grades, majority)
+    tokens = count_tokens(config, chains)
     ends = Counter(chain.end for chain in chains)
     return Summary(
         method=config.method,
@@ -147,11 +174,19 @@ def summarise(
         chains=len(chains),
         expected_chains=len(problems) * config.samples,
         failed=ends["failed"],
+        not_needed=not_needed,
+        tokens_saved=_tokens_saved(chains),
         ends={end: count / len(chains) for end, count in sorted(ends.items())},
-        accuracy=accuracy(grades),
-        accuracy_by_problem=accuracy_by_problem(grades),
-        majority_vote=majority_vote(grades, graded.same),
-        pass_at_k={k: pass_at_k(grades, k) for k in range(1, fewest + 1)},
+        # Where easy problems were ended early, each problem counts alike all the same.
+        accuracy=clustered_interval(list(right.values()), [1] * len(right))
+        if not_needed
+        else accuracy(grades),
+        accuracy_by_problem=right,
+        majority_vote=mean_over_problems(majority),
+        majority_by_problem=majority,
+        selected=None if selected is None else mean_over_problems(selected),
+        selected_by_problem=selected,
+        pass_at_k={} if not_needed else {k: pass_at_k(grades, k) for k in range(1, fewest + 1)},
         invalid=sum(grade.answer is None for grade in every) / len(every),
         ungraded=sum(not grade.graded for grade in every) / len(every),
         take_over=_take_over(config, chains),
@@ -163,27 +198,48 @@ def summarise(
     )
 
 
+def _selected(
+    config: Config, chains: Sequence[Chain], grades: Grades, majority: dict[str, float]
+) -> dict[str, float] | None:
+    """Whether each problem's selected answer is right: 1 or 0, or between where a vote is tied."""
+    if config.method == "self-consistency":
+        return majority
+    if config.method != "best-of-n":
+        return None
+    # A problem of which no chain has an answer counts as wrong.
+    best = dict.fromkeys(sorted(grades), (-math.inf, False))
+    in_order = {problem_id: iter(of_problem) for problem_id, of_problem in grades.items()}
+    for chain in chains:
+        grade = next(in_order[chain.problem_id])
+        rating = chain.turns[-1].rating if chain.turns else None
+        if rating and grade.answer is not None and rating.value > best[chain.problem_id][0]:
+            best[chain.problem_id] = (rating.value, grade.correct)
+    return {problem_id: float(correct) for problem_id, (_, correct) in best.items()}
+
+
 def _take_over(config: Config, chains: Sequence[Chain]) -> TakeOver | None:
-    by_problem: dict[str, list[Decision]] = defaultdict(list)
-    by_turn: dict[int, list[Decision]] = defaultdict(list)
+    if not METHODS[config.method].takes_over:
+        return None
+    aims = config.method in ("atts", "sync-ranking")
+    by_problem: dict[str, list[bool]] = defaultdict(list)
+    by_turn: dict[int, list[bool]] = defaultdict(list)
     for chain in chains:
         for number, turn in enumerate(chain.turns):
-            if turn.decision:
-                by_problem[chain.problem_id].append(turn.decision)
-                by_turn[number].append(turn.decision)
+            # Where scores decide, a turn without one (of an imported run, say) decided nothing.
+            if turn.take_over is not None and (turn.decision or not aims):
+                by_problem[chain.problem_id].append(turn.take_over)
+                by_turn[number].append(turn.take_over)
     if not by_problem:
         return None
     return TakeOver(
-        nominal=config.take_over.rate,
+        nominal=config.take_over.rate if aims else None,
         realised=clustered_interval(
-            [_take_overs(decisions) for decisions in by_problem.values()],
+            [sum(decisions) for decisions in by_problem.values()],
             [len(decisions) for decisions in by_problem.values()],
         ),
         decisions=sum(map(len, by_turn.values())),
         by_turn=tuple(
-            TurnRate(
-                turn=turn, decisions=len(decisions), rate=_take_overs(decisions) / len(decisions)
-            )
+            TurnRate(turn=turn, decisions=len(decisions), rate=sum(decisions) / len(decisions))
             for turn, decisions in sorted(by_turn.items())
         ),
         tracked=_tracked(config, chains),
@@ -192,7 +248,7 @@ def _take_over(config: Config, chains: Sequence[Chain]) -> TakeOver | None:
 
 def _tracked(config: Config, chains: Sequence[Chain]) -> tuple[Tracked, ...]:
     options = config.take_over
-    if options.control != "adaptive":
+    if config.method != "atts" or options.control != "adaptive":
         return ()
     # Only its own state counts, which follows from the recorded p-values: any ranks will do.
     ranks = OnlineControl(options.rate, options.coverage, options.by_turn)
@@ -230,11 +286,8 @@ def _drift(
     return alarm.drift
 
 
-def _take_overs(decisions: Sequence[Decision]) -> int:
-    return sum(decision.take_over for decision in decisions)
-
-
-def _count_tokens(config: Config, chains: Sequence[Chain]) -> Tokens:
+def count_tokens(config: Config, chains: Iterable[Chain]) -> Tokens:
+    """Everything that was written and scored for these chains of a run."""
     written: Counter[Author] = Counter()
     cached: Counter[Author] = Counter()
     seconds: dict[Author, float] = {"draft": 0.0, "target": 0.0}
@@ -251,6 +304,10 @@ def _count_tokens(config: Config, chains: Sequence[Chain]) -> Tokens:
             if turn.decision:
                 scored += turn.decision.scored_tokens
                 cached["target"] += turn.decision.cached_tokens
+            if turn.rating:
+                scored += turn.rating.read_tokens
+                written["target"] += turn.rating.written_tokens
+                cached["target"] += turn.rating.cached_tokens
     speed = written["draft"] / seconds["draft"] if seconds["draft"] > 0 else 0.0
     longest = config.turns.draft_tokens
     return Tokens(
@@ -266,6 +323,25 @@ def _count_tokens(config: Config, chains: Sequence[Chain]) -> Tokens:
         draft_cached=cached["draft"],
         target_cached=cached["target"],
     )
+
+
+def _tokens_saved(chains: Sequence[Chain]) -> int:
+    whole: dict[str, list[int]] = defaultdict(list)
+    for chain in chains:
+        if chain.is_needed:
+            whole[chain.problem_id].append(_written(chain))
+    every = [written for of_problem in whole.values() for written in of_problem]
+    return round(
+        sum(
+            max(mean(whole[chain.problem_id] or every) - _written(chain), 0.0)
+            for chain in chains
+            if not chain.is_needed
+        )
+    )
+
+
+def _written(chain: Chain) -> int:
+    return sum(segment.tokens for turn in chain.turns for segment in turn.segments)
 
 
 def _digest(problems: Sequence[Problem]) -> str:

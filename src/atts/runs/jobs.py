@@ -1,5 +1,6 @@
 """The two jobs: calibrate, and run a method over a problem set. Both resume."""
 
+import contextlib
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -13,21 +14,29 @@ from atts.conformal.controls import calibrating_control, make_control
 from atts.conformal.risk import Certificate
 from atts.engines.loading import load_engine
 from atts.errors import CalibrationError, ConfigError
-from atts.methods import METHODS
+from atts.grading.cache import VerdictCache
+from atts.grading.grader import Grader
+from atts.methods import METHODS, authors_of
 from atts.methods.chain import Model, Models, OpenChain
 from atts.methods.ranking import Ranking
 from atts.problems import calibration_problems, load_problems
 from atts.prompts import Tokenizer
 from atts.reports.summary import Summary, drift_alarm
+from atts.runs.activity import Activity
+from atts.runs.environment import record_environment
 from atts.runs.grades import read_grades, summarise_graded
 from atts.runs.limits import LimitedEngine
 from atts.runs.runner import Clock, run_chains
+from atts.runs.stopping import Stopping
 from atts.runs.store import CALIBRATION, RecordedRun, RunStore, atomic_write
 from atts.types import Author, Chain, ChainKey, Problem
 
 
 class Observer(Protocol):
     """Watches a job, e.g. to show its progress."""
+
+    activity: Activity
+    """What the chains are doing: the job counts, the observer looks when it likes."""
 
     def started(self, total: int, done: int) -> None:
         """The job has ``total`` chains, of which ``done`` were there before."""
@@ -39,6 +48,10 @@ class Observer(Protocol):
 
     def warned(self, message: str) -> None:
         """Something should be known while the job goes on."""
+        ...
+
+    def grading(self, done: int, total: int) -> None:
+        """So many answers that need algebra are compared; the chains are all there."""
         ...
 
 
@@ -59,14 +72,19 @@ def prepare_run(config: Config) -> Job:
     Raises:
         ProblemError: the problems cannot be read.
         CalibrationError: the calibration is missing, corrupt, or was made for something else.
-        ConfigError: the control's options exclude each other, or a problem's chains must be under
-            way together and may not.
+        ConfigError: the control's options exclude each other, a problem's chains must be under
+            way together and may not, or chains may be ended that the method needs.
     """
     if METHODS[config.method].together and config.limits.chains < config.samples:
         raise ConfigError(
             f"limits.chains={config.limits.chains} is below samples={config.samples}, but with "
             f"method={config.method} all chains of a problem wait for each other, so they must be "
             "in flight together: raise limits.chains, or lower samples"
+        )
+    if config.stop.when != "never" and config.method == "best-of-n":
+        raise ConfigError(
+            f"stop.when={config.stop.when} ends chains by votes, but method=best-of-n selects by "
+            "rating and needs them all: leave one of the two out"
         )
     problems = load_problems(config.problems)
     if not METHODS[config.method].needs_calibration:
@@ -124,6 +142,7 @@ async def run(
     """
     job = prepare_run(config)
     with RunStore.open(directory, job.config, job.problems, job.calibration) as store:
+        record_environment(directory, job.config)
         if job.certificate:
             store.write_certificate(job.certificate)
         await _make_chains(job, models, store, observer, retry_failed)
@@ -131,7 +150,9 @@ async def run(
         recorded = RecordedRun(
             job.config, tuple(job.problems), tuple(chains), job.calibration, job.certificate
         )
-        summary = summarise_graded(recorded, read_grades(directory, chains))
+        progress = observer.grading if observer else None
+        with Grader(cache=VerdictCache(), progress=progress) as grader:
+            summary = summarise_graded(recorded, read_grades(directory, chains), grader)
         store.write_summary(summary)
     return summary
 
@@ -158,13 +179,17 @@ async def calibrate(
 async def _make_chains(
     job: Job, models: Models, store: RunStore, observer: Observer | None, retry_failed: bool
 ) -> None:
+    method = METHODS[job.config.method]
+    if observer:
+        activity = observer.activity
+        aims = job.control or method.together
+        activity.nominal = job.config.take_over.rate if aims else None
+        models, method = activity.watched_models(models), activity.watched_method(method)
     done = {
         key for key, chain in store.chains.items() if not (retry_failed and chain.end == "failed")
     }
     if job.control:  # a chain that is done again counts once
         job.control.restore_all(store.chains[key] for key in store.chains if key in done)
-
-    method = METHODS[job.config.method]
 
     def missing() -> Iterator[Sequence[Callable[[], OpenChain]]]:
         for problem in job.problems:
@@ -211,7 +236,13 @@ async def _make_chains(
     if observer:
         observer.started(len(job.problems) * job.config.samples, len(done))
     clock = Clock(max((chain.done for chain in store.chains.values()), default=0.0))
-    await run_chains(missing(), method, job.config.limits.chains, clock, finished)
+    limits, stop = job.config.limits, job.config.stop
+    with contextlib.ExitStack() as stack:
+        stopping = None
+        if stop.when != "never" and job.stream == "run":  # a calibration needs every score
+            stopping = stack.enter_context(Stopping(stop, job.config.samples))
+            await stopping.chains_done(store.chains[key] for key in done)
+        await run_chains(missing(), method, limits.chains, clock, finished, stopping)
 
 
 @asynccontextmanager
@@ -227,7 +258,7 @@ async def open_models(
     limits = config.limits
     in_flight = {"draft": limits.draft_requests, "target": limits.target_requests}
     options = {"draft": config.draft, "target": config.target}
-    authors = authors or METHODS[config.method].authors
+    authors = authors or authors_of(config)
     in_process = sum(options[author].engine == "inprocess" for author in authors)
     models: Models = {}
     try:

@@ -10,7 +10,7 @@ from tenacity.wait import wait_random_exponential
 from atts.engines.base import Completion, Engine, Sampling, Scored
 from atts.errors import EngineUnavailableError
 
-Result = TypeVar("Result")
+Result = TypeVar("Result", Completion, Scored)
 LONGEST_WAIT_SECONDS = 60.0
 LONGEST_RETRY_AFTER_SECONDS = 600.0
 """A server that asks for a longer wait is asked again after this one."""
@@ -19,7 +19,9 @@ LONGEST_RETRY_AFTER_SECONDS = 600.0
 class LimitedEngine:
     """An engine with at most ``in_flight`` requests at a time, which retries passing failures.
 
-    A chain whose request fails in a passing way so loses one request, not its past turns.
+    A chain whose request fails in a passing way so loses one request, not its past turns. A
+    result's ``queued`` is when it was asked for here: waits for a place, and tries that failed, are
+    part of the time before the engine began.
     """
 
     def __init__(
@@ -46,6 +48,11 @@ class LimitedEngine:
         return max(self._backoff(state), min(asked, LONGEST_RETRY_AFTER_SECONDS))
 
     async def _retry(self, request: Callable[[], Awaitable[Result]]) -> Result:
+        asked = asyncio.get_running_loop().time()  # time.monotonic(), or a simulation's
+        result = await self._tried(request)
+        return result._replace(timings=result.timings.model_copy(update={"queued": asked}))
+
+    async def _tried(self, request: Callable[[], Awaitable[Result]]) -> Result:
         async def within_limit() -> Result:
             # Waiting for another try holds no place: the others may go on meanwhile.
             async with self._room:

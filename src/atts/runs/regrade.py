@@ -148,7 +148,7 @@ class _Regrade:
         async def one(chain: Chain) -> None:
             problem = self._problems[chain.problem_id]
             answer, extracted_by = chain.answer, "run"
-            if chain.text and chain.end != "failed":
+            if chain.text and chain.end != "failed" and chain.is_needed:
                 if by == "regex":
                     answer, extracted_by = extract_answer(chain.text, problem.choices), "regex"
                 else:
@@ -260,6 +260,9 @@ def states(
     in_order = {name: iter(graded) for name, graded in by_problem.items()}
     states = {}
     for chain in chains:
+        if not chain.is_needed:
+            states[chain.key] = State(None, None)
+            continue
         grade = next(in_order[chain.problem_id])
         known = grade.answer is not None and grade.graded
         states[chain.key] = State(grade.answer, grade.correct if known else None)

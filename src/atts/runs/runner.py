@@ -5,9 +5,10 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from atts.engines.replicas import start_chain
-from atts.errors import AttsError, ContextLengthError
+from atts.errors import AttsError, ConfigError, ContextLengthError
 from atts.methods import Method
 from atts.methods.chain import OpenChain
+from atts.runs.stopping import Stopping
 from atts.types import Chain, ChainEnd
 
 
@@ -29,11 +30,13 @@ async def run_chains(
     in_flight: int,
     clock: Clock,
     finished: Callable[[Chain], None],
+    stopping: Stopping | None = None,
 ) -> None:
     """Solve every chain, at most ``in_flight`` at a time, and hand each over when it is done.
 
     A chain that fails is handed over as failed; the others go on. When this task is
-    cancelled, or ``finished`` raises, every chain in flight is cancelled before this returns.
+    cancelled, the configuration is found to be wrong, or ``finished`` raises, every chain in
+    flight is cancelled before this returns.
 
     Args:
         groups: chains that start together, when there is room for all of them: one by itself, or
@@ -43,12 +46,16 @@ async def run_chains(
         in_flight: size of the pool, no smaller than any group.
         clock: the run's seconds.
         finished: takes finished chains, e.g. to write them down.
+        stopping: ends the chains of problems that are settled.
     """
     room = asyncio.Semaphore(in_flight)
 
     async def one(open_chain: Callable[[], OpenChain]) -> None:
         try:
-            finished(await solve(open_chain, method, clock))
+            chain = await solve(open_chain, method, clock, stopping)
+            finished(chain)
+            if stopping:
+                await stopping.chains_done([chain])
         finally:
             room.release()
 
@@ -64,19 +71,41 @@ async def run_chains(
         raise errors.exceptions[0] from None
 
 
-async def solve(open_chain: Callable[[], OpenChain], method: Method, clock: Clock) -> Chain:
-    """Run one chain to its end, whatever the end is."""
+async def solve(
+    open_chain: Callable[[], OpenChain],
+    method: Method,
+    clock: Clock,
+    stopping: Stopping | None = None,
+) -> Chain:
+    """Run one chain to its end, whatever the end is.
+
+    Raises:
+        ConfigError: the configuration does not fit the models, which shows only now.
+    """
     started = clock()
     start_chain()
     chain = open_chain()
     error: str | None = None
     end: ChainEnd
+    scope = asyncio.timeout(None)
     try:
-        end = await method.solve(chain)
+        async with scope:
+            if stopping is None:
+                end = await method.solve(chain)
+            elif stopping.is_settled(chain.problem.id):
+                end = "not-needed"
+            else:
+                with stopping.may_end(chain.problem.id, scope):
+                    end = await method.solve(chain)
     except ContextLengthError:
         end = "context"
+    except ConfigError:  # would fail every chain alike, and is no property of this one
+        raise
     except Exception as failure:  # a failed chain is data: it is recorded, the run goes on
-        end, error = "failed", f"{type(failure).__name__}: {failure}"
+        if scope.expired():
+            end = "not-needed"
+        else:
+            end, error = "failed", f"{type(failure).__name__}: {failure}"
     finally:
         await chain.drop_ahead()
     return chain.record(end, started, clock(), error)

@@ -1,0 +1,110 @@
+"""Ends the chains of a problem whose answer is settled; see ``StopOptions``."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+from atts.config import StopOptions
+from atts.grading.cache import VerdictCache
+from atts.grading.consensus import certainty, is_decided
+from atts.grading.equivalence import compare_exactly
+from atts.grading.grader import Grader
+from atts.types import Chain
+
+
+class _Ballot:
+    """The votes of one problem."""
+
+    def __init__(self) -> None:
+        self.answers: list[str] = []
+        """One of each kind, and below how many chains gave it."""
+        self.votes: list[int] = []
+        self.recorded = 0
+        self.settled = False
+        self.running: set[asyncio.Timeout] = set()
+        self.counting = asyncio.Lock()
+
+
+class Stopping:
+    """Counts the votes of a run's problems, and ends the chains that are not needed any more.
+
+    Answers are the same here where grading's majority vote says so. Most are compared at once;
+    the others by algebra in processes of their own, for which a thread waits and not the event
+    loop. The gold answer is never looked at.
+
+    A context manager, because of that thread.
+    """
+
+    def __init__(self, options: StopOptions, samples: int) -> None:
+        self._options = options
+        self._samples = samples
+        self._ballots: dict[str, _Ballot] = defaultdict(_Ballot)
+        self._grader = Grader(cache=VerdictCache())
+        self._thread = ThreadPoolExecutor(1, "atts-votes")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._thread.shutdown(cancel_futures=True)
+        self._grader.close()
+
+    def is_settled(self, problem_id: str) -> bool:
+        """Whether further chains of a problem are not needed."""
+        return self._ballots[problem_id].settled
+
+    @contextmanager
+    def may_end(self, problem_id: str, scope: asyncio.Timeout) -> Iterator[None]:
+        """While inside, ``scope`` expires when the problem is settled."""
+        running = self._ballots[problem_id].running
+        running.add(scope)
+        try:
+            yield
+        finally:
+            running.discard(scope)
+
+    async def chains_done(self, chains: Iterable[Chain]) -> None:
+        """Count chains that have been recorded; those of before an interruption too."""
+        for chain in chains:
+            ballot = self._ballots[chain.problem_id]
+            async with ballot.counting:
+                ballot.recorded += 1
+                if chain.answer is not None and chain.end not in ("failed", "not-needed"):
+                    await self._vote(ballot, chain.answer)
+                if not ballot.settled and self._settles(ballot):
+                    ballot.settled = True
+                    for scope in ballot.running:
+                        scope.reschedule(0.0)
+
+    def _settles(self, ballot: _Ballot) -> bool:
+        remaining = self._samples - ballot.recorded
+        if is_decided(ballot.votes, remaining):
+            return True
+        adaptive = self._options.when == "adaptive"
+        return adaptive and certainty(ballot.votes) >= self._options.confidence
+
+    async def _vote(self, ballot: _Ballot, answer: str) -> None:
+        verdicts = [compare_exactly(known, answer) for known in ballot.answers]
+        if True not in verdicts and None in verdicts:
+            verdicts = await self._by_algebra(ballot.answers, answer)
+        if True in verdicts:
+            ballot.votes[verdicts.index(True)] += 1
+        else:
+            ballot.answers.append(answer)
+            ballot.votes.append(1)
+
+    async def _by_algebra(self, known: list[str], answer: str) -> list[bool | None]:
+        pairs = [(each, answer) for each in known]
+        loop = asyncio.get_running_loop()
+        # One thread, because the grader is not made for more.
+        verdicts = await loop.run_in_executor(self._thread, self._grader.compare, pairs)
+        return [verdicts[pair] for pair in pairs]
