@@ -53,6 +53,7 @@ bench: .venv/.dev
 	$(BIN)/python benchmarks/inprocess.py
 	$(BIN)/python benchmarks/control.py
 	$(BIN)/python benchmarks/client.py
+	$(BIN)/python benchmarks/simulator.py servers
 	$(BIN)/python benchmarks/overhead.py
 
 clean:
@@ -65,5 +66,5 @@ clean:
 	touch $@
 
 .venv/.dev: .venv/.runtime
-	$(PIP) -c constraints.txt -e '.[inprocess,plots,data,judge,dev]'
+	$(PIP) -c constraints.txt -e '.[inprocess,plots,data,judge,simulate,dev]'
 	touch $@
