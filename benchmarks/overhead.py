@@ -44,6 +44,7 @@ from atts.engines.base import Completion, Sampling, Scored
 from atts.methods.chain import Model, Models, OpenChain
 from atts.prompts import Tokenizer
 from atts.runs import jobs
+from atts.runs.activity import Activity
 from atts.runs.limits import LimitedEngine
 from atts.runs.store import RunStore
 from atts.types import Author, Chain, Timings
@@ -158,6 +159,7 @@ class Watch:
     """An ``Observer`` that takes the time from the first chain's start to the last one's end."""
 
     def __init__(self) -> None:
+        self.activity = Activity()
         self.cpu = 0.0
         self.turns = 0
         self._left = 0
@@ -176,6 +178,9 @@ class Watch:
 
     def warned(self, message: str) -> None:
         """Nothing is said here."""
+
+    def grading(self, done: int, total: int) -> None:
+        """Nothing is shown here."""
 
 
 class Figures(NamedTuple):

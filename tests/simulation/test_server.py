@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from step_by_step import Sent, finish_times
+from simulation.step_by_step import Sent, finish_times
 
 from atts.simulation.clock import run_virtually
 from atts.simulation.hardware import GPUS, SHAPES, Costs, Efficiency

@@ -1,16 +1,13 @@
 """``atts servers``: start, watch and stop the servers of a configuration's models."""
 
-import asyncio
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.live import Live
-from rich.table import Table
 
 from atts.cli.runs import ConfigFile, Settings
-from atts.cli.terminal import EXIT_CODES, FAILED, INTERRUPTED, err, out, say
+from atts.cli.terminal import EXIT_CODES, FAILED, INTERRUPTED, Group, err, out, say
 from atts.reports.escape import safe_markup, visible
 
 if TYPE_CHECKING:
@@ -19,8 +16,8 @@ if TYPE_CHECKING:
     from atts.types import Author
 
 app = typer.Typer(
+    cls=Group,
     no_args_is_help=True,
-    rich_markup_mode="markdown",
     help="Start, watch and stop the SGLang or vLLM servers of a configuration.",
     epilog=EXIT_CODES,
 )
@@ -60,6 +57,10 @@ def up(
 @app.command()
 def status(directory: Directory = DEFAULT) -> None:
     """Show the servers that were started in DIR, and whether they live and answer."""
+    import asyncio
+
+    from rich.table import Table
+
     from atts.servers.lifecycle import AUTHORS, answers
     from atts.servers.processes import processes, read_record
 
@@ -138,6 +139,8 @@ def warm(
     Servers that do not run are started for it and ended again: what was compiled stays on disk,
     where SGLang, FlashInfer, Triton and PyTorch keep it.
     """
+    import asyncio
+
     from atts.config import load_config
     from atts.servers import lifecycle
     from atts.servers.processes import processes, read_record
@@ -183,6 +186,8 @@ def start_servers(
         ConfigError, ServerError: see ``atts.servers.lifecycle.up``.
         typer.Exit: with 130, after Ctrl-C; what was started is ended again.
     """
+    import asyncio
+
     from atts.servers import lifecycle
 
     with _Starting() as starting:
@@ -197,6 +202,8 @@ class _Starting:
     """Shows what servers are doing until they answer: live in a terminal, else now and then."""
 
     def __init__(self) -> None:
+        from rich.live import Live
+
         self._doing: dict[str, tuple[str, float]] = {}
         self._said: dict[str, float] = {}
         console = err()
@@ -207,6 +214,8 @@ class _Starting:
         )
 
     def show(self, author: str, doing: str, seconds: float) -> None:
+        from rich.table import Table
+
         self._doing[author] = (doing, seconds)
         if self._live:
             table = Table(box=None, show_header=False)

@@ -49,28 +49,34 @@ class LimitedEngine:
 
     async def _retry(self, request: Callable[[], Awaitable[Result]]) -> Result:
         asked = asyncio.get_running_loop().time()  # time.monotonic(), or a simulation's
-        result = await self._tried(request)
-        return result._replace(timings=result.timings.model_copy(update={"queued": asked}))
 
-    async def _tried(self, request: Callable[[], Awaitable[Result]]) -> Result:
         async def within_limit() -> Result:
             # Waiting for another try holds no place: the others may go on meanwhile.
             async with self._room:
                 return await request()
 
         try:
-            return await within_limit()
+            result = await within_limit()
         except EngineUnavailableError as error:
-            first: EngineUnavailableError | None = error
+            result = await self._again(within_limit, error)
+        return result._replace(timings=result.timings.model_copy(update={"queued": asked}))
 
-        # Only what has failed once pays for the machinery of tries, which costs more than all
-        # else that happens here to a request.
-        async def again() -> Result:
+    async def _again(
+        self, request: Callable[[], Awaitable[Result]], failure: EngineUnavailableError
+    ) -> Result:
+        """Further tries, ``failure`` being the first.
+
+        Only what has failed once pays for the machinery of tries, which costs more than all else
+        that happens here to a request.
+        """
+        first: EngineUnavailableError | None = failure
+
+        async def attempt() -> Result:
             nonlocal first
             if first:
                 error, first = first, None
                 raise error
-            return await within_limit()
+            return await request()
 
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(EngineUnavailableError),
@@ -78,4 +84,5 @@ class LimitedEngine:
             wait=self._wait,
             reraise=True,
         )
-        return await retrying(again)
+        result: Result = await retrying(attempt)
+        return result
