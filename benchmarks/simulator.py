@@ -270,7 +270,7 @@ def show(title: str, rows: Sequence[dict[str, Any]]) -> None:
             f"{target['cached']:.0%}",
             f"{row['waited_seconds']:.0f}",
         )
-    Console(width=130).print(table)
+    Console(width=170).print(table)
 
 
 # claim
