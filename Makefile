@@ -6,7 +6,7 @@ TORCH ?= torch==2.13.0 -c constraints.txt
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test check-format lint types pytest fix bench test-vllm clean
+.PHONY: demo test check-format lint types pytest fix bench test-vllm test-sglang clean
 
 demo: .venv/.runtime
 	$(BIN)/atts demo
@@ -43,11 +43,17 @@ $(VLLM_ENV)/.built:
 	$(VLLM_ENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
+# On real SGLang servers, on one GPU; SGLANG is the Python of an environment that has SGLang.
+SGLANG ?= python3
+test-sglang: .venv/.dev
+	$(BIN)/python tests/contract/real_sglang.py $(SGLANG)
+
 # Minutes on two cores; not part of the checks, because timings depend on the machine.
 bench: .venv/.dev
 	$(BIN)/python benchmarks/inprocess.py
 	$(BIN)/python benchmarks/control.py
 	$(BIN)/python benchmarks/client.py
+	$(BIN)/python benchmarks/overhead.py
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes import SilentObserver
 from transformers import AutoConfig
 
 from atts.cli.demo import demo_configs
@@ -52,8 +53,9 @@ def test_the_pair_is_small_and_of_different_kinds() -> None:
         assert AutoConfig.from_pretrained(folder).architectures == ["LlamaForCausalLM"]
 
 
-class Counter:
+class Counter(SilentObserver):
     def __init__(self) -> None:
+        super().__init__()
         self.total = self.before = self.made = 0
 
     def started(self, total: int, done: int) -> None:

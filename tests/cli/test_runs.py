@@ -125,6 +125,21 @@ def test_run_uses_a_folder_named_after_its_configuration(invoke: Invoke, fake: F
     assert (fake.opened, fake.closed, fake.retried) == ([None], 1, [False])
 
 
+def test_run_tells_scripts_in_json(invoke: Invoke, fake: FakeJobs) -> None:
+    fake.failed = 1
+    result = invoke("run", "--set", "samples=3", "--json", "--out", "here")
+    assert result.exit_code == 1  # a chain failed
+    figures = json.loads(result.stdout)
+    assert (figures["run"], figures["chains"], figures["failed"]) == ("here", 3, 1)
+    told = [json.loads(line) for line in result.stderr.splitlines() if line.startswith("{")]
+    assert [(each["event"], each["chains"]["done"]) for each in told] == [
+        ("started", 1),
+        ("done", 3),
+    ]
+    # What is for people does not begin like an object.
+    assert "1 of 3 chains failed" in result.stderr
+
+
 def test_run_takes_a_file_a_folder_and_retries(
     invoke: Invoke, fake: FakeJobs, tmp_path: Path
 ) -> None:

@@ -5,13 +5,17 @@
 PYTHON is that of an environment with vLLM. Starts both servers with ``atts servers up``; asks
 ``atts doctor``; runs the contract suite against draft and target; then calibrates and runs
 ``atts run``, kills the target's server in the middle, starts it again, and demands that every
-chain comes to its end; ends the servers and demands that nothing of them is left.
+chain comes to its end; ends the servers and demands that nothing of them is left. At last
+``atts suite`` does all of that by itself for two entries, and once more for nothing.
+
+On two cores that do nothing else it takes about ten minutes.
 """
 # ruff: noqa: T201
 
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -36,6 +40,9 @@ ARGUMENTS = [
     "--no-enable-chunked-prefill",
     *("--max-num-batched-tokens", "16384"),
 ]
+PORTS = {"draft": 40100, "target": 40101}
+LONG = 1800
+"""Seconds in which anything here ends, on a machine that does much else."""
 BOTH_TURNS = {"max_turns": 15, "draft_tokens": 24, "target_tokens": 24}
 
 
@@ -53,24 +60,24 @@ def configuration(python: str) -> dict[str, Any]:
                 "MALLOC_PERTURB_": "255",
             },
         }
-        return {"engine": "vllm", "dtype": "float32", "timeout_seconds": 120, "server": server}
+        return {"engine": "vllm", "dtype": "float32", "timeout_seconds": 600, "server": server}
 
     return {
         "problems": {"count": 50},
         "samples": 4,
         "turns": BOTH_TURNS,
         "calibration": {"problems": {"count": 40}, "samples": 2},
-        "draft": model(40100),
-        "target": model(40101),
+        "draft": model(PORTS["draft"]),
+        "target": model(PORTS["target"]),
         # A server takes a minute or two to come back.
         "limits": {"chains": 200, "attempts": 40, "backoff_seconds": 1.0},
     }
 
 
-def atts(*words: object, folder: Path) -> None:
+def atts(*words: object, folder: Path, check: bool = True) -> None:
     print("+ atts", *words, flush=True)
     command = [sys.executable, "-m", "atts", *map(str, words)]
-    subprocess.run(command, cwd=folder, check=True)
+    subprocess.run(command, cwd=folder, check=check)
 
 
 def main() -> None:
@@ -99,7 +106,9 @@ def main() -> None:
         left = [pid for pid in started if psutil.pid_exists(pid)]
         if left:
             raise SystemExit(f"atts servers down left {left}")
-        print("nothing of the servers is left; all is well")
+        print("nothing of the servers is left", flush=True)
+        suite(configuration(python), folder)
+        print("all is well")
 
 
 def processes_of(servers: Path, author: Author) -> list[psutil.Process]:
@@ -109,8 +118,9 @@ def processes_of(servers: Path, author: Author) -> list[psutil.Process]:
 
 def contract() -> None:
     """The one suite, on both servers."""
-    urls = "bundled/draft=http://127.0.0.1:40100 bundled/target=http://127.0.0.1:40101"
-    command = [sys.executable, "-m", "pytest", "-q", "-s", "tests/contract", "-k", "real"]
+    urls = " ".join(f"bundled/{name}=http://127.0.0.1:{port}" for name, port in PORTS.items())
+    limit = f"--timeout={LONG}"
+    command = [sys.executable, "-m", "pytest", "-q", "-s", "tests/contract", "-k", "real", limit]
     subprocess.run(command, cwd=ROOT, env=os.environ | {"ATTS_VLLM_URLS": urls}, check=True)
 
 
@@ -134,12 +144,44 @@ def whole_run(config: Path, servers: Path, folder: Path) -> None:
     before = chains.read_bytes().count(b"\n")
     print(f"killed {len(killed)} processes after {before} of 200 chains", flush=True)
     atts("servers", "up", "-c", config, "--dir", servers, "--only", "target", folder=folder)
-    if run.wait(600):
+    if run.wait(LONG):
         raise SystemExit("atts run failed")
     summary = json.loads((out / "summary.json").read_text())
     print(f"after the kill: {summary['chains']} chains, {summary['failed']} failed")
     if (summary["chains"], summary["failed"]) != (200, 0):
         raise SystemExit("chains were lost")
+
+
+def suite(config: dict[str, Any], folder: Path) -> None:
+    """Two entries: servers up, calibrate, run, servers down; the second time all is done."""
+    file, out = folder / "suite.yaml", folder / "suite"
+    pair = {author: config.pop(author) for author in AUTHORS}
+    tree = {
+        "base": config | {"samples": 2},
+        "pairs": {"bundled": pair},
+        "problems": {
+            "arithmetic": {
+                "problems": {"count": 10},
+                "calibration": {"problems": {"count": 20}, "samples": 2},
+            }
+        },
+        "methods": ["target-only", "atts"],
+    }
+    file.write_text(yaml.safe_dump(tree))
+    began = time.monotonic()
+    atts("suite", file, "--out", out, folder=folder)
+    print(f"the suite took {time.monotonic() - began:.0f} s", flush=True)
+    for name in ("target-only", "atts-marginal"):
+        summary = json.loads((out / "bundled" / "arithmetic" / name / "summary.json").read_text())
+        if (summary["chains"], summary["failed"]) != (20, 0):
+            raise SystemExit(f"{name}: {summary['chains']} chains, {summary['failed']} failed")
+    for author, port in PORTS.items():
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                raise SystemExit(f"the suite left the {author}'s server")
+    began = time.monotonic()
+    atts("suite", file, "--out", out, folder=folder)
+    print(f"and {time.monotonic() - began:.0f} s when all of it was done", flush=True)
 
 
 if __name__ == "__main__":

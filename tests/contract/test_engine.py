@@ -2,11 +2,13 @@
 
 An engine joins by a line in ``SERVED``: a context in which it serves a model. What is right is
 decided by plain transformers. The servers of vLLM and SGLang are stand-ins that speak their
-protocols; with ``ATTS_VLLM_URLS`` (``MODEL=URL``, separated by spaces) real servers join.
+protocols; with ``ATTS_VLLM_URLS`` or ``ATTS_SGLANG_URLS`` (``MODEL=URL``, separated by spaces) real
+servers join.
 """
 
 import asyncio
 import os
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -64,6 +66,8 @@ class Served(NamedTuple):
     """Engines keep prefixes in blocks; so many tokens may be missing from what they reuse."""
     in_flight: InFlight | None = None
     """How many requests the server works on; None where there is no server."""
+    computed: Callable[[], Awaitable[int]] | None = None
+    """How many prompt tokens the server has computed, by its own count, over all requests."""
 
 
 @asynccontextmanager
@@ -83,7 +87,12 @@ async def behind(
     async with serve_stand_in(serve(tiny)) as server:
         options = ModelOptions(model="tiny", engine=kind)
         make = {"sglang": SGLangEngine, "vllm": VllmEngine}[kind]
-        engine = make(HttpClient(server.url, "tiny", timeout_seconds=30), options, VOCABULARY)
+        engine = make(
+            HttpClient(server.url, "tiny", timeout_seconds=30),
+            options,
+            VOCABULARY,
+            frozenset({END}),
+        )
         try:
             yield Served(
                 kind,
@@ -93,31 +102,46 @@ async def behind(
                 CONTEXT,
                 CONTEXT - (7 if kind == "sglang" else 1),
                 in_flight=engine.in_flight,
+                computed=server.count_computed,
             )
         finally:
             await engine.aclose()
 
 
 @asynccontextmanager
-async def real_vllm(model: str, url: str, _: PreTrainedModel) -> AsyncIterator[Served]:
-    options = ModelOptions(model=model, engine="vllm", urls=(url,))
+async def real(kind: EngineName, model: str, url: str, _: PreTrainedModel) -> AsyncIterator[Served]:
+    """A real server of a bundled model, with float32 weights."""
+    options = ModelOptions(model=model, engine=kind, urls=(url,))
     (engine,) = remote_engines(options)
     plain = load_model(ModelOptions(model=model, device="cpu"), model_path(model))
     tokenizer = Tokenizer.load(options)
     context = plain.config.max_position_embeddings
 
+    async def metric(pattern: str) -> int:
+        text = await engine.client.get_text("/metrics")
+        return sum(int(float(found)) for found in re.findall(f"^{kind}:{pattern}", text, re.M))
+
+    async def computed() -> int:
+        cached = "cached_tokens_total" if kind == "sglang" else "prompt_tokens_cached_total"
+        sent = await metric(r"prompt_tokens_total{.*} (.*)$")
+        return sent - await metric(cached + r"{.*} (.*)$")
+
+    block = (
+        r"page_size{.*} (.*)$" if kind == "sglang" else r'cache_config_info{.*\bblock_size="(\d+)"'
+    )
     try:
         yield Served(
-            f"vllm {(await engine.connect()).version}",
+            f"{kind} {(await engine.connect()).version}",
             engine,
             plain,
             engine.vocab_size,
             context,
-            context - 1,
+            context - (7 if kind == "sglang" else 1),
             tolerance=1e-3,
-            block=32,
+            block=await metric(block),
             text=tokenizer.decode,
             in_flight=engine.in_flight,
+            computed=computed,
         )
     finally:
         await engine.aclose()
@@ -127,14 +151,16 @@ def vllm(version: VllmVersion) -> Callable[[PreTrainedModel], AbstractAsyncConte
     return partial(behind, "vllm", partial(VllmStandIn, version=version))
 
 
+REAL: dict[str, EngineName] = {"ATTS_VLLM_URLS": "vllm", "ATTS_SGLANG_URLS": "sglang"}
 SERVED: dict[str, Callable[[PreTrainedModel], AbstractAsyncContextManager[Served]]] = {
     "inprocess": in_process,
     "sglang": partial(behind, "sglang", SGLangStandIn),
     "vllm": vllm("v2"),
 }
-for pair in os.environ.get("ATTS_VLLM_URLS", "").split():
-    name, _, address = pair.partition("=")
-    SERVED[f"real-vllm-{name}"] = partial(real_vllm, name, address)
+for variable, server in REAL.items():
+    for pair in os.environ.get(variable, "").split():
+        name, _, address = pair.partition("=")
+        SERVED[f"real-{server}-{name}"] = partial(real, server, name, address)
 
 
 @pytest.fixture(scope="session")
@@ -166,7 +192,10 @@ def new_ids(length: int) -> list[int]:
 async def endless(engine: Engine, max_tokens: int = 200) -> Sampling:
     """A way to continue ``some_ids(20)`` that does not meet an end-of-sequence."""
     for temperature in (1.0, 2.0):  # hotter where the model would rather stop; vLLM ends at 2
-        ways = [replace(sampled(max_tokens, seed), temperature=temperature) for seed in range(25)]
+        ways = [
+            replace(sampled(max_tokens, seed), temperature=temperature, top_p=1.0)
+            for seed in range(25)
+        ]
         completions = await asyncio.gather(*(engine.generate(some_ids(20), way) for way in ways))
         for way, completion in zip(ways, completions, strict=True):
             if completion.finish_reason == "length":
@@ -199,6 +228,18 @@ async def test_text_ends_where_the_context_is_full(served: Served) -> None:
     completion = await served.engine.generate(ids, greedy(50))
     assert 3 <= len(completion.token_ids) <= served.context - len(ids)
     assert completion.finish_reason == "length"
+
+
+async def test_an_end_at_the_very_limit_is_an_end(served: Served) -> None:
+    for seed in range(200):
+        way = sampled(60, seed)
+        whole = await served.engine.generate(some_ids(10), way)
+        if whole.finish_reason == "stop" and whole.token_ids:
+            break
+    limited = replace(way, max_tokens=len(whole.token_ids) + 1)
+    again = await served.engine.generate(some_ids(10), limited)
+    assert again.finish_reason == whole.finish_reason == "stop"
+    assert again.token_ids == whole.token_ids
 
 
 async def test_moments_of_a_request_are_in_order(engine: Engine) -> None:
@@ -235,6 +276,12 @@ async def test_scores_are_those_of_a_plain_forward_pass(
         scored = await engine.score(ids, start)
         assert scored.logprobs.shape == (60 - start,)
         assert np.abs(scored.logprobs - expected).max() < served.tolerance
+
+
+async def test_every_token_of_the_vocabulary_can_be_scored(served: Served) -> None:
+    ids = [*some_ids(20), *range(served.vocabulary - 30, served.vocabulary), 7]
+    scored = await served.engine.score(ids, 20)
+    assert np.abs(scored.logprobs - plain_scores(served.model, ids, 20)).max() < served.tolerance
 
 
 async def test_a_whole_context_can_be_scored(served: Served) -> None:
@@ -361,17 +408,23 @@ async def test_a_text_ends_after_a_stop_string(served: Served) -> None:
 
 async def test_a_chain_of_ten_turns_is_computed_once(served: Served) -> None:
     chain = new_ids(60)
-    computed = 0
+    by_replies = 0
+    before = await served.computed() if served.computed else 0
     for turn in range(10):
         drafted = new_ids(13 + turn % 3)
         scored = await served.engine.score(chain + drafted, len(chain))
         expected = plain_scores(served.model, chain + drafted, len(chain))
         assert np.abs(scored.logprobs - expected).max() < served.tolerance
-        computed += len(chain) + len(drafted) - scored.cached_tokens
+        by_replies += len(chain) + len(drafted) - scored.cached_tokens
         chain += drafted
-    print(f"{served.name}: {len(chain)} tokens, {computed} computed in 10 scores")  # noqa: T201
-    # Each turn may compute again what fills no block, and a server the token before the segment.
-    assert len(chain) <= computed <= len(chain) + 9 * (served.block + 1)
+    computed = await served.computed() - before if served.computed else by_replies
+    print(  # noqa: T201
+        f"{served.name}: {len(chain)} tokens, {computed} computed in 10 scores, in blocks of "
+        f"{served.block}"
+    )
+    # Every token once; and in each turn after the first, again what the turn before left of a
+    # block that was not full, or the one block whose last state predicts the first new token.
+    assert len(chain) <= by_replies <= computed <= len(chain) + 9 * served.block
 
 
 async def test_a_cancelled_request_is_aborted_on_the_server(served: Served) -> None:

@@ -84,6 +84,9 @@ class StandIn:
         self.app.router.add_get("/health", self.health)
         self.app.router.add_post("/tokenize", self.tokenize)
 
+    async def count_computed(self) -> int:
+        return self.computed
+
     async def health(self, _: web.Request) -> web.Response:
         return web.Response()
 
@@ -175,6 +178,10 @@ class SGLangStandIn(StandIn):
             if task.done():
                 self._tasks.pop(body["rid"], None)
 
+    def _shown(self, token_id: int) -> int:
+        """As there, where the last id of the vocabulary is taken for padding."""
+        return token_id if token_id < self.vocabulary - 1 else 0
+
     async def _answer(
         self, body: dict[str, Any], ids: list[int], options: dict[str, Any]
     ) -> dict[str, Any]:
@@ -184,9 +191,9 @@ class SGLangStandIn(StandIn):
             cached = self.cache.hit(ids, start)
             scored = await self.engine.score(ids, start + 1)
             meta["input_token_logprobs"] = [
-                [None, ids[start], None],
+                [None, self._shown(ids[start]), None],
                 *(
-                    [logprob, i, None]
+                    [logprob, self._shown(i), None]
                     for logprob, i in zip(scored.logprobs.tolist(), ids[start + 1 :], strict=True)
                 ),
             ]
@@ -201,6 +208,8 @@ class SGLangStandIn(StandIn):
             )
             cached = self.cache.hit(ids, len(ids) - 1)
             output, kind, matched = await self.work(ids, sampling)
+            if len(output) == sampling.max_tokens:  # the limit is looked at before the end
+                kind = "length"
             end = {"type": kind}
             end |= {"matched": matched} if kind == "stop" else {"length": len(output)}
         self.cache.add(ids + output[:-1])

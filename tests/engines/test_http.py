@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -22,12 +23,14 @@ from atts.errors import (
 )
 
 KEY = "sk-very-secret"
+RESET = b"reset the connection"
 
 
 class RawServer:
     """Answers the n-th request with ``replies[n]``, the last of them from then on.
 
-    A reply is written as it is and the connection closed; None never answers.
+    A reply is written as it is and the connection closed; None never answers. ``RESET`` ends the
+    connection in the way in which a request to one that is long closed finds out.
     """
 
     def __init__(self, *replies: bytes | None) -> None:
@@ -44,6 +47,10 @@ class RawServer:
                 while await reader.read(65_536):
                     pass
                 self.closed_by_client.set()
+            elif reply is RESET:
+                at_once = struct.pack("ii", 1, 0)
+                end = writer.get_extra_info("socket")
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
             else:
                 writer.write(reply)
                 await writer.drain()
@@ -89,6 +96,7 @@ async def raw_server(*replies: bytes | None) -> AsyncIterator[tuple[RawServer, H
         (reply(200, b"x" * 50)[:-20], EngineConnectionError, "server"),
         (b"not HTTP at all\r\n\r\n", EngineConnectionError, "server"),
         (b"", EngineConnectionError, "server"),
+        (RESET, EngineConnectionError, "server"),
     ],
 )
 async def test_each_fault_has_its_error_with_server_and_request(
@@ -133,8 +141,9 @@ async def test_cancelling_closes_the_connection() -> None:
         await asyncio.wait_for(raw.closed_by_client.wait(), 10)
 
 
-async def test_an_idle_connection_that_the_server_closed_is_replaced_once() -> None:
-    async with raw_server(b"", reply(200, b"[1]")) as (raw, client):
+@pytest.mark.parametrize("end", [b"", RESET])
+async def test_an_idle_connection_that_the_server_closed_is_replaced_once(end: bytes) -> None:
+    async with raw_server(end, reply(200, b"[1]")) as (raw, client):
         assert await client.post("/generate", {}) == [1]
         assert len(raw.heads) == 2
 

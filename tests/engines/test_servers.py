@@ -50,7 +50,7 @@ def tiny() -> PreTrainedModel:
 def engine_for(url: str, kind: str, timeout_seconds: float = 30.0) -> RemoteEngine:
     options = ModelOptions.model_validate({"model": "tiny", "engine": kind})
     client = HttpClient(url, "tiny", timeout_seconds=timeout_seconds)
-    return KINDS[kind][0](client, options, VOCABULARY)
+    return KINDS[kind][0](client, options, VOCABULARY, frozenset({END}))
 
 
 @pytest.mark.parametrize(
@@ -250,12 +250,12 @@ async def test_sglang_aborts_what_took_too_long(tiny: PreTrainedModel) -> None:
 async def test_another_model_than_configured_is_refused(tiny: PreTrainedModel, kind: str) -> None:
     async with serve_stand_in(KINDS[kind][1](tiny)) as server:
         options = ModelOptions.model_validate({"model": "Qwen/QwQ-32B", "engine": kind})
-        engine = KINDS[kind][0](HttpClient(server.url, "x"), options, VOCABULARY)
+        engine = KINDS[kind][0](HttpClient(server.url, "x"), options, VOCABULARY, frozenset({END}))
         with pytest.raises(ConfigError, match="tiny, and the configuration says Qwen/QwQ-32B"):
             await engine.generate(some_ids(5), greedy(1))
         await engine.aclose()
         options = options.model_copy(update={"served_as": "tiny"})
-        engine = KINDS[kind][0](HttpClient(server.url, "x"), options, VOCABULARY)
+        engine = KINDS[kind][0](HttpClient(server.url, "x"), options, VOCABULARY, frozenset({END}))
         await engine.generate(some_ids(5), greedy(1))
         await engine.aclose()
 

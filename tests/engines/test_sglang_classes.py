@@ -48,7 +48,9 @@ async def test_every_request_is_one_that_sglang_takes() -> None:
     sampling = classes("sglang/srt/sampling/sampling_params.py", "SamplingParams")
     async with serve_stand_in(SGLangStandIn(tiny_llama(eos_token_id=END))) as server:
         client = HttpClient(server.url, "tiny")
-        engine = SGLangEngine(client, ModelOptions(model="tiny", engine="sglang"), VOCABULARY)
+        engine = SGLangEngine(
+            client, ModelOptions(model="tiny", engine="sglang"), VOCABULARY, frozenset()
+        )
         await engine.generate(some_ids(20), greedy(5))
         await engine.generate(some_ids(20), dataclasses.replace(sampled(5, 2**53 - 1), stop=("a",)))
         await engine.score(some_ids(CONTEXT - 7), 30)

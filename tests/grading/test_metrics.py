@@ -14,8 +14,10 @@ from atts.grading.metrics import (
     accuracy,
     accuracy_by_problem,
     clustered_interval,
+    majority_by_problem,
     majority_vote,
     paired_difference,
+    paired_ratio,
     pass_at_k,
 )
 
@@ -251,3 +253,30 @@ def test_only_shared_problems_are_paired() -> None:
 def test_accuracy_by_problem() -> None:
     grades = {"b": [Grade("1", True), Grade(None, False)], "a": [Grade("1", True)]}
     assert accuracy_by_problem(grades) == {"a": 1.0, "b": 0.5}
+
+
+# --- paired_ratio ---------------------------------------------------------------------------
+
+
+def test_a_ratio_is_that_of_the_sums_over_shared_problems() -> None:
+    found = paired_ratio({"a": 1.0, "b": 5.0, "c": 9.0}, {"a": 4.0, "b": 8.0, "d": 1.0})
+    assert found is not None
+    assert found.estimate == 6 / 12
+    assert found.low == pytest.approx(1 / 4)  # a alone may be drawn, or b alone
+    assert found.high == pytest.approx(5 / 8)
+
+
+def test_a_ratio_to_nothing_is_none() -> None:
+    assert paired_ratio({"a": 1.0}, {"a": 0.0}) is None
+    found = paired_ratio({"a": 1.0, "b": 1.0}, {"a": 0.0, "b": 1.0})
+    assert found is not None
+    assert found.estimate == 2.0
+    assert np.isfinite(found.high)
+    with pytest.raises(GradingError, match="no problem in common"):
+        paired_ratio({"a": 1.0}, {"b": 1.0})
+
+
+def test_the_majority_is_the_mean_over_its_problems() -> None:
+    grades = {"a": [RIGHT, RIGHT, WRONG], "b": [WRONG, RIGHT], "c": [NONE]}
+    assert majority_by_problem(grades) == {"a": 1.0, "b": 0.5, "c": 0.0}
+    assert majority_vote(grades).estimate == 0.5

@@ -1,7 +1,7 @@
 """Synchronous ranking: who is taken over, who waits for whom, and for whom nobody waits."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import pytest
 from fakes import FakeEngine, byte_tokenizer
@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atts.config import Config, parse_config
+from atts.engines.base import Scored
 from atts.errors import EngineError
 from atts.methods import METHODS
 from atts.methods.chain import Model, Models, OpenChain
@@ -100,15 +101,23 @@ async def test_the_worst_of_each_turn_are_taken_over() -> None:
     ]
 
 
-async def test_fast_chains_wait_for_slow_ones_and_the_wait_is_recorded() -> None:
+async def test_fast_chains_wait_for_slow_ones_and_the_wait_is_recorded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now[0])
+
     class OneSlow(FakeEngine):
-        async def _work(self) -> None:
-            await asyncio.sleep(0.05 if "c2" in self.scored[-1][1] else 0.0)
+        async def score(self, token_ids: Sequence[int], start: int) -> Scored:
+            if b"c2t0" in bytes(token_ids[start:]):
+                for _ in range(50):  # until all others wait
+                    await asyncio.sleep(0)
+                now[0] += 5.0
+            return await super().score(token_ids, start)
 
     chains = await solve_all(config_of(), SampleEngine(), OneSlow(lambda _: "more", by_number))
-    for chain in chains:
-        waits = [turn.waited_seconds for turn in chain.turns]
-        assert all(wait < 0.02 if chain.sample == 2 else wait > 0.03 for wait in waits[:1])
+    assert [chain.turns[0].waited_seconds for chain in chains] == [5.0, 5.0, 0.0, 5.0]
+    assert {turn.waited_seconds for chain in chains for turn in chain.turns[1:]} == {0.0}
 
 
 async def test_nobody_waits_for_a_chain_that_has_ended() -> None:

@@ -98,6 +98,20 @@ def test_without_decisions_there_is_no_take_over_rate(make_chain: MakeChain) -> 
     assert summary.tokens_per_chain == 0
 
 
+def test_turns_without_a_score_count_only_where_no_score_decides(make_chain: MakeChain) -> None:
+    made = make_chain("a", 0, "2", (True, False, True))
+    undecided = [turn.model_copy(update={"decision": None}) for turn in made.turns[1:]]
+    chain = made.model_copy(update={"turns": (made.turns[0], *undecided)})
+    by_score = summarise(config(), PROBLEMS, [chain]).take_over
+    assert by_score
+    assert (by_score.decisions, by_score.realised.estimate, by_score.nominal) == (1, 1.0, 0.4)
+    otherwise = summarise(config(method="specreason"), PROBLEMS, [chain]).take_over
+    assert otherwise
+    assert (otherwise.decisions, otherwise.nominal) == (3, None)
+    assert otherwise.realised.estimate == pytest.approx(2 / 3)
+    assert summarise(config(method="draft-only"), PROBLEMS, [chain]).take_over is None
+
+
 def test_an_unfinished_run_is_summarised_as_far_as_it_is(make_chain: MakeChain) -> None:
     chains = [make_chain("a", 0, "2"), make_chain("a", 1, "2"), make_chain("b", 0, "7")]
     summary = summarise(config(), PROBLEMS, chains)

@@ -160,3 +160,18 @@ def test_names_are_printed_as_they_stand(make_summary: MakeSummary) -> None:
 )
 def test_control_characters_are_made_visible(text: str, shown: str) -> None:
     assert visible(text) == shown
+
+
+def test_methods_without_a_nominal_rate_have_no_rows_by_turn(make_chain: MakeChain) -> None:
+    def summary(method: str) -> Summary:
+        chains = [make_chain(problem.id, 0, problem.answer, (True, False)) for problem in PROBLEMS]
+        return summarise(parse_config({"method": method, "samples": 1}, "it"), PROBLEMS, chains)
+
+    # As many turns as a chain has steps would drown everything else.
+    table = lines(("steps", summary("specreason")), ("votes", summary("self-consistency")))
+    assert row("take-over, nominal, %", table) is None
+    assert row("take-over, realised, %", table) == ["50.0 (41.6-58.4)", "-"]
+    assert not any(line.startswith("  turn") for line in table)
+    assert row("selected answer, %", table) == ["-", "100 (83.2-100)"]
+    table = lines(("steps", summary("specreason")), ("ranks", summary("sync-ranking")))
+    assert row("  turn 0, % of decisions", table) == ["-", "100.0 of 20"]

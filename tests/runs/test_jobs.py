@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from fakes import SilentObserver
 from killed_run import SeededEngine, make_config, make_models
 
 from atts.config import Config
@@ -24,8 +25,11 @@ from atts.types import Chain
 TESTS = Path(__file__).parents[1]
 
 
-class Watch:
+class Watch(SilentObserver):
     def __init__(self) -> None:
+        super().__init__()
+        self.in_flight: list[int] = []
+        self.graded: list[tuple[int, int, int]] = []
         self.total = self.already = 0
         self.chains: list[Chain] = []
         self.warnings: list[str] = []
@@ -35,6 +39,10 @@ class Watch:
 
     def chain_done(self, chain: Chain) -> None:
         self.chains.append(chain)
+        self.in_flight.append(self.activity.in_flight)
+
+    def grading(self, done: int, total: int) -> None:
+        self.graded.append((len(self.chains), done, total))
 
     def warned(self, message: str) -> None:
         self.warnings.append(message)
@@ -288,3 +296,32 @@ async def test_another_configuration_in_the_same_directory_is_refused(
         config.model_copy(update={"limits": wider}), make_models(0.0), tmp_path / "run"
     )
     assert resumed.chains == 40
+
+
+async def test_what_the_chains_do_is_counted(config: Config, tmp_path: Path) -> None:
+    watch = Watch()
+    summary = await jobs.run(config, make_models(0.0), tmp_path / "run", watch)
+    activity = watch.activity
+    assert summary.take_over
+    assert activity.nominal == 0.4
+    assert activity.decisions == summary.take_over.decisions
+    assert activity.rate == pytest.approx(summary.take_over.realised.estimate)
+    chains = read_run(tmp_path / "run").chains
+    assert activity.turns == sum(len(chain.turns) for chain in chains)
+    assert activity.written == {
+        "draft": summary.tokens.draft_written,
+        "target": summary.tokens.target_written,
+    }
+    assert (activity.in_flight, set(activity.at_work.values())) == (0, {0})
+    assert max(watch.in_flight) == 3  # of a pool of 4, one has just ended
+
+
+async def test_grading_is_told_after_the_chains(config: Config, tmp_path: Path) -> None:
+    problems = tmp_path / "hard.jsonl"
+    problems.write_text(json.dumps({"id": "h", "question": "?", "answer": "\\sqrt{16}"}) + "\n")
+    options = config.problems.model_copy(update={"source": str(problems)})
+    config = config.model_copy(update={"method": "draft-only", "problems": options})
+    watch = Watch()
+    summary = await jobs.run(config, make_models(0.0), tmp_path / "run", watch)
+    assert summary.accuracy.estimate > 0
+    assert watch.graded == [(4, 1, 1)]  # one pair of answers, when all four chains were there

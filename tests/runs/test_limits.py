@@ -155,3 +155,16 @@ async def test_what_waits_for_a_place_is_part_of_the_load() -> None:
         task.cancel()
     await asyncio.wait(tasks)
     assert await LimitedEngine(FakeEngine(), 1, 1, 0.0).meter() is None
+
+
+async def test_a_request_is_queued_from_when_it_was_asked_for() -> None:
+    """Not from when it got a place; the fake engine's own times are all 0."""
+    clock = asyncio.get_running_loop().time
+    limited = LimitedEngine(FakeEngine(seconds=0.02), in_flight=1, attempts=1, backoff_seconds=0.0)
+    before = clock()
+    asked = [asyncio.create_task(limited.score(HELLO, 1)) for _ in range(3)]
+    await asyncio.sleep(0)
+    after = clock()
+    scored = await asyncio.gather(*asked)
+    assert all(before <= each.timings.queued <= after for each in scored)
+    assert scored[0].timings.done == 0.0

@@ -8,7 +8,7 @@ import pytest
 from fakes import FakeEngine, byte_tokenizer
 
 from atts.config import Config
-from atts.errors import ContextLengthError, EngineError, StoreError
+from atts.errors import ConfigError, ContextLengthError, EngineError, StoreError
 from atts.methods import METHODS
 from atts.methods.chain import Model, OpenChain
 from atts.runs.runner import Clock, run_chains
@@ -75,6 +75,18 @@ async def test_a_failing_chain_is_recorded_and_the_others_go_on(
     assert len(done) == 10
     assert {c.problem_id for c in failed} == {"p3"}
     assert {c.error for c in failed} == {f"{type(error).__name__}: {error}"}
+
+
+async def test_a_configuration_that_turns_out_wrong_stops_the_run(
+    config: Config, problems: list[Problem]
+) -> None:
+    def write(_: str) -> str:
+        raise ConfigError("the template refuses it")
+
+    engine, done = FakeEngine(write=write), list[Chain]()
+    with pytest.raises(ConfigError, match="the template refuses it"):
+        await run_chains(chains(engine, problems, config), ALONE, 4, Clock(), done.append)
+    assert (engine.in_flight, done) == (0, [])
 
 
 async def test_a_failed_chain_keeps_the_turns_that_it_had(

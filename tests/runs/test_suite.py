@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from fakes import FakeEngine, byte_tokenizer
+from fakes import FakeEngine, SilentObserver, byte_tokenizer
 
 from atts.config import Config, load_config
 from atts.errors import ConfigError, ServerError
@@ -15,20 +15,9 @@ from atts.methods.chain import Model, Models
 from atts.runs import jobs, suite
 from atts.runs.store import read_run, to_jsonl
 from atts.runs.suite import load_suite, run_suite
-from atts.types import Author, Chain, Problem
+from atts.types import Author, Problem
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-
-
-class Silent:
-    def started(self, total: int, done: int) -> None:
-        pass
-
-    def chain_done(self, chain: Chain) -> None:
-        pass
-
-    def warned(self, message: str) -> None:
-        pass
 
 
 class World:
@@ -102,7 +91,7 @@ def ignore(_: str) -> None:
 
 
 async def run(file: Path, out: Path) -> list[tuple[str, str]]:
-    outcomes = await run_suite(load_suite(file), out, ignore, lambda _: Silent())
+    outcomes = await run_suite(load_suite(file), out, ignore, lambda _: SilentObserver())
     return [(f"{o.entry.pair}/{o.entry.name}", o.status) for o in outcomes]
 
 
@@ -163,7 +152,9 @@ async def test_a_pair_whose_servers_do_not_start_fails_alone(
     file: Path, tmp_path: Path, world: World
 ) -> None:
     world.broken = "one"
-    outcomes = await run_suite(load_suite(file), tmp_path / "out", ignore, lambda _: Silent())
+    outcomes = await run_suite(
+        load_suite(file), tmp_path / "out", ignore, lambda _: SilentObserver()
+    )
     assert [o.status for o in outcomes] == ["failed"] * 6 + ["done"] * 6
     assert outcomes[0].error == "out of memory"
 

@@ -4,14 +4,17 @@ from typing import Annotated
 
 import typer
 
+from atts.cli.compare import compare
 from atts.cli.demo import demo
 from atts.cli.doctor import doctor
 from atts.cli.exchange import export, import_
 from atts.cli.problems import app as problems_app
+from atts.cli.profile import profile
 from atts.cli.regrade import regrade
 from atts.cli.replay import replay
 from atts.cli.runs import calibrate, report, run
 from atts.cli.servers import app as servers_app
+from atts.cli.simulate import simulate
 from atts.cli.suite import suite
 from atts.cli.terminal import EXIT_CODES, Commands
 from atts.cli.tune import tune
@@ -67,6 +70,10 @@ The target alone, to compare with, on a problem file of your own:
 
     atts run --set method=target-only --set problems.source=my.jsonl --set problems.count=null
 
+Another method (docs/methods has a page for each), with its options in the group of its name:
+
+    atts run --set method=specreason --set specreason.threshold=5
+
 Every key, as a file to start your own from:
 
     atts run --show-config > my.yaml
@@ -80,6 +87,14 @@ REPORT_EXAMPLES = f"""Examples:
 
     atts report runs/target-only-* runs/atts-*
     atts report runs/demo/001/target-only --json
+    atts report runs/demo/001/atts-* --html report.html --figures figures/
+
+{EXIT_CODES}"""
+
+PROFILE_EXAMPLES = f"""Examples:
+
+    atts profile runs/atts-1234
+    atts profile runs/atts-* runs/sync-ranking-* --trace trace.json
 
 {EXIT_CODES}"""
 
@@ -90,6 +105,14 @@ TUNE_EXAMPLES = f"""Examples:
 
 It prints the atts run command to use next; reports of that run quote the certificate. Where the
 problems are too few to certify anything, it says how many would do, before any work starts.
+
+{EXIT_CODES}"""
+
+COMPARE_EXAMPLES = f"""Examples:
+
+    atts compare target-only draft-only atts --set samples=8 --plot frontier.png
+    atts compare target-only atts:take_over.rate=0.2 atts:take_over.rate=0.4 -c my.yaml
+    atts compare runs/target-only-1234 runs/atts-5678 --budget 4000 --json
 
 {EXIT_CODES}"""
 
@@ -137,14 +160,33 @@ The folder configs/ of the source has one to start from.
 
 {EXIT_CODES}"""
 
+SIMULATE_EXAMPLES = f"""Which method, on how many GPUs, with how many chains in flight:
+
+    atts simulate --workload trace.jsonl.gz --set draft.model=DeepSeek-R1-Distill-Llama-8B \\
+        --set target.model=QwQ-32B --target-gpus 2 --chains 16,64,256
+    atts simulate --workload runs/atts-1234 --gpu h100 --set target.server.tensor_parallel=2 \\
+        --target-gpus 2 --methods target-only,atts,atts+limits.overlap=off,reference
+
+With the efficiencies of servers that were measured:
+
+    atts simulate --fit runs/atts-1234 --gpu h100 --out fitted.json
+    atts simulate --workload runs/atts-1234 --gpu h100 --fitted fitted.json --chains 1024
+
+docs/simulation.md says what is modelled, and what is not.
+
+{EXIT_CODES}"""
+
 app.command(epilog=f"Then: `atts problems show`, `atts run --help`.\n\n{EXIT_CODES}")(demo)
 app.command(epilog=EXIT_CODES)(doctor)
 app.command(epilog=CALIBRATE_EXAMPLES)(calibrate)
 app.command(epilog=RUN_EXAMPLES)(run)
 app.command(epilog=REPORT_EXAMPLES)(report)
+app.command(epilog=COMPARE_EXAMPLES)(compare)
+app.command(epilog=PROFILE_EXAMPLES)(profile)
 app.command(epilog=REPLAY_EXAMPLES)(replay)
 app.command(epilog=TUNE_EXAMPLES)(tune)
 app.command(epilog=REGRADE_EXAMPLES)(regrade)
+app.command(epilog=SIMULATE_EXAMPLES)(simulate)
 app.command("import", epilog=IMPORT_EXAMPLES)(import_)
 app.command(epilog=EXPORT_EXAMPLES)(export)
 app.command(epilog=SUITE_EXAMPLES)(suite)

@@ -1,12 +1,19 @@
-"""Progress of the stages of a command: live in a terminal, sparse plain lines elsewhere."""
+"""Progress of the stages of a command, on standard error.
 
+Live in a terminal, plain lines elsewhere, JSON lines on demand. All of them show the same figures
+(``atts.cli.snapshot``), which are taken a few times a second or less, whatever the run does.
+"""
+
+import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
+from rich.live import Live
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -16,39 +23,68 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from atts.reports.escape import safe_markup, visible
+from atts.cli.live import stages
+from atts.cli.snapshot import Figures, Snapshot, clock
+from atts.reports.escape import visible
+from atts.runs.activity import Activity
 from atts.types import Chain
 
 PLAIN_SECONDS = 10.0
-"""Time between two plain lines of a stage."""
+"""Time between two plain lines."""
+JSON_SECONDS = 2.0
+"""Time between two lines of JSON."""
+LIVE_REFRESHES = 4
+"""Refreshes of a terminal in a second: the models need the processor more."""
+
+Say = Callable[[str, Snapshot, str | None], None]
+"""Is told what happened, the figures of the stage, and what there is to say beside them."""
 
 
 class Display:
-    """One line per stage; a context manager."""
+    """Shows the stages of a command; a context manager.
 
-    def __init__(self, console: Console) -> None:
+    With ``as_json`` it writes an object a line: ``event`` is ``started``, ``progress``,
+    ``warning`` or ``done``, ``stage`` the name of the stage, and the rest its figures.
+    """
+
+    def __init__(self, console: Console, as_json: bool = False) -> None:
         self._console = console
-        self._live = (
-            Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=16),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TextColumn("{task.fields[figures]}"),
+        self._as_json = as_json
+        self._stages: list[Stage] = []
+        self._live: Live | None = None
+        if console.is_terminal and not console.is_dumb_terminal and not as_json:
+            self._live = Live(
                 console=console,
-                refresh_per_second=4,  # the models need the processor more
+                get_renderable=lambda: stages(
+                    [stage.snapshot() for stage in self._stages[-self._rows() :]],
+                    console.options.ascii_only,
+                ),
+                refresh_per_second=LIVE_REFRESHES,
             )
-            if console.is_terminal and not console.is_dumb_terminal
-            else None
-        )
+        self._ending = threading.Event()
+        self._ticking: threading.Thread | None = None
 
     def stage(self, name: str) -> "Stage":
         """An observer that shows the next stage below the earlier ones."""
-        return Stage(name, self._console, self._live)
+        stage = Stage(name, self._say)
+        self._stages.append(stage)
+        return stage
+
+    def _rows(self) -> int:
+        """So many stages fit in the terminal, with the details of the last."""
+        return max(1, self._console.height - 5)
+
+    def tick(self) -> None:
+        """Tell how far the present stage is, unless it is done or a terminal shows it anyway."""
+        if self._stages and self._stages[-1].is_going_on:
+            self._say("progress", self._stages[-1].snapshot(), None)
 
     def __enter__(self) -> Self:
         if self._live:
             self._live.start()
+        else:
+            self._ticking = threading.Thread(target=self._tick, name="atts-progress", daemon=True)
+            self._ticking.start()
         return self
 
     def __exit__(
@@ -59,6 +95,66 @@ class Display:
     ) -> None:
         if self._live:
             self._live.stop()
+        if self._ticking:
+            self._ending.set()
+            self._ticking.join()
+
+    def _tick(self) -> None:
+        while not self._ending.wait(JSON_SECONDS if self._as_json else PLAIN_SECONDS):
+            self.tick()
+
+    def _say(self, event: str, snapshot: Snapshot, message: str | None) -> None:
+        if self._as_json:
+            said: dict[str, Any] = {"event": event, "stage": snapshot.name}
+            said |= {"message": message} if message else snapshot.as_json()
+            # ASCII only, so that no control character reaches a terminal.
+            line = json.dumps(said)
+        elif message:
+            line = f"{snapshot.name}: {message}"
+        elif self._live:
+            return
+        elif event == "started":
+            line = snapshot.first_line()
+        else:
+            line = snapshot.line()
+        self._console.print(visible(line), markup=False, emoji=False, soft_wrap=True)
+
+
+class Stage:
+    """Observes one run."""
+
+    def __init__(self, name: str, say: Say) -> None:
+        self.activity = Activity()
+        self._figures = Figures(name, self.activity)
+        self._say = say
+
+    @property
+    def is_going_on(self) -> bool:
+        """Whether it has begun and is not done: chains, or grading, are left."""
+        return self._figures.is_going_on
+
+    def started(self, total: int, done: int) -> None:
+        """``done`` of the ``total`` chains were finished before."""
+        self._figures.started(total, done)
+        self._say("started", self.snapshot(), None)
+
+    def chain_done(self, chain: Chain) -> None:
+        """One more chain is finished."""
+        self._figures.chain_done(chain)
+        if not self.is_going_on:
+            self._say("done", self.snapshot(), None)
+
+    def warned(self, message: str) -> None:
+        """Something should be known while the run goes on."""
+        self._say("warning", self.snapshot(), message)
+
+    def grading(self, done: int, total: int) -> None:
+        """Answers are compared, after the chains."""
+        self._figures.grading(done, total)
+
+    def snapshot(self) -> Snapshot:
+        """The figures of this moment."""
+        return self._figures.take(time.monotonic())
 
 
 @contextmanager
@@ -84,85 +180,6 @@ def counting(console: Console, name: str) -> Iterator[Callable[[int, int], None]
             live.update(task, completed=done, total=total)
             if live.disable and now - said >= PLAIN_SECONDS:
                 said = now
-                console.print(f"{name}: {done}/{total} in {_clock(now - began)}", markup=False)
+                console.print(f"{name}: {done}/{total} in {clock(now - began)}", markup=False)
 
         yield count
-
-
-class Stage:
-    """Observes one run and shows its chains, their rate, and the take-over rate so far."""
-
-    def __init__(self, name: str, console: Console, live: Progress | None) -> None:
-        self._name = name
-        self._console = console
-        self._live = live
-        self._task = TaskID(0)
-        self._total = self._done = self._resumed = self._failed = self._not_needed = 0
-        self._decisions = self._take_overs = 0
-        self._began = self._said = time.monotonic()
-
-    def started(self, total: int, done: int) -> None:
-        """``done`` of the ``total`` chains were finished before."""
-        self._total, self._done, self._resumed = total, done, done
-        self._began = self._said = time.monotonic()
-        if self._live:
-            self._task = self._live.add_task(
-                safe_markup(self._name), total=total, completed=done, figures=""
-            )
-            self._live.update(self._task)  # lets rich notice a stage that has nothing left to do
-        else:
-            again = f", {done} of them done before" if done else ""
-            self._print(f"{self._name}: {total} chains{again}")
-
-    def chain_done(self, chain: Chain) -> None:
-        """One more chain is finished."""
-        self._done += 1
-        self._failed += chain.end == "failed"
-        self._not_needed += not chain.is_needed
-        for turn in chain.turns:
-            if turn.decision:
-                self._decisions += 1
-                self._take_overs += turn.decision.take_over
-        now = time.monotonic()
-        if self._live:
-            self._live.update(self._task, completed=self._done, figures=self.figures(now))
-        elif self._done == self._total or now - self._said >= PLAIN_SECONDS:
-            self._said = now
-            elapsed = _clock(now - self._began)
-            self._print(
-                f"{self._name}: {self._done}/{self._total} in {elapsed}, {self.figures(now)}"
-            )
-
-    def warned(self, message: str) -> None:
-        """Something should be known while the run goes on."""
-        self._print(f"{self._name}: {message}")
-
-    def figures(self, now: float) -> str:
-        """Chains per second, time left, take-over rate so far, chains that were not needed or
-        failed: what is known of them.
-        """
-        rate = (self._done - self._resumed) / max(now - self._began, 1e-9)
-        parts = [f"{rate:.1f}/s"]
-        if self._done < self._total and rate > 0:
-            parts.append(f"{_clock((self._total - self._done) / rate)} left")
-        if self._decisions:
-            parts.append(f"take-over {self._take_overs / self._decisions:.2f}")
-        if self._not_needed:
-            parts.append(f"{self._not_needed} not needed")
-        if self._failed:
-            parts.append(f"{self._failed} failed")
-        return ", ".join(parts)
-
-    def _print(self, line: str) -> None:
-        self._console.print(visible(line), markup=False)
-
-
-def _clock(seconds: float) -> str:
-    """Hours, minutes and seconds.
-
-    >>> _clock(75), _clock(3675)
-    ('1:15', '1:01:15')
-    """
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -11,6 +11,7 @@ from atts.cli.terminal import FAILED, command_line, err, out, resumable, say
 
 if TYPE_CHECKING:
     from atts.config import Config
+    from atts.reports.reported import ReportedRun
     from atts.reports.summary import Summary
 
 ConfigFile = Annotated[
@@ -36,6 +37,15 @@ ProblemsFolder = Annotated[
         metavar="DIR",
         help="A folder of JSONL files named after the problem sets; sets problems.folder.",
         show_default="the Hugging Face hub",
+    ),
+]
+
+AsJson = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        help="Print the figures as JSON at the end; meanwhile standard error has the progress as "
+        "JSON, an object a line.",
     ),
 ]
 
@@ -90,6 +100,7 @@ def run(
     show_config: Annotated[
         bool, typer.Option("--show-config", help="Print the resolved configuration and exit.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Solve problems by one method, or go on with a run that was stopped.
 
@@ -107,55 +118,89 @@ def run(
     directory = directory or Path("runs") / f"{config.method}-{config.digest()}"
     command = ["atts", "run", *given(config_file, settings), "--out", directory]
     with resumable([*command, "--retry-failed"] if retry_failed else command):
-        summary = asyncio.run(_run(config, directory, retry_failed))
+        summary = asyncio.run(_run(config, directory, retry_failed, as_json))
 
-    from atts.reports.table import comparison
+    if as_json:
+        echo_json({"run": str(directory), **summary.model_dump(mode="json")})
+    else:
+        from atts.reports.table import comparison
 
-    out().print(comparison([(directory.name, summary)]), soft_wrap=False)
-    say_grounds(directory.name, summary, config.take_over.calibration is not None)
-    say(f"Everything is in {directory}")
+        out().print(comparison([(directory.name, summary)]), soft_wrap=False)
+        say_grounds(directory.name, summary, config.take_over.calibration is not None)
+        say(f"Everything is in {directory}")
     exit_if_failed([(directory, summary)], command_line(*command, "--retry-failed"))
 
 
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html",
+            metavar="FILE",
+            help="Write one HTML file that needs no network: the figures, and the chains to read.",
+        ),
+    ] = None,
+    figures: Annotated[
+        Path | None,
+        typer.Option(
+            "--figures", metavar="DIR", help="Write each figure as PNG, SVG and CSV, for papers."
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON, with everything that was computed.")
     ] = False,
 ) -> None:
-    """Compare runs in one table, computed anew from their recorded chains."""
+    """Compare runs in one table, computed anew from their recorded chains; draw them, too."""
     from atts.cli.progress import counting
     from atts.grading.cache import VerdictCache
     from atts.grading.grader import Grader
+    from atts.reports.names import run_names
+    from atts.reports.reported import read_reported
     from atts.reports.table import comparison
-    from atts.runs.grades import read_grades, summarise_graded
-    from atts.runs.store import read_run
 
-    recorded = [read_run(directory) for directory in runs]
+    names = run_names(runs)
     with (
         counting(err(), "grading") as progress,
         Grader(cache=VerdictCache(), progress=progress) as grader,
     ):
-        summaries = [
-            summarise_graded(run, read_grades(directory, run.chains), grader)
-            for directory, run in zip(runs, recorded, strict=True)
+        reported = [
+            read_reported(name, directory, grader)
+            for name, directory in zip(names, runs, strict=True)
         ]
+    if html or figures:
+        _write_figures(reported, html, figures)
+    summaries = [each.summary for each in reported]
     if as_json:
         pairs = zip(runs, summaries, strict=True)
-        # ASCII only, so that what a model wrote cannot reach the terminal as a control character.
-        typer.echo(
-            json.dumps(
-                [{"run": str(path), **figures.model_dump(mode="json")} for path, figures in pairs],
-                indent=2,
-            )
-        )
+        echo_json([{"run": str(path), **found.model_dump(mode="json")} for path, found in pairs])
         return
-    names = [directory.resolve().name for directory in runs]
-    if len(set(names)) < len(names):
-        names = [str(directory) for directory in runs]
     out().print(comparison(list(zip(names, summaries, strict=True))), soft_wrap=False)
-    for name, summary, run in zip(names, summaries, recorded, strict=True):
-        say_grounds(name, summary, run.calibration is not None)
+    for each in reported:
+        say_grounds(each.name, each.summary, each.run.calibration is not None)
+
+
+def _write_figures(reported: "list[ReportedRun]", html: Path | None, folder: Path | None) -> None:
+    from atts.reports.figures import make_figures, save_figures
+    from atts.runs.store import atomic_write
+
+    made = make_figures(reported)
+    if html:
+        from atts.reports.html import render_page
+
+        atomic_write(html, render_page(reported, made))
+        say(f"Wrote {html}")
+    if folder:
+        save_figures(made, folder)
+        say(f"Wrote {len(made)} figures to {folder}")
+
+
+def echo_json(figures: object) -> None:
+    """Print figures as JSON.
+
+    ASCII only, so that what a model wrote cannot reach the terminal as a control character.
+    """
+    typer.echo(json.dumps(figures, indent=2))
 
 
 def say_grounds(name: str, summary: "Summary", calibrated: bool) -> None:
@@ -201,12 +246,12 @@ async def _calibrate(config: "Config", directory: Path) -> None:
             await jobs.calibrate(config, models, directory, display.stage("calibration"))
 
 
-async def _run(config: "Config", directory: Path, retry_failed: bool) -> "Summary":
+async def _run(config: "Config", directory: Path, retry_failed: bool, as_json: bool) -> "Summary":
     from atts.cli.progress import Display
     from atts.runs import jobs
 
     jobs.prepare_run(config)  # what is wrong shows before the models are loaded
-    with Display(err()) as display:
+    with Display(err(), as_json) as display:
         async with jobs.open_models(config) as models:
             stage = display.stage(config.method)
             return await jobs.run(config, models, directory, stage, retry_failed)

@@ -124,10 +124,11 @@ class HttpClient:
                 raise EngineError(f"{self._at()}: the engine is closed")
             try:
                 return await self._once(method, path, body, seconds, what)
-            except aiohttp.ServerDisconnectedError as error:
-                # Most often an idle connection that the server closed at this very moment, so
-                # that the request never reached it. The second failure is a real one.
-                if self._closed or fresh:
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+                # Most often an idle connection that the server closed at this very moment, or
+                # while this process was busy, so that the request never reached it. The second
+                # failure is a real one, as is one to connect.
+                if self._closed or fresh or isinstance(error, aiohttp.ClientConnectorError):
                     raise self._broken(what, error) from error
                 fresh = True
             except TimeoutError as error:

@@ -66,7 +66,7 @@ def remote_engines(options: ModelOptions) -> "list[RemoteEngine]":
         ConfigError: an address is none, the API key is not set, or the model is unknown.
     """
     from atts.engines.http import HttpClient
-    from atts.engines.remote import vocabulary_size
+    from atts.engines.remote import end_of_sequence_ids, vocabulary_size
     from atts.engines.sglang import SGLangEngine
     from atts.engines.vllm import VllmEngine
 
@@ -79,9 +79,11 @@ def remote_engines(options: ModelOptions) -> "list[RemoteEngine]":
                 f"{options.model}: the environment variable {options.api_key_env}, which "
                 "api_key_env names, is not set"
             )
-    size = vocabulary_size(options)
+    size, end_ids = vocabulary_size(options), end_of_sequence_ids(options)
     return [
-        kind(HttpClient(url, options.model, api_key, options.timeout_seconds), options, size)
+        kind(
+            HttpClient(url, options.model, api_key, options.timeout_seconds), options, size, end_ids
+        )
         for url in server_urls(options)
     ]
 

@@ -4,6 +4,7 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -58,9 +59,13 @@ class RemoteEngine(ABC):
     sent, and ``first_token`` when the whole reply was there.
     """
 
-    def __init__(self, client: HttpClient, options: ModelOptions, vocab_size: int) -> None:
+    def __init__(
+        self, client: HttpClient, options: ModelOptions, vocab_size: int, end_ids: frozenset[int]
+    ) -> None:
         self.client = client
         self.vocab_size = vocab_size
+        self.end_ids = end_ids
+        """The tokens that end a text of this model."""
         self.model_id = options.served_as or options.model
         """What the server calls the model, once it was asked."""
         self._options = options
@@ -229,19 +234,41 @@ def vocabulary_size(options: ModelOptions) -> int:
     Raises:
         ConfigError: the model's configuration cannot be read, or does not say.
     """
-    from transformers import PreTrainedConfig
-
     path = model_path(options.model)
     if path != options.model and not Path(path).is_dir():
         raise ConfigError(f"{options.model}: there is no folder {path}")
-    try:
-        tree, _ = PreTrainedConfig.get_config_dict(path)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read the configuration of {options.model}: {error}") from error
+    tree = _config_file(options, "config.json")
     size = tree.get("vocab_size") or field(tree, "text_config", "vocab_size")
     if not isinstance(size, int):
         raise ConfigError(f"{options.model}: its config.json does not name a vocab_size")
     return size
+
+
+def end_of_sequence_ids(options: ModelOptions) -> frozenset[int]:
+    """The tokens that end a text of a model, from its configuration and that of generation.
+
+    Raises:
+        ConfigError: the model's configuration cannot be read.
+    """
+    tree = _config_file(options, "config.json")
+    found = [tree.get("eos_token_id"), field(tree, "text_config", "eos_token_id")]
+    with suppress(ConfigError):  # not every model has this file
+        found.append(_config_file(options, "generation_config.json").get("eos_token_id"))
+    ids = [each if isinstance(each, list) else [each] for each in found]
+    return frozenset(i for each in ids for i in each if isinstance(i, int))
+
+
+def _config_file(options: ModelOptions, name: str) -> dict[str, Json]:
+    from transformers import PreTrainedConfig
+
+    try:
+        tree: dict[str, Json]
+        tree, _ = PreTrainedConfig.get_config_dict(
+            model_path(options.model), _configuration_file=name
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read the {name} of {options.model}: {error}") from error
+    return tree
 
 
 def _since(sent: float) -> Timings:

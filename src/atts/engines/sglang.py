@@ -25,8 +25,10 @@ _log = logging.getLogger(__name__)
 class SGLangEngine(RemoteEngine):
     """Serves one model by one SGLang server, or by an sglang-router; see ``Engine``."""
 
-    def __init__(self, client: HttpClient, options: ModelOptions, vocab_size: int) -> None:
-        super().__init__(client, options, vocab_size)
+    def __init__(
+        self, client: HttpClient, options: ModelOptions, vocab_size: int, end_ids: frozenset[int]
+    ) -> None:
+        super().__init__(client, options, vocab_size, end_ids)
         self._aborts: set[asyncio.Task[None]] = set()
 
     async def _ask(self) -> ServerFacts:
@@ -105,8 +107,11 @@ class SGLangEngine(RemoteEngine):
         if not isinstance(written, list):
             raise self.unusable("it has no output_ids")
         reason, matched = self._end(reply)
-        # The token at which it stopped comes with the others; a stop string stays in the text.
-        if isinstance(matched, int) and written and written[-1] == matched:
+        # The token at which it stopped comes with the others; a stop string stays in the text. An
+        # end-of-sequence that is the last token allowed counts for the server as the limit.
+        if reason == "length" and written and written[-1] in self.end_ids:
+            reason, written = "stop", written[:-1]
+        elif isinstance(matched, int) and written and written[-1] == matched:
             written = written[:-1]
         return Written(written, reason, field(reply, "meta_info", "cached_tokens") or 0)
 
@@ -130,7 +135,11 @@ class SGLangEngine(RemoteEngine):
                 f"{found} input_token_logprobs, {len(ids) - start + 1} were asked for"
             )
         pairs = [(field(entry, 0), field(entry, 1)) for entry in entries[1:]]
-        if [token_id for _, token_id in pairs] != ids[start:]:
+        # The server shows the last id of the vocabulary, and what lies beyond, as 0.
+        if any(
+            theirs != ours and ours < self.vocab_size - 1
+            for (_, theirs), ours in zip(pairs, ids[start:], strict=True)
+        ):
             raise self.unusable("its log-probabilities belong to other tokens")
         if any(not isinstance(logprob, int | float) for logprob, _ in pairs):
             raise self.unusable("a log-probability is null")

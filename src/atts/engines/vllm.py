@@ -64,8 +64,10 @@ class VllmEngine(RemoteEngine):
     Cancelling closes the connection, at which vLLM aborts the request.
     """
 
-    def __init__(self, client: HttpClient, options: ModelOptions, vocab_size: int) -> None:
-        super().__init__(client, options, vocab_size)
+    def __init__(
+        self, client: HttpClient, options: ModelOptions, vocab_size: int, end_ids: frozenset[int]
+    ) -> None:
+        super().__init__(client, options, vocab_size, end_ids)
         self._scoring = Scoring.COMPLETIONS
 
     async def _ask(self) -> ServerFacts:
@@ -172,7 +174,9 @@ class VllmEngine(RemoteEngine):
             found = await self._score_with_cache(ids, start)
             if found is not None:
                 return found
-        # The new tokens themselves were cached, for instance by an earlier try.
+            # The new tokens themselves were cached, for instance by an earlier try; or the rows of
+            # cached tokens held numbers that JSON cannot.
+            _log.info("%s: a score of %d tokens computes all of them", self.client.url, len(ids))
         found = await self._rows(ids, start, reuse=False)
         if found is None:
             raise self.unusable("it has no prompt log-probabilities")

@@ -81,6 +81,9 @@ def extract_boxed(text: str) -> str | None:
     >>> extract_boxed(r"The answer goes into \boxed{}.") is None
     True
     """
+    # Most texts have none yet, and this is asked after every turn, of all of the chain.
+    if "boxed" not in text and "fbox" not in text:
+        return None
     answer: str | None = None
     answer_start = -1
     # One entry for each open brace: where a box's content starts, or None for a plain brace.

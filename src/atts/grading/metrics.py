@@ -14,11 +14,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from atts.errors import GradingError
 from atts.grading.equivalence import equivalent
+from atts.grading.paired import sign_flip_p_value
 from atts.types import Record
 
 
 class Interval(Record):
-    """A proportion with its confidence interval."""
+    """A proportion, mean or ratio with its confidence interval."""
 
     estimate: float
     low: float
@@ -32,7 +33,7 @@ class Difference(Record):
     low: float
     high: float
     p_value: float
-    """Two-sided, of a paired test; see ``paired_difference``."""
+    """Two-sided, of the exact sign-flip test; see ``paired_difference``."""
 
 
 class Grade(NamedTuple):
@@ -122,10 +123,7 @@ def paired_difference(
     """How much higher the mean of a figure is, over the problems that both runs have.
 
     Each problem is paired with itself. The interval (95 %) is the percentile bootstrap over
-    problems. The p-value is that of the sign-flip permutation test (Fisher 1935; Good, *Permutation
-    Tests*, 2000, section 3.2): if the runs are alike, each problem's difference is as likely the
-    other way round. 9,999 flips are drawn, and the observed one counts with them, so the test
-    holds its level exactly for any number of problems.
+    problems. The p-value is that of the exact sign-flip test; see ``paired.sign_flip_p_value``.
 
     Args:
         ours: a figure for each problem, e.g. ``accuracy_by_problem``.
@@ -139,26 +137,54 @@ def paired_difference(
     >>> result.estimate, round(result.p_value, 1)
     (0.25, 1.0)
     """
-    shared = sorted(ours.keys() & theirs.keys())
-    if not shared:
-        raise GradingError("the runs have no problem in common; compare runs over the same ones")
+    shared = _shared(ours, theirs)
     differences = np.array([ours[name] - theirs[name] for name in shared])
-    observed = float(differences.mean())
-    generator = np.random.default_rng(seed)
-    as_extreme = 1
-    for _ in range(9):  # in parts: all flips of a thousand problems would fill 100 MB
-        signs = generator.choice([-1.0, 1.0], size=(1_111, len(shared)))
-        # The slack keeps sums that are equal but for rounding on the side of "as extreme".
-        flipped = np.abs(signs @ differences / len(shared))
-        as_extreme += int((flipped >= abs(observed) - 1e-12).sum())
     means = _draws(len(shared), 2000, seed) @ differences / len(shared)
     low, high = np.quantile(means, [0.025, 0.975])
     return Difference(
-        estimate=observed,
+        estimate=float(differences.mean()),
         low=float(low),
         high=float(high),
-        p_value=as_extreme / 10_000,
+        p_value=sign_flip_p_value(differences, seed),
     )
+
+
+def paired_ratio(
+    ours: Mapping[str, float], theirs: Mapping[str, float], seed: int = 0
+) -> Interval | None:
+    """The ratio of two runs' sums of a figure such as tokens, over the problems that both have.
+
+    The interval (95 %) is the percentile bootstrap over problems: each is drawn with what it has
+    in both runs, so that what makes a problem long for both cancels. None where the other run's
+    sum is 0.
+
+    Args:
+        ours: a figure for each problem, at least 0.
+        theirs: the same of the other run.
+        seed: fixes the draws.
+
+    Raises:
+        GradingError: the runs have no problem in common.
+
+    >>> paired_ratio({"a": 10, "b": 30}, {"a": 20, "b": 60})
+    Interval(estimate=0.5, low=0.5, high=0.5)
+    """
+    shared = _shared(ours, theirs)
+    tops = np.array([ours[name] for name in shared], dtype=np.float64)
+    bottoms = np.array([theirs[name] for name in shared], dtype=np.float64)
+    if bottoms.sum() == 0.0:
+        return None
+    draws = _draws(len(shared), 2000, seed)
+    sums = draws @ bottoms
+    low, high = np.quantile((draws @ tops)[sums > 0] / sums[sums > 0], [0.025, 0.975])
+    return Interval(estimate=float(tops.sum() / bottoms.sum()), low=float(low), high=float(high))
+
+
+def _shared(ours: Mapping[str, float], theirs: Mapping[str, float]) -> list[str]:
+    shared = sorted(ours.keys() & theirs.keys())
+    if not shared:
+        raise GradingError("the runs have no problem in common; compare runs over the same ones")
+    return shared
 
 
 def majority_vote(grades: Grades, same: Callable[[str, str], bool] = equivalent) -> Interval:
@@ -172,7 +198,23 @@ def majority_vote(grades: Grades, same: Callable[[str, str], bool] = equivalent)
     Raises:
         GradingError: there are no problems.
     """
-    scores = [_vote(chains, same) for chains in _by_problem(grades)]
+    return mean_over_problems(majority_by_problem(grades, same))
+
+
+def majority_by_problem(
+    grades: Grades, same: Callable[[str, str], bool] = equivalent
+) -> dict[str, float]:
+    """Each problem's part in ``majority_vote``: 1 if right, 0 if not, between where tied."""
+    return {name: _vote(grades[name], same) for name in sorted(grades)}
+
+
+def mean_over_problems(shares: Mapping[str, float]) -> Interval:
+    """The mean of a share that each problem has, e.g. whether its answer is right.
+
+    Raises:
+        GradingError: there are no problems.
+    """
+    scores = [shares[name] for name in sorted(shares)]
     return clustered_interval(scores, [1] * len(scores))
 
 

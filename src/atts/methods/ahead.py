@@ -1,7 +1,6 @@
 """A request that is made before it is certain that its result is needed."""
 
 import asyncio
-import time
 from collections.abc import Sequence
 
 from atts.engines.base import Completion, Engine, Sampling
@@ -19,7 +18,7 @@ class Ahead:
     def start(self, engine: Engine, token_ids: Sequence[int], sampling: Sampling) -> None:
         """Begin to write; ``take`` or ``drop`` must follow before the next ``start``."""
         self._made = token_ids, sampling
-        self._began = time.monotonic()
+        self._began = asyncio.get_running_loop().time()
         self._request = asyncio.ensure_future(engine.generate(token_ids, sampling))
 
     async def take(self, token_ids: Sequence[int], sampling: Sampling) -> Completion | None:
@@ -37,7 +36,7 @@ class Ahead:
         """Abort the request, if there is one, and wait until nothing of it is left running."""
         if self._request is None:
             return None
-        seconds = time.monotonic() - self._began
+        seconds = asyncio.get_running_loop().time() - self._began
         self._request.cancel()
         await asyncio.wait([self._request])
         request, self._request = self._request, None

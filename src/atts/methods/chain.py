@@ -9,7 +9,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -77,6 +77,18 @@ class Written(NamedTuple):
         return self.segment.finish_reason
 
 
+class Watcher(Protocol):
+    """Is told what a chain does, as it does it."""
+
+    def decided(self, take_over: bool) -> None:
+        """It was decided by a score whether the target takes over."""
+        ...
+
+    def turn_done(self, turn: Turn) -> None:
+        """A turn has ended."""
+        ...
+
+
 class OpenChain:
     """A chain in the making.
 
@@ -101,6 +113,7 @@ class OpenChain:
         self._control = control
         self._ranking = ranking
         self._stream = stream
+        self.watcher: Watcher | None = None
         self._turns: list[Turn] = []
         self._segments: list[Segment] = []
         self._decision: Decision | None = None
@@ -354,6 +367,8 @@ class OpenChain:
         scores: dict[str, float],
         order: int | None = None,
     ) -> None:
+        if self.watcher:
+            self.watcher.decided(verdict.take_over)
         self._decision = Decision(
             score=scores[self.config.take_over.score.kind],
             p_value=verdict.p_value,
@@ -383,18 +398,19 @@ class OpenChain:
         self._segments.append(written.segment.model_copy(update={"kept": False}))
 
     def end_turn(self) -> None:
-        self._turns.append(
-            Turn(
-                segments=tuple(self._segments),
-                decision=self._decision,
-                rating=self._rating,
-                waited_seconds=self._waited,
-                discarded=self._discarded,
-            )
+        turn = Turn(
+            segments=tuple(self._segments),
+            decision=self._decision,
+            rating=self._rating,
+            waited_seconds=self._waited,
+            discarded=self._discarded,
         )
+        self._turns.append(turn)
         self._segments, self._decision, self._rating, self._waited = [], None, None, 0.0
         self._discarded = None
         self._requests.clear()
+        if self.watcher:
+            self.watcher.turn_done(turn)
 
     def record(self, end: ChainEnd, started: float, done: float, error: str | None = None) -> Chain:
         """The chain as it stands, an unfinished turn included; times are the run's seconds."""

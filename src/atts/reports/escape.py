@@ -15,6 +15,8 @@ def visible(text: str) -> str:
     >>> print(visible("\x1b[31mred\r"))
     \x1b[31mred\r
     """
+    if text.replace("\n", "").replace("\t", "").isprintable():
+        return text  # as nearly all is; long texts are worth the short way
     return "".join(
         char if char in "\n\t" or unicodedata.category(char) not in _UNSAFE else _escaped(char)
         for char in text

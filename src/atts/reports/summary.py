@@ -22,7 +22,8 @@ from atts.grading.metrics import (
     accuracy,
     accuracy_by_problem,
     clustered_interval,
-    majority_vote,
+    majority_by_problem,
+    mean_over_problems,
     pass_at_k,
 )
 from atts.methods import METHODS
@@ -98,10 +99,12 @@ class Summary(Record):
     right. Where chains were not needed, the mean of the problems' shares."""
     accuracy_by_problem: dict[str, float]
     majority_vote: Interval
+    majority_by_problem: dict[str, float]
     selected: Interval | None = None
     """Share of the problems for which the answer that the method selects is right: that of the
     best rated chain (``best-of-n``), or the most frequent one (``self-consistency``). None for
     methods that select none."""
+    selected_by_problem: dict[str, float] | None = None
     pass_at_k: dict[int, Interval]
     """For each k up to the number of chains that every begun problem has. Empty where chains were
     not needed: which ones ran then depends on what the others answered."""
@@ -158,8 +161,9 @@ def summarise(
     right = accuracy_by_problem(grades)
     every = [grade for of_problem in grades.values() for grade in of_problem]
     fewest = min(map(len, grades.values()))
-    majority = majority_vote(grades, graded.same)
-    tokens = _count_tokens(config, chains)
+    majority = majority_by_problem(grades, graded.same)
+    selected = _selected(config, needed, grades, majority)
+    tokens = count_tokens(config, chains)
     ends = Counter(chain.end for chain in chains)
     return Summary(
         method=config.method,
@@ -178,8 +182,10 @@ def summarise(
         if not_needed
         else accuracy(grades),
         accuracy_by_problem=right,
-        majority_vote=majority,
-        selected=_selected(config, needed, grades, majority),
+        majority_vote=mean_over_problems(majority),
+        majority_by_problem=majority,
+        selected=None if selected is None else mean_over_problems(selected),
+        selected_by_problem=selected,
         pass_at_k={} if not_needed else {k: pass_at_k(grades, k) for k in range(1, fewest + 1)},
         invalid=sum(grade.answer is None for grade in every) / len(every),
         ungraded=sum(not grade.graded for grade in every) / len(every),
@@ -193,34 +199,38 @@ def summarise(
 
 
 def _selected(
-    config: Config, chains: Sequence[Chain], grades: Grades, majority: Interval
-) -> Interval | None:
+    config: Config, chains: Sequence[Chain], grades: Grades, majority: dict[str, float]
+) -> dict[str, float] | None:
+    """Whether each problem's selected answer is right: 1 or 0, or between where a vote is tied."""
     if config.method == "self-consistency":
         return majority
     if config.method != "best-of-n":
         return None
     # A problem of which no chain has an answer counts as wrong.
-    best = dict.fromkeys(grades, (-math.inf, False))
+    best = dict.fromkeys(sorted(grades), (-math.inf, False))
     in_order = {problem_id: iter(of_problem) for problem_id, of_problem in grades.items()}
     for chain in chains:
         grade = next(in_order[chain.problem_id])
         rating = chain.turns[-1].rating if chain.turns else None
         if rating and grade.answer is not None and rating.value > best[chain.problem_id][0]:
             best[chain.problem_id] = (rating.value, grade.correct)
-    return clustered_interval([correct for _, correct in best.values()], [1] * len(best))
+    return {problem_id: float(correct) for problem_id, (_, correct) in best.items()}
 
 
 def _take_over(config: Config, chains: Sequence[Chain]) -> TakeOver | None:
+    if not METHODS[config.method].takes_over:
+        return None
+    aims = config.method in ("atts", "sync-ranking")
     by_problem: dict[str, list[bool]] = defaultdict(list)
     by_turn: dict[int, list[bool]] = defaultdict(list)
     for chain in chains:
         for number, turn in enumerate(chain.turns):
-            if turn.take_over is not None:
+            # Where scores decide, a turn without one (of an imported run, say) decided nothing.
+            if turn.take_over is not None and (turn.decision or not aims):
                 by_problem[chain.problem_id].append(turn.take_over)
                 by_turn[number].append(turn.take_over)
-    if not by_problem or not METHODS[config.method].takes_over:
+    if not by_problem:
         return None
-    aims = config.method in ("atts", "sync-ranking")
     return TakeOver(
         nominal=config.take_over.rate if aims else None,
         realised=clustered_interval(
@@ -276,7 +286,8 @@ def _drift(
     return alarm.drift
 
 
-def _count_tokens(config: Config, chains: Sequence[Chain]) -> Tokens:
+def count_tokens(config: Config, chains: Iterable[Chain]) -> Tokens:
+    """Everything that was written and scored for these chains of a run."""
     written: Counter[Author] = Counter()
     cached: Counter[Author] = Counter()
     seconds: dict[Author, float] = {"draft": 0.0, "target": 0.0}

@@ -25,12 +25,15 @@ def comparison(runs: Sequence[tuple[str, Summary]]) -> Table:
     table.add_column("", no_wrap=True)
     for name, _ in runs:
         table.add_column(safe_markup(_in_two_lines(name)), justify="right", overflow="fold")
-    summaries = [summary for _, summary in runs]
-    for label, figure in _rows(summaries):
-        cells = [figure(summary) for summary in summaries]
-        if any(cell != ABSENT for cell in cells):
-            table.add_row(label, *cells)
+    for label, cells in comparison_rows([summary for _, summary in runs]):
+        table.add_row(label, *cells)
     return table
+
+
+def comparison_rows(summaries: Sequence[Summary]) -> list[tuple[str, list[str]]]:
+    """The metrics that any run has: a label, and a cell for each run."""
+    rows = [(label, [of(summary) for summary in summaries]) for label, of in _rows(summaries)]
+    return [(label, cells) for label, cells in rows if any(cell != ABSENT for cell in cells)]
 
 
 def plain_table(caption: str) -> Table:
@@ -47,12 +50,12 @@ def plain_table(caption: str) -> Table:
 
 def _rows(summaries: Sequence[Summary]) -> list[tuple[str, Figure]]:
     ks = sorted(
-        {k for summary in summaries for k in _powers_of_two(max(summary.pass_at_k, default=0))}
+        {k for summary in summaries for k in powers_of_two(max(summary.pass_at_k, default=0))}
     )
     turns = max((t.turn + 1 for s in summaries for t in _turns(s)), default=0)
     return [
         ("problems x chains", lambda s: f"{s.problems} x {s.samples}"),
-        ("chains not done yet", lambda s: _count(s.expected_chains - s.chains)),
+        ("chains not done yet", lambda s: count(s.expected_chains - s.chains)),
         ("accuracy per chain, %", lambda s: percent(s.accuracy)),
         ("  minus the first run's", _difference(summaries)),
         ("  p of that, paired", _p_value(summaries)),
@@ -60,29 +63,29 @@ def _rows(summaries: Sequence[Summary]) -> list[tuple[str, Figure]]:
         ("selected answer, %", lambda s: percent(s.selected) if s.selected else ABSENT),
         # pass@1 is the accuracy per chain
         *((f"pass@{k}, %", _pass_at(k)) for k in ks if k > 1),
-        ("take-over, nominal, %", _nominal),
+        ("take-over, nominal, %", nominal),
         ("take-over, realised, %", _realised),
         ("  off by at most, any scores, %", _bound),
         *((f"  turn {turn}, % of decisions", _in_turn(turn)) for turn in range(turns)),
         ("drift alarm", _drift),
         ("draft tokens written", lambda s: f"{s.tokens.draft_written:,}"),
-        ("  ahead and in vain, about", lambda s: _count(s.tokens.draft_discarded)),
+        ("  ahead and in vain, about", lambda s: count(s.tokens.draft_discarded)),
         ("target tokens written", lambda s: f"{s.tokens.target_written:,}"),
         ("target tokens scored", lambda s: f"{s.tokens.target_scored:,}"),
         ("wall time, s", lambda s: f"{s.wall_seconds:,.1f}"),
         ("  x that of target-only", _wall_ratio(summaries)),
-        ("chains without answer, %", lambda s: _share(s.invalid)),
-        ("ungraded chains, %", lambda s: _share(s.ungraded)),
-        ("failed chains", lambda s: _count(s.failed)),
-        ("chains not needed", lambda s: _count(s.not_needed)),
-        ("  tokens saved, at least about", lambda s: _count(s.tokens_saved)),
+        ("chains without answer, %", lambda s: share(s.invalid)),
+        ("ungraded chains, %", lambda s: share(s.ungraded)),
+        ("failed chains", lambda s: count(s.failed)),
+        ("chains not needed", lambda s: count(s.not_needed)),
+        ("  tokens saved, at least about", lambda s: count(s.tokens_saved)),
     ]
 
 
-def _powers_of_two(largest: int) -> list[int]:
+def powers_of_two(largest: int) -> list[int]:
     """Powers of two up to a number, and the number.
 
-    >>> _powers_of_two(12)
+    >>> powers_of_two(12)
     [1, 2, 4, 8, 12]
     """
     return sorted({1 << power for power in range(largest.bit_length())} | {largest})
@@ -106,11 +109,11 @@ def percent(interval: Interval) -> str:
     return f"{estimate} ({low}-{high})"
 
 
-def _count(number: int) -> str:
+def count(number: int) -> str:
     return f"{number:,}" if number else ABSENT
 
 
-def _share(share: float) -> str:
+def share(share: float) -> str:
     return f"{100 * share:.1f}" if share else ABSENT
 
 
@@ -145,7 +148,7 @@ def _pass_at(k: int) -> Figure:
     return lambda s: percent(s.pass_at_k[k]) if k in s.pass_at_k else ABSENT
 
 
-def _nominal(summary: Summary) -> str:
+def nominal(summary: Summary) -> str:
     if summary.take_over is None or summary.take_over.nominal is None:
         return ABSENT
     return f"{100 * summary.take_over.nominal:.1f}"

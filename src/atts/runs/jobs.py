@@ -13,16 +13,20 @@ from atts.conformal.calibration import Calibration
 from atts.conformal.control import Control
 from atts.conformal.controls import calibrating_control, make_control
 from atts.conformal.risk import Certificate
-from atts.engines.base import Metered
+from atts.engines.base import Engine, Metered
 from atts.engines.loading import load_engine
 from atts.errors import CalibrationError, ConfigError
+from atts.grading.cache import VerdictCache
+from atts.grading.grader import Grader
 from atts.methods import METHODS, authors_of
 from atts.methods.chain import Model, Models, OpenChain
 from atts.methods.ranking import Ranking
 from atts.problems import calibration_problems, load_problems
 from atts.prompts import Tokenizer
 from atts.reports.summary import Summary, drift_alarm
+from atts.runs.activity import Activity
 from atts.runs.admission import Admission, Room
+from atts.runs.environment import record_environment
 from atts.runs.grades import read_grades, summarise_graded
 from atts.runs.limits import LimitedEngine
 from atts.runs.runner import Clock, run_chains
@@ -34,6 +38,9 @@ from atts.types import Author, Chain, ChainKey, Problem
 class Observer(Protocol):
     """Watches a job, e.g. to show its progress."""
 
+    activity: Activity
+    """What the chains are doing: the job counts, the observer looks when it likes."""
+
     def started(self, total: int, done: int) -> None:
         """The job has ``total`` chains, of which ``done`` were there before."""
         ...
@@ -44,6 +51,10 @@ class Observer(Protocol):
 
     def warned(self, message: str) -> None:
         """Something should be known while the job goes on."""
+        ...
+
+    def grading(self, done: int, total: int) -> None:
+        """So many answers that need algebra are compared; the chains are all there."""
         ...
 
 
@@ -134,6 +145,7 @@ async def run(
     """
     job = prepare_run(config)
     with RunStore.open(directory, job.config, job.problems, job.calibration) as store:
+        record_environment(directory, job.config)
         if job.certificate:
             store.write_certificate(job.certificate)
         await _make_chains(job, models, store, observer, retry_failed)
@@ -141,7 +153,9 @@ async def run(
         recorded = RecordedRun(
             job.config, tuple(job.problems), tuple(chains), job.calibration, job.certificate
         )
-        summary = summarise_graded(recorded, read_grades(directory, chains))
+        progress = observer.grading if observer else None
+        with Grader(cache=VerdictCache(), progress=progress) as grader:
+            summary = summarise_graded(recorded, read_grades(directory, chains), grader)
         store.write_summary(summary)
     return summary
 
@@ -168,13 +182,17 @@ async def calibrate(
 async def _make_chains(
     job: Job, models: Models, store: RunStore, observer: Observer | None, retry_failed: bool
 ) -> None:
+    method, engines = METHODS[job.config.method], [model.engine for model in models.values()]
+    if observer:
+        activity = observer.activity
+        aims = job.control or method.together
+        activity.nominal = job.config.take_over.rate if aims else None
+        models, method = activity.watched_models(models), activity.watched_method(method)
     done = {
         key for key, chain in store.chains.items() if not (retry_failed and chain.end == "failed")
     }
     if job.control:  # a chain that is done again counts once
         job.control.restore_all(store.chains[key] for key in store.chains if key in done)
-
-    method = METHODS[job.config.method]
 
     def missing() -> Iterator[Sequence[Callable[[], OpenChain]]]:
         for problem in job.problems:
@@ -227,22 +245,22 @@ async def _make_chains(
         if stop.when != "never" and job.stream == "run":  # a calibration needs every score
             stopping = stack.enter_context(Stopping(stop, job.config.samples))
             await stopping.chains_done(store.chains[key] for key in done)
-        room = await stack.enter_async_context(_adapting_room(job.config, models, observer))
+        room = await stack.enter_async_context(_adapting_room(job.config, engines, observer))
         await run_chains(missing(), method, room, clock, finished, stopping)
 
 
 @asynccontextmanager
 async def _adapting_room(
-    config: Config, models: Models, observer: Observer | None
+    config: Config, engines: Sequence[Engine], observer: Observer | None
 ) -> AsyncIterator[Room]:
     """Room for chains, which follows the load of the engines where the configuration lets it."""
     limits = config.limits
-    engines = [model.engine for model in models.values() if isinstance(model.engine, Metered)]
-    if limits.chains_min >= limits.chains or not engines:
+    metered = [engine for engine in engines if isinstance(engine, Metered)]
+    if limits.chains_min >= limits.chains or not metered:
         yield Room(limits.chains)
         return
     room = Room(limits.chains_min)
-    admission = Admission(room, engines, limits.chains_min, limits.chains, limits.cache_use)
+    admission = Admission(room, metered, limits.chains_min, limits.chains, limits.cache_use)
     following = asyncio.create_task(
         admission.follow(observer.warned if observer else lambda _: None)
     )

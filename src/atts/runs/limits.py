@@ -12,7 +12,7 @@ from tenacity.wait import wait_random_exponential
 from atts.engines.base import Completion, Engine, Load, Metered, Sampling, Scored
 from atts.errors import EngineUnavailableError
 
-Result = TypeVar("Result")
+Result = TypeVar("Result", Completion, Scored)
 LONGEST_WAIT_SECONDS = 60.0
 LONGEST_RETRY_AFTER_SECONDS = 600.0
 """A server that asks for a longer wait is asked again after this one."""
@@ -65,7 +65,8 @@ class LimitedEngine:
 
     A chain whose request fails in a passing way so loses one request, not its past turns. Where
     requests wait, the longest go first: theirs are the chains nearest to their end, which then
-    leave, with the memory that they hold.
+    leave, with the memory that they hold. A result's ``queued`` is when it was asked for here:
+    waits for a place, and tries that failed, are part of the time before the engine began.
     """
 
     def __init__(
@@ -97,16 +98,41 @@ class LimitedEngine:
         return max(self._backoff(state), min(asked, LONGEST_RETRY_AFTER_SECONDS))
 
     async def _retry(self, request: Callable[[], Awaitable[Result]], rank: int) -> Result:
-        retrying = AsyncRetrying(
-            retry=retry_if_exception_type(EngineUnavailableError),
-            stop=stop_after_attempt(self._attempts),
-            wait=self._wait,
-            reraise=True,
-        )
+        asked = asyncio.get_running_loop().time()  # time.monotonic(), or a simulation's
 
         async def within_limit() -> Result:
             # Waiting for another try holds no place: the others may go on meanwhile.
             async with self._places.place(rank):
                 return await request()
 
-        return await retrying(within_limit)
+        try:
+            result = await within_limit()
+        except EngineUnavailableError as error:
+            result = await self._again(within_limit, error)
+        return result._replace(timings=result.timings.model_copy(update={"queued": asked}))
+
+    async def _again(
+        self, request: Callable[[], Awaitable[Result]], failure: EngineUnavailableError
+    ) -> Result:
+        """Further tries, ``failure`` being the first.
+
+        Only what has failed once pays for the machinery of tries, which costs more than all else
+        that happens here to a request.
+        """
+        first: EngineUnavailableError | None = failure
+
+        async def attempt() -> Result:
+            nonlocal first
+            if first:
+                error, first = first, None
+                raise error
+            return await request()
+
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(EngineUnavailableError),
+            stop=stop_after_attempt(self._attempts),
+            wait=self._wait,
+            reraise=True,
+        )
+        result: Result = await retrying(attempt)
+        return result

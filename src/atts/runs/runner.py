@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from atts.engines.replicas import start_chain
-from atts.errors import AttsError, ContextLengthError
+from atts.errors import AttsError, ConfigError, ContextLengthError
 from atts.methods import Method
 from atts.methods.chain import OpenChain
 from atts.runs.admission import Room
@@ -16,11 +16,13 @@ from atts.types import Chain, ChainEnd
 class Clock:
     """The run's seconds, which go on where an interrupted run stopped."""
 
-    def __init__(self, already_run: float = 0.0) -> None:
-        self._zero = time.monotonic() - already_run
+    def __init__(self, already_run: float = 0.0, now: Callable[[], float] = time.monotonic) -> None:
+        """``now`` is the time of the event loop, which a simulation makes jump."""
+        self._now = now
+        self._zero = now() - already_run
 
     def __call__(self) -> float:
-        return time.monotonic() - self._zero
+        return self._now() - self._zero
 
 
 async def run_chains(
@@ -34,7 +36,8 @@ async def run_chains(
     """Solve every chain, at most ``in_flight`` at a time, and hand each over when it is done.
 
     A chain that fails is handed over as failed; the others go on. When this task is
-    cancelled, or ``finished`` raises, every chain in flight is cancelled before this returns.
+    cancelled, the configuration is found to be wrong, or ``finished`` raises, every chain in
+    flight is cancelled before this returns.
 
     Args:
         groups: chains that start together, when there is room for all of them: one by itself, or
@@ -74,7 +77,11 @@ async def solve(
     clock: Clock,
     stopping: Stopping | None = None,
 ) -> Chain:
-    """Run one chain to its end, whatever the end is."""
+    """Run one chain to its end, whatever the end is.
+
+    Raises:
+        ConfigError: the configuration does not fit the models, which shows only now.
+    """
     started = clock()
     start_chain()
     chain = open_chain()
@@ -92,6 +99,8 @@ async def solve(
                     end = await method.solve(chain)
     except ContextLengthError:
         end = "context"
+    except ConfigError:  # would fail every chain alike, and is no property of this one
+        raise
     except Exception as failure:  # a failed chain is data: it is recorded, the run goes on
         if scope.expired():
             end = "not-needed"

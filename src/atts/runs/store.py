@@ -7,6 +7,7 @@
 ``certificate.json``  what vouches for the accuracy, if anything
 ``chains.jsonl``      one line per finished chain; of one chain's lines the last counts
 ``summary.json``      the figures, once the run has come to its end
+``environment.json``  software and machine, an entry for each start
 ====================  ===============================================================
 """
 

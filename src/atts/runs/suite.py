@@ -18,9 +18,10 @@ from atts.engines.loading import server_urls
 from atts.errors import AttsError, ConfigError
 from atts.methods import METHODS, authors_of
 from atts.methods.chain import Models
-from atts.reports.summary import Summary, summarise
+from atts.reports.summary import Summary
 from atts.runs import jobs
-from atts.runs.store import CALIBRATION, SUMMARY, read_run
+from atts.runs.complete import complete, finished
+from atts.runs.grades import read_grades, summarise_graded
 from atts.servers.lifecycle import answers, down, up
 from atts.types import Author
 
@@ -180,23 +181,8 @@ async def _run_entry(
     entry: Entry, models: Models, folder: Path, say: Say, observe: Callable[[str], jobs.Observer]
 ) -> Outcome:
     name = f"{entry.pair}/{entry.name}"
-    config = entry.config
     try:
-        if METHODS[config.method].needs_calibration and config.take_over.calibration is None:
-            job = jobs.prepare_calibration(config)
-            made = folder / f"calibration-{config.take_over.coverage}-{job.config.digest()}"
-            # One that is complete does nothing here but give the scores again.
-            await jobs.calibrate(config, models, made, observe(f"{name}: calibration"))
-            config = config.model_copy(
-                update={
-                    "take_over": config.take_over.model_copy(
-                        update={"calibration": made / CALIBRATION}
-                    )
-                }
-            )
-        summary = await jobs.run(
-            config, models, folder / entry.name, observe(name), retry_failed=True
-        )
+        summary = await complete(entry.config, models, folder / entry.name, folder, observe, name)
     except AttsError as error:
         say(f"{name}: {error}")
         return Outcome(entry, None, str(error), "failed")
@@ -206,13 +192,8 @@ async def _run_entry(
 
 def _finished(directory: Path, entry: Entry) -> Summary | None:
     """The summary of an entry that needs nothing more."""
-    if not (directory / SUMMARY).is_file():
-        return None
-    run = read_run(directory)
-    summary = summarise(run.config, run.problems, run.chains)
-    same = run.config.what_results_depend_on() == entry.config.what_results_depend_on()
-    complete = summary.chains == summary.expected_chains and not summary.failed
-    return summary if same and complete else None
+    run = finished(directory, entry.config)
+    return summarise_graded(run, read_grades(directory, run.chains)) if run else None
 
 
 def _merged(under: Fragment, over: Fragment) -> Fragment:

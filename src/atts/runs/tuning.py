@@ -21,7 +21,7 @@ from atts.errors import ConfigError, EngineError
 from atts.grading.cache import VerdictCache
 from atts.grading.chains import GradedChains, grade_chains
 from atts.grading.grader import Grader
-from atts.grading.metrics import Interval, majority_vote
+from atts.grading.metrics import Interval, majority_by_problem, majority_vote
 from atts.methods.chain import Models
 from atts.problems import calibration_problems, load_problems
 from atts.runs import jobs
@@ -218,10 +218,7 @@ async def _chains(config: Config, models: Models, directory: Path, stage: Stage)
 def _votes(problems: Sequence[Problem], chains: Sequence[Chain]) -> dict[str, float]:
     """Problem id -> 1 if the majority vote is right, 0 if not, between where it is tied."""
     graded = _graded(problems, chains)
-    return {
-        name: majority_vote({name: of_problem}, graded.same).estimate
-        for name, of_problem in graded.grades.items()
-    }
+    return majority_by_problem(graded.grades, graded.same)
 
 
 def _graded(problems: Sequence[Problem], chains: Sequence[Chain]) -> GradedChains:

@@ -102,7 +102,11 @@ def _executable_faults(options: ModelOptions) -> list[str]:
     probe = f"import importlib.util as u, sys; sys.exit(u.find_spec({package!r}) is None)"
     try:
         found = subprocess.run(  # noqa: S603 - the configuration's own Python
-            [executable, "-c", probe], timeout=PROBE_SECONDS, check=False, capture_output=True
+            [executable, "-c", probe],
+            timeout=PROBE_SECONDS,
+            check=False,
+            capture_output=True,
+            env=os.environ | options.server.environment,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return [f"{executable} cannot be run: {error}"]

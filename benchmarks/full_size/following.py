@@ -1,0 +1,89 @@
+"""An engine on a real server whose chains follow recorded ones.
+
+The methods see what they see in a simulation: token ids that say where in its script a chain is
+(``atts.engines.simulated``). The server is sent real ids for them, those that the servers wrote
+themselves, and each segment is made as long as the recorded one, whatever the model would rather
+do. So the servers do the work of real chains, and their random weights do not matter.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+from models import SPECIAL, VOCABULARY
+
+from atts.engines.base import Completion, Sampling, Scored
+from atts.engines.http import Json
+from atts.engines.sglang import SGLangEngine
+from atts.engines.simulated import Script, place_of, segment_id, turn_after
+from atts.types import Author, FinishReason
+
+
+class EndlessSGLang(SGLangEngine):
+    """Writes on behind an end-of-sequence, up to the limit."""
+
+    async def _send(self, body: dict[str, Any]) -> Json:
+        return await super()._send(
+            body | {"sampling_params": body["sampling_params"] | {"ignore_eos": True}}
+        )
+
+
+class FollowingEngine:
+    """Serves one model to many chains by a real server; see ``Engine``."""
+
+    def __init__(
+        self,
+        author: Author,
+        server: EndlessSGLang,
+        scripts: Mapping[int, Script],
+        written: dict[tuple[int, int], list[int]],
+    ) -> None:
+        """``scripts`` are those of all chains by number; ``written`` is shared by both models, and
+        holds the real ids of each segment by script and segment id.
+        """
+        self._author = author
+        self._server = server
+        self._scripts = scripts
+        self._written = written
+
+    async def generate(self, token_ids: Sequence[int], sampling: Sampling) -> Completion:
+        script = self._scripts[token_ids[0]]
+        number = turn_after(token_ids[-1], self._author, "continue")
+        turn = script.turns[number]
+        tokens = turn.draft_tokens if self._author == "draft" else turn.target_tokens
+        segment = segment_id(number, self._author)
+        completion = await self._server.generate(
+            self._real(script, token_ids), replace(sampling, max_tokens=tokens)
+        )
+        if len(completion.token_ids) != tokens:
+            raise RuntimeError(f"{len(completion.token_ids)} tokens, not {tokens}")
+        self._written[script.number, segment] = list(completion.token_ids)
+        finish: FinishReason = "stop" if script.ends_with(segment) else "length"
+        return completion._replace(token_ids=(segment,) * tokens, finish_reason=finish)
+
+    async def score(self, token_ids: Sequence[int], start: int) -> Scored:
+        script = self._scripts[token_ids[0]]
+        scored = await self._server.score(self._real(script, token_ids), start)
+        score = script.turns[place_of(token_ids[start])[0]].score
+        return scored._replace(logprobs=np.full(len(token_ids) - start, -score))
+
+    async def aclose(self) -> None:
+        await self._server.aclose()
+
+    def _real(self, script: Script, token_ids: Sequence[int]) -> list[int]:
+        """What the server is sent: the problem's prompt, and the segments as they were written."""
+        ids = prompt_ids(script.problem, script.prompt_tokens)
+        for segment, places in groupby(token_ids[script.prompt_tokens :]):
+            written = self._written[script.number, segment]
+            if len(written) != sum(1 for _ in places):
+                raise RuntimeError("a segment is not as long as what was written")
+            ids += written
+        return ids
+
+
+def prompt_ids(problem: int, tokens: int) -> list[int]:
+    """A prompt of random tokens, the same for all chains of a problem."""
+    return random.Random(problem).choices(range(len(SPECIAL), VOCABULARY), k=tokens)

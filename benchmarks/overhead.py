@@ -1,0 +1,351 @@
+"""Our own processor time for a turn of a chain, with more and more chains in flight.
+
+    python benchmarks/overhead.py [--in-flight 16 --in-flight 10000] [--vocabulary bundled] [--json]
+
+A whole ``atts run`` (runner, limits, tokenizers, scores, decision, drift alarm, store) with engines
+that answer at once: segments of 500 tokens, 8 turns a chain, and no chain finds an answer, so none
+ends early. Every size is run twice: as it is, for the total, and with a timer around each part,
+which costs something itself, for the breakdown. All times are those of the processor, so other
+processes disturb little. They should not depend on the number of chains.
+
+``--profile`` prints what cProfile finds at the smallest size instead.
+"""
+
+import argparse
+import asyncio
+import cProfile
+import functools
+import gc
+import json
+import pstats
+import random
+import sysconfig
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+from unittest import mock
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer as FastTokenizer
+
+import atts.methods.chain
+from atts.config import Config, ModelOptions, parse_config
+from atts.conformal.drift import DriftAlarm
+from atts.conformal.online import OnlineControl
+from atts.engines.base import Completion, Sampling, Scored
+from atts.methods.chain import Model, Models, OpenChain
+from atts.prompts import Tokenizer
+from atts.runs import jobs
+from atts.runs.activity import Activity
+from atts.runs.limits import LimitedEngine
+from atts.runs.store import RunStore
+from atts.types import Author, Chain, Timings
+
+IN_FLIGHT = (16, 256, 1_000, 10_000)
+FEWEST_CHAINS = 320
+TURNS = 8
+TOKENS = 500
+SAMPLES = 16
+VOCABULARY = 32_000
+CORPUS_BYTES = 12_000_000
+AUTHORS: tuple[Author, ...] = ("draft", "target")
+NOW = Timings(queued=0.0, started=0.0, first_token=0.0, done=0.0)
+
+PARTS: tuple[tuple[Any, str, str], ...] = (
+    (Tokenizer, "prompt", "prompt"),
+    (Tokenizer, "encode", "tokenise"),
+    (Tokenizer, "decode_whole_characters", "detokenise"),
+    (atts.methods.chain, "all_scores", "scores"),
+    (OnlineControl, "decide", "decision"),
+    (atts.methods.chain, "seed_at", "seeds"),
+    (atts.methods.chain, "extract_answer", "answer"),
+    (OpenChain, "record", "record"),
+    (RunStore, "append", "store"),
+    (DriftAlarm, "chain_done", "drift alarm"),
+)
+"""What is timed by itself: where it is looked up, its name, and what its part is called."""
+REST = "runner, limits, asyncio"
+ENGINES = "(the benchmark's engines)"
+
+
+class InstantEngine:
+    """Answers at once, with a piece of a given text and with given log-probabilities."""
+
+    def __init__(self, text: list[int]) -> None:
+        self._pieces = [
+            tuple(text[at : at + TOKENS]) for at in range(0, len(text) - TOKENS, TOKENS // 2)
+        ]
+        self._logprobs: NDArray[np.float64] = -np.random.default_rng(0).gamma(2.0, 0.3, 100_000)
+
+    async def generate(self, token_ids: Sequence[int], sampling: Sampling) -> Completion:  # noqa: ARG002
+        await asyncio.sleep(0)  # so that all chains are in flight at a time
+        return self._written(sampling.seed)
+
+    async def score(self, token_ids: Sequence[int], start: int) -> Scored:
+        await asyncio.sleep(0)
+        return self._scored(len(token_ids) - start, hash((start, token_ids[-1], token_ids[-2])))
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
+    def _written(self, seed: int) -> Completion:
+        return Completion(self._pieces[seed % len(self._pieces)], "length", 0, NOW)
+
+    def _scored(self, count: int, seed: int) -> Scored:
+        at = seed % (len(self._logprobs) - count)
+        return Scored(self._logprobs[at : at + count], 0, NOW)
+
+
+class Timers:
+    """Processor time of each part, without that of the parts inside it."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._inside: list[tuple[str, float]] = []
+        self._since = 0.0
+
+    def begin(self, part: str) -> None:
+        now = time.thread_time()
+        if self._inside:
+            self.seconds[self._inside[-1][0]] += now - self._since
+        self._inside.append((part, now))
+        self._since = now
+
+    def end(self) -> None:
+        now = time.thread_time()
+        self.seconds[self._inside.pop()[0]] += now - self._since
+        self._since = now
+
+    def collected(self, phase: str, _: dict[str, int]) -> None:
+        """For ``gc.callbacks``."""
+        if phase == "start":
+            self.begin("garbage collection")
+        else:
+            self.end()
+
+    @contextmanager
+    def around_parts(self) -> Iterator[None]:
+        """Time everything in ``PARTS`` until the end of the block."""
+        own = [(InstantEngine, name, ENGINES) for name in ("_written", "_scored")]
+        with ExitStack() as stack:
+            for owner, name, part in (*PARTS, *own):
+                timed = self._timed(getattr(owner, name), part)
+                stack.enter_context(mock.patch.object(owner, name, timed))
+            gc.callbacks.append(self.collected)
+            stack.callback(gc.callbacks.remove, self.collected)
+            yield
+
+    def _timed(self, function: Callable[..., Any], part: str) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def timed(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+            self.begin(part)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.end()
+
+        return timed
+
+
+class Watch:
+    """An ``Observer`` that takes the time from the first chain's start to the last one's end."""
+
+    def __init__(self) -> None:
+        self.activity = Activity()
+        self.cpu = 0.0
+        self.turns = 0
+        self._left = 0
+
+    def started(self, total: int, done: int) -> None:
+        self._left = total - done
+        self.cpu = time.process_time()
+
+    def chain_done(self, chain: Chain) -> None:
+        if chain.end != "turns":
+            raise ValueError(f"a chain ended with {chain.end}: {chain.error}")
+        self.turns += len(chain.turns)
+        self._left -= 1
+        if self._left == 0:
+            self.cpu = time.process_time() - self.cpu
+
+    def warned(self, message: str) -> None:
+        """Nothing is said here."""
+
+    def grading(self, done: int, total: int) -> None:
+        """Nothing is shown here."""
+
+
+class Figures(NamedTuple):
+    """One size: microseconds of the processor for a turn of a chain."""
+
+    total: float
+    parts: dict[str, float]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--in-flight", type=int, action="append")
+    parser.add_argument("--vocabulary", choices=("bundled", "32k"), action="append")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument("--profile", action="store_true", help="print the functions' own times")
+    arguments = parser.parse_args()
+    sizes = arguments.in_flight or IN_FLIGHT
+    found: dict[str, dict[int, Figures]] = {}
+    for vocabulary in arguments.vocabulary or ("bundled", "32k"):
+        with TemporaryDirectory() as folder:
+            models = make_models(vocabulary, Path(folder))
+            if arguments.profile:
+                profile = cProfile.Profile()
+                profile.runcall(run, models, min(sizes))
+                pstats.Stats(profile).sort_stats("tottime").print_stats(30)
+                continue
+            run(models, 16)  # warms up
+            found[vocabulary] = {size: measure(models, size) for size in sizes}
+        if not arguments.json:
+            show(vocabulary, found[vocabulary])
+    if arguments.json:
+        print(json.dumps({v: {n: f._asdict() for n, f in fs.items()} for v, fs in found.items()}))
+
+
+def make_models(vocabulary: str, folder: Path) -> dict[Author, tuple[InstantEngine, Tokenizer]]:
+    """An engine and a tokenizer for each author."""
+    if vocabulary == "32k":
+        train(folder)
+    text = some_reasoning(random.Random(0), 200_000)
+    models = {}
+    for author in AUTHORS:
+        name = str(folder) if vocabulary == "32k" else f"bundled/{author}"
+        tokenizer = Tokenizer.load(ModelOptions(model=name))
+        models[author] = (InstantEngine(tokenizer.encode(text)), tokenizer)
+    return models
+
+
+def run(models: dict[Author, tuple[InstantEngine, Tokenizer]], in_flight: int) -> Watch:
+    """A run of at least as many chains as are in flight."""
+    config = configuration(in_flight)
+    limits = config.limits
+    with TemporaryDirectory() as folder:
+        served: Models = {
+            author: Model(
+                LimitedEngine(engine, in_flight, limits.attempts, limits.backoff_seconds),
+                tokenizer,
+            )
+            for author, (engine, tokenizer) in models.items()
+        }
+        watch = Watch()
+        gc.collect()
+        asyncio.run(jobs.run(config, served, Path(folder) / "run", watch))
+    return watch
+
+
+def configuration(in_flight: int) -> Config:
+    return parse_config(
+        {
+            "problems": {"count": -(-max(in_flight, FEWEST_CHAINS) // SAMPLES)},
+            "samples": SAMPLES,
+            "turns": {"max_turns": TURNS, "draft_tokens": TOKENS, "target_tokens": TOKENS},
+            "take_over": {"control": "online"},
+            "limits": {
+                "chains": in_flight,
+                "draft_requests": in_flight,
+                "target_requests": in_flight,
+            },
+        },
+        "the benchmark",
+    )
+
+
+def measure(models: dict[Author, tuple[InstantEngine, Tokenizer]], in_flight: int) -> Figures:
+    """The total of a run as it is, and the parts of another one."""
+    plain = run(models, in_flight)
+    timers = Timers()
+    with timers.around_parts():
+        watch = run(models, in_flight)
+    parts = {part: 1e6 * seconds / watch.turns for part, seconds in timers.seconds.items()}
+    parts[REST] = 1e6 * watch.cpu / watch.turns - sum(parts.values())
+    return Figures(1e6 * plain.cpu / plain.turns, parts)
+
+
+def some_reasoning(rng: random.Random, length: int) -> str:
+    """Text like that of a model that reasons about mathematics, without a box."""
+    sentences = (
+        "So we have \\( x_{%d} = \\frac{%d}{%d} \\), which means that %d is a factor.\n",
+        "Wait, let me check that again: %d + %d = %d, and then we divide by %d.\n\n",
+        "Therefore the sum of the first %d terms is $\\sqrt{%d} \\cdot \\left(%d - %d\\right)$. ",
+        "Hmm, but if $n = %d$, the remainder is %d, not %d; maybe I should try %d instead. ",
+        "Let's denote by S the set \\{%d, %d, %d, %d\\} and count its subsets.\n",
+    )
+    written = ""
+    while len(written) < length:
+        numbers = tuple(rng.randrange(1, 1000) for _ in range(4))
+        written += "".join(sentence % numbers for sentence in rng.sample(sentences, 5))
+    return written
+
+
+def train(folder: Path) -> None:
+    """A byte-level BPE of 32,000 tokens, as large models have them, from Python's own sources."""
+    corpus: list[str] = []
+    size = 0
+    for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
+        corpus.append(path.read_text(encoding="utf-8", errors="replace"))
+        size += len(corpus[-1])
+        if size > CORPUS_BYTES:
+            break
+    fast = FastTokenizer(models.BPE())
+    words = Regex(r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+")
+    fast.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(words, behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    fast.decoder = decoders.ByteLevel()
+    fast.train_from_iterator(
+        [*corpus, some_reasoning(random.Random(1), 500_000)],
+        trainers.BpeTrainer(
+            vocab_size=VOCABULARY,
+            special_tokens=["<|user|>", "<|assistant|>", "<|end|>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    fast.save(str(folder / "tokenizer.json"))
+    template = "{% for m in messages %}<|user|>{{ m['content'] }}\n{% endfor %}<|assistant|>"
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(
+            {
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "eos_token": "<|end|>",
+                "chat_template": template,
+            }
+        )
+    )
+    config = {"model_type": "llama", "vocab_size": fast.get_vocab_size()}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def show(vocabulary: str, figures: dict[int, Figures]) -> None:
+    first = next(iter(figures.values()))
+    table = Table(
+        "us of CPU a turn",
+        *(f"{size:,} chains" for size in figures),
+        title=f"vocabulary: {vocabulary}",
+    )
+    for part in sorted(first.parts, key=lambda part: -first.parts[part]):
+        table.add_row(part, *(f"{f.parts.get(part, 0.0):,.1f}" for f in figures.values()))
+    table.add_section()
+    table.add_row("total, without timers", *(f"{f.total:,.0f}" for f in figures.values()))
+    table.add_row("x the first size", *(f"{f.total / first.total:.2f}" for f in figures.values()))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

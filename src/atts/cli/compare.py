@@ -1,0 +1,222 @@
+"""``atts compare``: several methods over the same problems, side by side."""
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from atts.cli.runs import (
+    AsJson,
+    ConfigFile,
+    ProblemsFolder,
+    Settings,
+    echo_json,
+    exit_if_failed,
+    given,
+    with_folder,
+)
+from atts.cli.terminal import FAILED, command_line, err, out, resumable, say
+
+if TYPE_CHECKING:
+    from atts.reports.compare import Budget, Comparison
+    from atts.runs.compare import Candidate, Plan
+
+
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...",
+            help="METHOD, METHOD:KEY=VALUE,... (keys as of --set), or a run directory, which is "
+            "taken as it stands.",
+        ),
+    ],
+    config_file: ConfigFile = None,
+    settings: Settings = None,
+    problems_folder: ProblemsFolder = None,
+    folder: Annotated[
+        Path,
+        typer.Option(
+            "--out", metavar="DIR", help="Where runs and calibrations are kept, and looked for."
+        ),
+    ] = Path("runs"),
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            "--reference",
+            metavar="RUN",
+            help="What the others are tested against.",
+            show_default="the first target-only, else the first",
+        ),
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            "--budget",
+            min=0.0,
+            metavar="TOKENS",
+            help="Let each run count with as many chains as this pays for, in target-equivalent "
+            "tokens a problem.",
+            show_default="all chains",
+        ),
+    ] = None,
+    draft_cost: Annotated[
+        float,
+        typer.Option(
+            "--draft-cost",
+            min=0.0,
+            help="With --budget: what a token that the draft writes costs, in tokens that the "
+            "target writes; about the ratio of the models' sizes.",
+        ),
+    ] = 0.1,
+    score_cost: Annotated[
+        float,
+        typer.Option(
+            "--score-cost",
+            min=0.0,
+            help="With --budget: what a token that the target scores costs. In arithmetic as much "
+            "as one that it writes, in time far less.",
+        ),
+    ] = 1.0,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot",
+            metavar="FILE",
+            help="Draw the frontiers of accuracy against target tokens: .png, .svg or .pdf.",
+        ),
+    ] = None,
+    csv: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="Write the figures as CSV.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run several methods over the same problems and seeds, and put them side by side.
+
+    Runs and calibrations that are already in the folder are used; what is missing is made, and the
+    same command goes on where it was stopped. The table has accuracy, time, throughput, tokens of
+    both models, and a paired test against the reference; below it stands which runs no other one
+    beats on accuracy and target tokens. docs/comparing.md explains each row.
+    """
+    from atts.reports.compare import Budget
+    from atts.runs.compare import parse_candidate, prepare
+
+    if plot:
+        from atts.reports.plots import check_drawable
+
+        check_drawable(plot)
+    settings = with_folder(settings, problems_folder)
+    candidates = [
+        parse_candidate(text, config_file, settings or [], folder) for text in dict.fromkeys(runs)
+    ]
+    limit = None
+    if budget is not None:
+        limit = Budget(tokens=budget, draft_cost=draft_cost, score_cost=score_cost)
+    plan = prepare(candidates, folder)
+    chosen = _reference(candidates, plan, reference)
+    command = ["atts", "compare", *runs, *given(config_file, settings), "--out", folder]
+    for option, value in (
+        ("--reference", reference),
+        ("--budget", budget),
+        ("--plot", plot),
+        ("--csv", csv),
+    ):
+        command += [] if value is None else [option, value]
+    if budget is not None:
+        command += ["--draft-cost", draft_cost, "--score-cost", score_cost]
+    with resumable(command):
+        failed = asyncio.run(_run(plan, folder, as_json)) if plan.missing else []
+        if chosen in failed:
+            say(f"The reference, {chosen}, could not be made: there is nothing to compare with")
+            raise typer.Exit(FAILED)
+        left = [candidate for candidate in candidates if candidate.name not in failed]
+        comparison = _compare(left, plan, chosen, limit)
+    if csv:
+        from atts.reports.compare_table import to_csv
+        from atts.runs.store import atomic_write
+
+        atomic_write(csv, to_csv(comparison))
+    if plot:
+        from atts.reports.plots import plot_frontiers
+
+        plot_frontiers(comparison, plot)
+    if as_json:
+        echo_json(comparison.model_dump(mode="json"))
+    else:
+        _print(comparison)
+    for path in filter(None, (csv, plot)):
+        say(f"Wrote {path}")
+    exit_if_failed(
+        [(Path(run.directory), run.summary) for run in comparison.runs],
+        command_line(*command),
+    )
+    if failed:
+        raise typer.Exit(FAILED)
+
+
+def _reference(candidates: "list[Candidate]", plan: "Plan", asked: str | None) -> str:
+    """The name of the run that the others are compared with.
+
+    Raises:
+        ConfigError: there is no such run.
+    """
+    from atts.errors import ConfigError
+
+    names = [candidate.name for candidate in candidates]
+    if asked is not None:
+        if asked not in names:
+            raise ConfigError(f"--reference {asked} is none of the runs: {', '.join(names)}")
+        return asked
+    for name, _, config in candidates:
+        if (config or plan.recorded[name].config).method == "target-only":
+            return name
+    return names[0]
+
+
+async def _run(plan: "Plan", folder: Path, as_json: bool) -> list[str]:
+    from atts.cli.progress import Display
+    from atts.runs.compare import run_missing
+
+    with Display(err(), as_json) as display:
+        return await run_missing(plan.missing, folder, display.stage, say)
+
+
+def _compare(
+    candidates: "list[Candidate]", plan: "Plan", reference: str, budget: "Budget | None"
+) -> "Comparison":
+    from atts.cli.progress import counting
+    from atts.grading.cache import VerdictCache
+    from atts.grading.grader import Grader
+    from atts.reports.compare import compare
+    from atts.runs.compare import read_all
+
+    named = read_all(candidates, plan)
+    with (
+        counting(err(), "grading") as progress,
+        Grader(cache=VerdictCache(), progress=progress) as grader,
+    ):
+        return compare(named, reference, grader, budget)
+
+
+def _print(comparison: "Comparison") -> None:
+    from atts.reports.compare_table import frontier_lines, tables
+
+    console = out()
+    for table in tables(comparison, console.width):
+        console.print(table, soft_wrap=False)
+    console.print("\nThe frontiers: no other run is at least as accurate for no more tokens.")
+    for line in frontier_lines(comparison):
+        console.print(line, markup=False)
+    if comparison.left_out:
+        say(
+            f"{comparison.left_out} problems do not count: not all runs have them, with all chains "
+            "done",
+            style="yellow",
+        )
+    if comparison.differing:
+        say(
+            f"The runs also differ in {', '.join(comparison.differing)}: what is compared are not "
+            "the methods alone",
+            style="yellow",
+        )

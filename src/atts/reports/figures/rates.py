@@ -1,0 +1,198 @@
+"""The take-over rate: by turn, by problem, and over time."""
+
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from atts.grading.metrics import clustered_interval
+from atts.reports.figures.base import Cell, Figure, Style, colour, label
+from atts.reports.figures.outcomes import INTERVALS, legend, whole_numbers
+from atts.reports.reported import ReportedRun
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_Group = TypeVar("_Group", bound=Hashable)
+Tally = dict[_Group, dict[str, list[bool]]]
+"""Group -> problem id -> what was decided."""
+
+
+def rate_by_turn(runs: Sequence[ReportedRun]) -> Figure | None:
+    """The realised rate of each turn, with intervals."""
+    decided = [(number, run) for number, run in enumerate(runs) if run.summary.take_over]
+    if not decided:
+        return None
+    rows: list[tuple[Cell, ...]] = []
+    for _, run in decided:
+        tally: Tally[int] = defaultdict(lambda: defaultdict(list))
+        for chain in run.run.chains:
+            for turn, each in enumerate(chain.turns):
+                if each.decision:
+                    tally[turn][chain.problem_id].append(each.decision.take_over)
+        for turn, by_problem in sorted(tally.items()):
+            groups = [by_problem[name] for name in sorted(by_problem)]
+            found = clustered_interval(list(map(sum, groups)), list(map(len, groups)))
+            decisions = sum(map(len, groups))
+            rows.append((run.name, turn, decisions, found.estimate, found.low, found.high))
+
+    def draw(axes: "Axes") -> None:
+        for number, run in decided:
+            style = Style.of(number)
+            mine = [row for row in rows if row[0] == run.name]
+            turns, low, high = (_column(mine, place) for place in (1, 4, 5))
+            axes.plot(
+                turns,
+                _column(mine, 3),
+                color=style.colour,
+                linestyle=style.line,
+                marker=style.marker,
+                markersize=4,
+                label=label(run.name),
+            )
+            axes.fill_between(turns, low, high, color=style.colour, alpha=0.12, linewidth=0)
+        _nominal(axes, decided)
+        axes.set_xlabel("turn")
+        axes.set_ylabel("take-over rate")
+        axes.set_ylim(0, 1)
+        whole_numbers(axes)
+        legend(axes, len(runs))
+
+    seen = []
+    for _, run in decided:
+        rates = sorted((float(row[3] or 0), row[1]) for row in rows if row[0] == run.name)
+        (low, first), (high, last) = rates[0], rates[-1]
+        seen.append(f"{run.name}: from {low:.2f} in turn {first} to {high:.2f} in turn {last}")
+    return Figure(
+        "rate-by-turn",
+        "Take-over rate by turn",
+        f"{'; '.join(seen)}. Dotted: the nominal rate. {INTERVALS}",
+        ("run", "turn", "decisions", "rate", "low", "high"),
+        rows,
+        draw,
+    )
+
+
+def rate_by_problem(runs: Sequence[ReportedRun]) -> Figure | None:
+    """The realised rate of each problem, from the lowest to the highest."""
+    decided = [(number, run) for number, run in enumerate(runs) if run.summary.take_over]
+    if not decided:
+        return None
+    rows: list[tuple[Cell, ...]] = []
+    for _, run in decided:
+        tally: dict[str, list[bool]] = defaultdict(list)
+        for chain in run.run.chains:
+            for turn in chain.turns:
+                if turn.decision:
+                    tally[chain.problem_id].append(turn.decision.take_over)
+        rates = sorted((sum(made) / len(made), name, len(made)) for name, made in tally.items())
+        rows += [(run.name, name, decisions, rate) for rate, name, decisions in rates]
+
+    def draw(axes: "Axes") -> None:
+        for number, run in decided:
+            style = Style.of(number)
+            rates = _column([row for row in rows if row[0] == run.name], 3)
+            axes.plot(
+                [(place + 0.5) / len(rates) for place in range(len(rates))],
+                rates,
+                color=style.colour,
+                linestyle=style.line,
+                marker=style.marker,
+                markersize=2.5,
+                label=label(run.name),
+            )
+        _nominal(axes, decided)
+        axes.set_xlabel("share of the problems, by their rate")
+        axes.set_ylabel("take-over rate")
+        axes.set_ylim(-0.02, 1.02)
+        legend(axes, len(runs))
+
+    seen = []
+    for _, run in decided:
+        of_run = _column([row for row in rows if row[0] == run.name], 3)
+        seen.append(
+            f"{run.name}: half of the problems between {of_run[len(of_run) // 4]:.2f} and "
+            f"{of_run[(3 * len(of_run)) // 4]:.2f}"
+        )
+    return Figure(
+        "rate-by-problem",
+        "Take-over rate by problem",
+        f"{'; '.join(seen)}. Dotted: the nominal rate.",
+        ("run", "problem", "decisions", "rate"),
+        rows,
+        draw,
+    )
+
+
+def rate_over_time(runs: Sequence[ReportedRun]) -> Figure | None:
+    """The rate of decisions in the order in which they were made."""
+    budgets = [
+        (number, run, run.profile.budget)
+        for number, run in enumerate(runs)
+        if run.profile.budget is not None
+    ]
+    if not budgets:
+        return None
+    rows: list[tuple[Cell, ...]] = [
+        (
+            run.name,
+            part.first,
+            part.decisions,
+            part.realised.estimate,
+            part.realised.low,
+            part.realised.high,
+            part.so_far,
+        )
+        for _, run, budget in budgets
+        for part in budget.over_time
+    ]
+
+    def draw(axes: "Axes") -> None:
+        for number, run, budget in budgets:
+            style = Style.of(number)
+            ends = [part.first + part.decisions for part in budget.over_time]
+            parts = [part.realised for part in budget.over_time]
+            middles = [part.first + part.decisions / 2 for part in budget.over_time]
+            axes.errorbar(
+                middles,
+                [each.estimate for each in parts],
+                yerr=[
+                    [each.estimate - each.low for each in parts],
+                    [each.high - each.estimate for each in parts],
+                ],
+                fmt=style.marker,
+                color=style.colour,
+                markersize=4,
+                capsize=2,
+                linewidth=0.8,
+                label=label(run.name),
+            )
+            so_far = [part.so_far for part in budget.over_time]
+            axes.plot(ends, so_far, color=style.colour, linestyle=style.line)
+        _nominal(axes, [(number, run) for number, run, _ in budgets])
+        axes.set_xlabel("decisions, in the order of their scores")
+        axes.set_ylabel("take-over rate")
+        axes.set_ylim(0, 1)
+        legend(axes, len(runs))
+
+    seen = "; ".join(
+        f"{run.name}: {budget.realised.estimate:.3f} in all, and a tenth of the decisions was off "
+        f"the nominal {budget.nominal:g} by {budget.largest_deviation:.3f} at most"
+        for _, run, budget in budgets
+    )
+    return Figure(
+        "rate-over-time",
+        "Take-over rate over time",
+        f"{seen}. Marks: tenths of the decisions; line: all so far. {INTERVALS}",
+        ("run", "first decision", "decisions", "rate", "low", "high", "rate so far"),
+        rows,
+        draw,
+    )
+
+
+def _nominal(axes: "Axes", decided: Sequence[tuple[int, ReportedRun]]) -> None:
+    for rate in {run.run.config.take_over.rate for _, run in decided}:
+        axes.axhline(rate, color=colour("ink"), linewidth=0.9, linestyle=":")
+
+
+def _column(rows: Sequence[tuple[Cell, ...]], place: int) -> list[float]:
+    return [float(row[place] or 0) for row in rows]

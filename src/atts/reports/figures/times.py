@@ -1,0 +1,201 @@
+"""Where the time went."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from atts.profiles.spans import Phase, offsets, spans
+from atts.reports.figures.base import Cell, Figure, Style, colour, label
+from atts.reports.reported import ReportedRun
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+BINS = 120
+
+Look = tuple[str, str]
+"""A colour's name and a hatch."""
+
+GROUPS: Mapping[str, Look] = {
+    "draft": ("draft", ""),
+    "scoring": ("score", "\\\\\\\\"),
+    "target": ("target", "////"),
+    "held back": ("held", "----"),
+    "waiting": ("waiting", "xxxx"),
+    "overhead": ("overhead", "++++"),
+}
+
+
+def group_of(phase: Phase) -> str:
+    """Of a phase, what is drawn as one.
+
+    >>> group_of("draft decode"), group_of("score queue"), group_of("scoring")
+    ('draft', 'held back', 'scoring')
+    """
+    if phase.endswith("queue"):
+        return "held back"
+    return phase if phase in GROUPS else phase.split(",")[0].split()[0]
+
+
+def phases(runs: Sequence[ReportedRun]) -> Figure | None:
+    """The share of each phase in the chain-seconds."""
+    timed = [run for run in runs if run.profile.phases]
+    if not timed:
+        return None
+    rows: list[tuple[Cell, ...]] = [
+        (run.name, time.phase, time.kind, time.seconds, time.share)
+        for run in timed
+        for time in run.profile.phases
+    ]
+    sums = [dict.fromkeys(GROUPS, 0.0) for _ in timed]
+    for run, of_run in zip(timed, sums, strict=True):
+        for time in run.profile.phases:
+            of_run[group_of(time.phase)] += time.share
+
+    def draw(axes: "Axes") -> None:
+        left = np.zeros(len(timed))
+        for group, (tint, hatch) in GROUPS.items():
+            widths = np.array([100 * of_run[group] for of_run in sums])
+            if widths.any():
+                axes.barh(
+                    range(len(timed)),
+                    widths,
+                    left=left,
+                    height=0.6,
+                    color=colour(tint),
+                    hatch=hatch,
+                    label=group,
+                )
+            left += widths
+        axes.set_yticks(range(len(timed)), [label(run.name) for run in timed])
+        axes.set_ylim(len(timed) - 0.5, -0.5)
+        axes.set_xlim(0, 100)
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel("% of the chain-seconds")
+        axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3, borderaxespad=0.2)
+
+    seen = "; ".join(
+        f"{run.name}: "
+        + ", ".join(
+            f"{100 * share:.1f} % {group}" for group, share in of_run.items() if share >= 0.0005
+        )
+        for run, of_run in zip(timed, sums, strict=True)
+    )
+    return Figure(
+        "phases",
+        "Where the chain-seconds went",
+        f"{seen}.",
+        ("run", "phase", "counts as", "chain-seconds", "share"),
+        rows,
+        draw,
+        height=1.7 + 0.4 * len(timed),
+    )
+
+
+def timeline(run: ReportedRun, number: int) -> Figure | None:
+    """How many chains were in each phase, over the run."""
+    zeros = offsets(run.run.chains)
+    wall = run.summary.wall_seconds
+    if not zeros or wall <= 0:
+        return None
+    width = wall / BINS
+    seconds = {group: np.zeros(BINS) for group in GROUPS}
+    for chain in run.run.chains:
+        if chain.key in zeros:
+            for span in spans(chain, zeros[chain.key]):
+                _spread(seconds[group_of(span.phase)], span.begin / width, span.end / width)
+    seconds = {group: spent for group, spent in seconds.items() if spent.any()}
+    middles = (np.arange(BINS) + 0.5) * width
+    rows: list[tuple[Cell, ...]] = [
+        (float(middles[place]), *(float(spent[place]) for spent in seconds.values()))
+        for place in range(BINS)
+    ]
+
+    def draw(axes: "Axes") -> None:
+        drawn = axes.stackplot(
+            middles,
+            list(seconds.values()),
+            colors=[colour(GROUPS[group][0]) for group in seconds],
+            labels=list(seconds),
+        )
+        for area, group in zip(drawn, seconds, strict=True):
+            area.set_hatch(GROUPS[group][1])
+            area.set_linewidth(0)
+        axes.set_xlabel("seconds of the run")
+        axes.set_ylabel("chains")
+        axes.set_xlim(0, wall)
+        axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3, borderaxespad=0.2)
+
+    return Figure(
+        f"timeline-{number}",
+        f"What chains were doing, {run.name}",
+        f"{run.profile.mean_chains:.1f} chains in flight on average, {run.profile.most_chains} at "
+        f"most, over {wall:,.1f} seconds; the last twentieth of the chains took the last "
+        f"{run.profile.tail.seconds:,.1f} seconds.",
+        ("second", *(f"chains, {group}" for group in seconds)),
+        rows,
+        draw,
+    )
+
+
+def intensity(runs: Sequence[ReportedRun]) -> Figure | None:
+    """The asynchronous arithmetic intensity against the chains per problem, by method."""
+    known = [run for run in runs if run.profile.intensity.r is not None]
+    if len({run.summary.samples for run in known}) < 2:
+        return None
+    rows: list[tuple[Cell, ...]] = sorted(
+        (
+            run.summary.method,
+            run.summary.samples,
+            run.profile.intensity.r,
+            run.profile.intensity.r_sync,
+            run.name,
+        )
+        for run in known
+    )
+    methods = list(dict.fromkeys(str(row[0]) for row in rows))
+
+    def draw(axes: "Axes") -> None:
+        for number, method in enumerate(methods):
+            style = Style.of(number)
+            mine = [row for row in rows if row[0] == method]
+            axes.plot(
+                [float(row[1] or 0) for row in mine],
+                [float(row[2] or 0) for row in mine],
+                color=style.colour,
+                linestyle=style.line,
+                marker=style.marker,
+                label=method,
+            )
+        axes.set_xscale("log", base=2)
+        numbers = sorted({int(row[1] or 0) for row in rows})
+        axes.set_xticks(numbers, list(map(str, numbers)))
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("chains per problem")
+        axes.set_ylabel("r = compute / (held back + waiting)")
+        axes.legend()
+
+    seen = "; ".join(
+        f"{method}: " + ", ".join(f"{row[2]:.2f} at {row[1]}" for row in rows if row[0] == method)
+        for method in methods
+    )
+    return Figure(
+        "intensity",
+        "Asynchronous arithmetic intensity",
+        f"{seen}.",
+        ("method", "chains per problem", "r", "T_c / T_s", "run"),
+        rows,
+        draw,
+    )
+
+
+def _spread(bins: "np.ndarray[tuple[int], np.dtype[np.float64]]", begin: float, end: float) -> None:
+    """Add a stretch, in units of bins, to the bins that it touches: a chain for all of it is 1."""
+    first, last = int(begin), min(int(end), len(bins) - 1)
+    if first >= last:
+        bins[min(first, len(bins) - 1)] += end - begin
+        return
+    bins[first] += first + 1 - begin
+    bins[first + 1 : last] += 1.0
+    bins[last] += end - last

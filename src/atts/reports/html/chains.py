@@ -1,0 +1,122 @@
+"""The chains of runs as data inside the page.
+
+A listing holds every chain in a few numbers, so that the list can be filtered at once. The texts
+are compressed, a problem at a time, and unpacked by the browser when a chain is opened: a page with
+many chains stays small and opens fast.
+"""
+
+import base64
+import gzip
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from atts.reports.escape import visible
+from atts.reports.reported import ReportedRun
+from atts.types import Chain, Decision, Segment
+
+_SHOWN = 90
+"""Characters of a question in the list."""
+
+
+class Packed(NamedTuple):
+    """What the page holds of the chains."""
+
+    listing: str
+    """JSON, safe inside a script element."""
+    texts: list[tuple[str, str]]
+    """The id of a script element, and its content: base64 of gzip of JSON."""
+
+
+def pack(runs: Sequence[ReportedRun]) -> Packed:
+    """The chains of runs, the problems of each in the order of their ids."""
+    texts: list[tuple[str, str]] = []
+    listed = []
+    for number, run in enumerate(runs):
+        chains: dict[str, list[Chain]] = defaultdict(list)
+        for chain in sorted(run.run.chains, key=lambda chain: chain.key):
+            chains[chain.problem_id].append(chain)
+        problems = []
+        rows = []
+        by_id = {problem.id: problem for problem in run.run.problems}
+        for place, (problem_id, of_problem) in enumerate(sorted(chains.items())):
+            problem = by_id[problem_id]
+            element = f"text-{number}-{place}"
+            problems.append([visible(problem_id), visible(problem.question[:_SHOWN]), element])
+            rows += [[place, *_listed(run, chain)] for chain in of_problem]
+            content = {
+                "question": visible(problem.question),
+                "choices": list(map(visible, problem.choices)),
+                "gold": visible(problem.answer),
+                "chains": [_content(chain) for chain in of_problem],
+            }
+            texts.append((element, _compressed(content)))
+        listed.append({"name": visible(run.name), "problems": problems, "chains": rows})
+    return Packed(script_safe(listed), texts)
+
+
+def script_safe(content: object) -> str:
+    r"""JSON that cannot end the script element that it stands in, nor begin a comment there.
+
+    >>> script_safe("</script><!--")
+    '"\\u003c/script\\u003e\\u003c!--"'
+    """
+    text = json.dumps(content, separators=(",", ":"), allow_nan=False)  # ASCII only
+    for char in "<>&":
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return text
+
+
+def _listed(run: ReportedRun, chain: Chain) -> Iterator[Any]:
+    """A row of the listing, after the number of its problem."""
+    segments = [segment for turn in chain.turns for segment in turn.segments]
+    answer = run.answers[chain.key]
+    yield chain.sample
+    yield run.outcomes[chain.key]
+    yield None if answer is None else visible(answer)
+    yield len(chain.turns)
+    yield sum(bool(turn.decision and turn.decision.take_over) for turn in chain.turns)
+    yield sum(segment.tokens for segment in segments if segment.author == "draft")
+    yield sum(segment.tokens for segment in segments if segment.author == "target")
+    yield round(chain.done - chain.started, 2)
+
+
+def _content(chain: Chain) -> dict[str, Any]:
+    return {
+        "end": chain.end,
+        "error": None if chain.error is None else visible(chain.error),
+        "turns": [
+            {
+                "segments": list(map(_segment, turn.segments)),
+                "decision": _decision(turn.decision) if turn.decision else None,
+                "waited": round(turn.waited_seconds, 3),
+            }
+            for turn in chain.turns
+        ],
+    }
+
+
+def _segment(segment: Segment) -> list[Any]:
+    return [segment.author, segment.kept, segment.tokens, visible(segment.text)]
+
+
+def _decision(decision: Decision) -> list[Any]:
+    return [
+        _number(decision.score),
+        _number(decision.p_value),
+        None if decision.threshold is None else _number(decision.threshold),
+        decision.take_over,
+    ]
+
+
+def _number(value: float) -> float | str:
+    """Six digits, or a word: JSON has no infinity."""
+    rounded = float(f"{value:.6g}")
+    return rounded if abs(rounded) != float("inf") and rounded == rounded else str(value)
+
+
+def _compressed(content: object) -> str:
+    data = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+    # No time of day in it: the same run gives the same page.
+    return base64.b64encode(gzip.compress(data, compresslevel=6, mtime=0)).decode()

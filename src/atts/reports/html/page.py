@@ -1,0 +1,244 @@
+"""Puts the page together."""
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from atts.config import differing_keys, flatten
+from atts.profiles.spans import PHASES
+from atts.reports.escape import visible
+from atts.reports.figures import Figure, make_figures
+from atts.reports.figures.base import COLOURS, to_svg
+from atts.reports.html.chains import pack
+from atts.reports.reported import ReportedRun
+from atts.reports.table import ABSENT, comparison_rows
+from atts.runs.store import config_yaml
+
+_ROWS = 60
+"""A figure's numbers stand below it, unless they are more rows than this; files have all."""
+
+Sheet = Sequence[Sequence[str]]
+"""A table: a header and rows."""
+
+
+class ShownFigure(NamedTuple):
+    """A figure in the page."""
+
+    name: str
+    title: str
+    description: str
+    svg: Markup
+    sheet: Sheet | None
+    """Its numbers; None where they are too many."""
+
+
+def render_page(runs: Sequence[ReportedRun], figures: Sequence[Figure] | None = None) -> str:
+    """The text of the HTML file.
+
+    Args:
+        runs: at least one; names differ.
+        figures: those of ``make_figures``, if they are made already.
+
+    Raises:
+        ConfigError: matplotlib is missing.
+    """
+    figures = make_figures(runs) if figures is None else figures
+    packed = pack(runs)
+    script = _file("page.js")
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(_file("page.html.jinja")).render(
+        title=_title(runs),
+        policy=_policy(script),
+        style=Markup(_colours() + _file("page.css")),  # noqa: S704  (our own file)
+        script=Markup(script),  # noqa: S704  (our own file)
+        runs=runs,
+        visible=visible,
+        summary=_summary(runs),
+        notes=_notes(runs),
+        sections=_sections(figures),
+        late=_late(runs),
+        phases=_phases(runs),
+        differing=_differing(runs),
+        environment=_environment(runs),
+        config_yaml=config_yaml,
+        listing=Markup(packed.listing),  # noqa: S704  (no character of it can end its element)
+        texts=packed.texts,
+    )
+
+
+def _file(name: str) -> str:
+    return (files("atts.reports.html") / name).read_text(encoding="utf-8")
+
+
+def _policy(script: str) -> str:
+    """No request to anywhere, and no script but this one."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (
+        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _colours() -> str:
+    """The colours of the figures as variables: light, and dark where that is preferred."""
+    light, dark = (
+        "".join(f"--{name}:{shades[place]};" for name, shades in COLOURS.items())
+        for place in (0, 1)
+    )
+    return f":root{{{light}}}@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}\n"
+
+
+def _title(runs: Sequence[ReportedRun]) -> str:
+    if len(runs) == 1:
+        return f"atts report: {visible(runs[0].name)}"
+    return f"atts report: {len(runs)} runs"
+
+
+def _summary(runs: Sequence[ReportedRun]) -> Sheet:
+    rows = comparison_rows([run.summary for run in runs])
+    header = ["", *(visible(run.name) for run in runs)]
+    return [header, *([label, *cells] for label, cells in rows)]
+
+
+def _notes(runs: Sequence[ReportedRun]) -> list[str]:
+    """What must be said about the figures of a run."""
+    notes = []
+    for run in runs:
+        summary, found = run.summary, run.profile
+        if summary.certificate:
+            notes.append(f"{run.name}: {summary.certificate.quote}")
+        if summary.drift and (message := summary.drift.message(run.run.calibration is not None)):
+            notes.append(f"{run.name}: {message}")
+        if summary.chains < summary.expected_chains:
+            missing = summary.expected_chains - summary.chains
+            notes.append(f"{run.name}: {missing:,} chains are not done yet.")
+        if summary.failed:
+            notes.append(f"{run.name}: {summary.failed:,} chains failed, and count as wrong.")
+        if found.untimed:
+            notes.append(
+                f"{run.name}: {found.untimed:,} chains have no times of their requests, and are "
+                "left out where time is shown."
+            )
+        if found.undivided:
+            notes.append(
+                f"{run.name}: an engine told of requests only when they ended, so the time in its "
+                "queue counts as computing."
+            )
+    return [visible(note) for note in notes]
+
+
+def _sections(figures: Sequence[Figure]) -> list[tuple[str, str, list[ShownFigure]]]:
+    """The figures by section: an id, a heading, and the figures."""
+    sections = (
+        ("outcomes", "Outcomes and cost", ("accuracy", "pass-at-k", "frontier", "cost")),
+        ("rates", "Take-over rate", ("rate-by-turn", "rate-by-problem", "rate-over-time")),
+        ("scores", "Scores and calibration", ("scores-", "p-values-")),
+        ("time", "Time", ("phases", "intensity", "timeline-")),
+    )
+    found = []
+    for name, heading, starts in sections:
+        shown = [_shown(figure) for figure in figures if figure.name.startswith(starts)]
+        if shown:
+            found.append((name, heading, shown))
+    return found
+
+
+def _shown(figure: Figure) -> ShownFigure:
+    sheet = None
+    if len(figure.rows) <= _ROWS:
+        sheet = [figure.columns, *([_cell(value) for value in row] for row in figure.rows)]
+    return ShownFigure(
+        figure.name,
+        visible(figure.title),
+        visible(figure.description),
+        Markup(to_svg(figure)),  # noqa: S704  (matplotlib escapes its texts, and so does to_svg)
+        sheet,
+    )
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ABSENT
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4g}" if isinstance(value, float) else visible(str(value))
+
+
+def _phases(runs: Sequence[ReportedRun]) -> Sheet:
+    times = [{time.phase: time for time in run.profile.phases} for run in runs]
+    names = [phase for phase in PHASES if any(phase in of_run for of_run in times)]
+    if not names:
+        return []
+    rows = [
+        [
+            str(name),
+            *(
+                f"{of_run[name].seconds:,.1f} ({100 * of_run[name].share:.1f} %)"
+                if name in of_run
+                else ABSENT
+                for of_run in times
+            ),
+        ]
+        for name in names
+    ]
+    ratios = [run.profile.intensity.r for run in runs]
+    rows.append(["r", *(ABSENT if ratio is None else f"{ratio:,.2f}" for ratio in ratios)])
+    return [["chain-seconds", *(visible(run.name) for run in runs)], *rows]
+
+
+def _late(runs: Sequence[ReportedRun]) -> Sheet:
+    header = ["run", "problem", "chain", "ended, s", "took, s", "turns", "taken over", "why"]
+    rows = [
+        [
+            visible(run.name),
+            visible(late.problem_id),
+            str(late.sample),
+            f"{late.done:,.1f}",
+            f"{late.seconds:,.1f}",
+            str(late.turns),
+            str(late.take_overs),
+            late.why,
+        ]
+        for run in runs
+        for late in run.profile.late_chains
+    ]
+    return [header, *rows] if rows else []
+
+
+def _differing(runs: Sequence[ReportedRun]) -> Sheet:
+    """The keys of the configuration in which the runs differ."""
+    flat: list[Mapping[str, Any]] = [
+        flatten(run.run.config.model_dump(mode="json")) for run in runs
+    ]
+    keys = sorted({key for one in flat for key in differing_keys(dict(flat[0]), dict(one))})
+    rows = [[key, *(visible(str(one.get(key, ABSENT))) for one in flat)] for key in keys]
+    return [["key", *(visible(run.name) for run in runs)], *rows] if rows else []
+
+
+def _environment(runs: Sequence[ReportedRun]) -> Sheet:
+    header = ["run", "processor", "memory", "GPUs", "system", "software", "engines"]
+    rows = [
+        [
+            visible(run.name),
+            f"{each.cpus} x {visible(each.processor)}",
+            f"{each.memory_bytes / 2**30:.0f} GiB",
+            visible(", ".join(each.gpus)) or ABSENT,
+            visible(each.platform),
+            visible(
+                ", ".join(
+                    [f"Python {each.python}", *(f"{k} {v}" for k, v in each.packages.items())]
+                )
+            ),
+            visible(", ".join(f"{author}: {by}" for author, by in each.engines.items())),
+        ]
+        for run in runs
+        for each in run.environments
+    ]
+    return [header, *rows] if rows else []

@@ -1,0 +1,115 @@
+"""Where a run ran: ``environment.json``, an entry for each time that it was started.
+
+Nothing in it changes a result, and nothing in it names a person or a machine.
+"""
+
+import json
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+from pydantic import TypeAdapter, ValidationError
+
+from atts.config import Config
+from atts.errors import StoreError
+from atts.methods import METHODS
+from atts.runs.store import atomic_write
+from atts.types import Record
+
+ENVIRONMENT = "environment.json"
+_PACKAGES = ("atts", "torch", "transformers", "tokenizers", "numpy", "aiohttp", "pydantic")
+
+
+class Environment(Record):
+    """The software and the machine of one start of a run."""
+
+    python: str
+    platform: str
+    processor: str
+    cpus: int
+    """That this process may use."""
+    memory_bytes: int
+    gpus: tuple[str, ...] = ()
+    """Those that PyTorch saw, if it was loaded by then."""
+    packages: dict[str, str]
+    engines: dict[str, str]
+    """Author -> what served its model, for the models that the method needs."""
+
+    @classmethod
+    def now(cls, config: Config) -> "Environment":
+        """That of this process."""
+        options = {"draft": config.draft, "target": config.target}
+        return cls(
+            python=platform.python_version(),
+            platform=f"{platform.system()} {platform.release()} {platform.machine()}",
+            processor=_processor(),
+            cpus=len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1,
+            memory_bytes=psutil.virtual_memory().total,
+            gpus=_gpus(),
+            packages=_packages(),
+            engines={
+                author: f"{options[author].engine}: {options[author].model}"
+                for author in METHODS[config.method].authors
+            },
+        )
+
+
+_LIST = TypeAdapter(tuple[Environment, ...])
+
+
+def record_environment(directory: Path, config: Config) -> None:
+    """Add an entry for this process.
+
+    Raises:
+        StoreError: the file is corrupt, or cannot be written.
+    """
+    entries = [*read_environments(directory), Environment.now(config)]
+    text = json.dumps([entry.model_dump(mode="json") for entry in entries], indent=1)
+    atomic_write(directory / ENVIRONMENT, text + "\n")
+
+
+def read_environments(directory: Path) -> tuple[Environment, ...]:
+    """The entries of a run directory, the first start first; none if it has no such file.
+
+    Raises:
+        StoreError: the file is corrupt, or cannot be read.
+    """
+    path = directory / ENVIRONMENT
+    try:
+        return _LIST.validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return ()
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValidationError:
+        raise StoreError(f"{path} is corrupt; remove it: no result depends on it") from None
+
+
+def _packages() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _processor() -> str:
+    """The processor's name where the system tells it, else its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def _gpus() -> tuple[str, ...]:
+    torch = sys.modules.get("torch")  # importing it for this alone would take seconds
+    if torch is None or not torch.cuda.is_available():
+        return ()
+    return tuple(torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count()))

@@ -1,0 +1,1 @@
+"""Runs in virtual time: the same methods and the same runner, before anything is rented."""

@@ -1,0 +1,341 @@
+"""Efficiencies of real servers, found from the times of a measured run.
+
+Each request of the run is sent to a simulated server at the moment at which it was sent then, with
+the prefix that was cached then. The efficiencies are those with which the requests take as long as
+they took, in the sense of least squares of the logarithm. Requests of every second problem are left
+out of the sum, though they are sent: on these the error is reported.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from atts.config import Config
+from atts.errors import ConfigError
+from atts.methods import METHODS
+from atts.runs.store import RecordedRun, read_run
+from atts.simulation.clock import run_virtually
+from atts.simulation.hardware import Efficiency
+from atts.simulation.server import Request, Server
+from atts.simulation.simulate import Contender, Hardware, ModelHardware, make_servers, simulate
+from atts.simulation.workload import load_workload, prompt_lengths
+from atts.types import Author, Record, Timings
+
+Phase = Literal["draft segment", "score", "target segment"]
+Floats = NDArray[np.float64]
+
+_STEPS = (0.4, 0.15, 0.05)
+"""By which the logarithm of a parameter is moved to see what changes, from stage to stage. Large at
+first: a simulation is not smooth, because requests meet others in a step or just do not.
+"""
+_PRIOR = 0.003
+"""Weight of what was assumed before, which decides only where the run says nothing."""
+_SMALLEST = 1e-7
+"""Of a time in seconds, so that it has a logarithm."""
+
+
+class Measured(NamedTuple):
+    """A request of a measured run."""
+
+    author: Author
+    phase: Phase
+    problem_id: str
+    queued: float
+    seconds: float
+    length: int
+    """Tokens that were sent."""
+    cached: int
+    scored_from: int | None
+    write: int
+    """Tokens written, an end-of-sequence included."""
+
+
+class PhaseError(Record):
+    """How far simulated requests of one kind are off, on problems that the fit did not see."""
+
+    phase: Phase
+    requests: int
+    measured_seconds: float
+    """Mean over the requests."""
+    simulated_seconds: float
+    ratio: float
+    """Median of simulated over measured seconds."""
+    low: float
+    """A tenth of the ratios are below."""
+    high: float
+    """A tenth of the ratios are above."""
+
+
+class Fit(Record):
+    """What ``atts simulate --fit`` finds."""
+
+    run: str
+    gpu: str
+    requests: int
+    efficiency: dict[Author, Efficiency]
+    phases: tuple[PhaseError, ...]
+    measured_wall_seconds: float
+    simulated_wall_seconds: float
+    """Of the whole run, simulated with the efficiencies found and decisions of its own."""
+
+
+def read_fit(path: Path) -> dict[Author, Efficiency]:
+    """The efficiencies that ``atts simulate --fit`` wrote.
+
+    Raises:
+        ConfigError: the file cannot be read, or is something else.
+    """
+    try:
+        return Fit.model_validate_json(path.read_text(encoding="utf-8")).efficiency
+    except (OSError, UnicodeDecodeError, ValidationError) as error:
+        raise ConfigError(
+            f"{path} holds no efficiencies; atts simulate --fit RUN --out {path} makes it: {error}"
+        ) from error
+
+
+def fit_run(directory: Path, hardware: Hardware) -> Fit:
+    """Find the efficiencies of the servers of a run.
+
+    Raises:
+        StoreError: there is no run.
+        ConfigError: it has no timings, or the hardware does not fit its models.
+    """
+    run = read_run(directory)
+    requests = measured_requests(run)
+    authors = METHODS[run.config.method].authors
+    if not requests:
+        raise ConfigError(f"{directory} has no timings: it was not made here, or has no chains")
+    seen = np.array([_seen(request.problem_id) for request in requests])
+    if seen.all() or not seen.any():
+        raise ConfigError(f"{directory} has too few problems to leave some out of the fit")
+    # Servers with GPUs of their own say nothing of each other.
+    together = [tuple(authors)] if hardware.shared else [(author,) for author in authors]
+    efficiency: dict[Author, Efficiency] = {}
+    for some in together:
+        theirs = np.array([request.author in some for request in requests])
+        chosen = [request for request in requests if request.author in some]
+        measured = np.array([request.seconds for request in chosen])
+        counts = seen[theirs]
+
+        def residuals(efficiencies: Sequence[Efficiency]) -> Floats:
+            found = dict(zip(some, efficiencies, strict=True))  # noqa: B023  (called in this turn)
+            seconds = replay(chosen, run.config, with_efficiency(hardware, found))  # noqa: B023
+            return np.log(seconds / measured)[counts]  # type: ignore[no-any-return] # noqa: B023
+
+        start = [_of(hardware, author) for author in some]
+        efficiency |= zip(some, least_squares(residuals, start), strict=True)
+    fitted = with_efficiency(hardware, efficiency)
+    simulated = replay(requests, run.config, fitted)
+    limits = run.config.limits
+    contender = Contender(
+        run.config.method,
+        run.config.method,
+        {
+            "limits.draft_requests": str(limits.draft_requests),
+            "limits.target_requests": str(limits.target_requests),
+        },
+    )
+    outcome = simulate(
+        contender, run.config, load_workload(directory), fitted, limits.chains, len(run.problems)
+    )
+    return Fit(
+        run=directory.resolve().name,
+        gpu=hardware.gpu,
+        requests=len(requests),
+        efficiency=efficiency,
+        phases=tuple(_errors(requests, simulated, ~seen)),
+        measured_wall_seconds=max(chain.done for chain in run.chains)
+        - min(chain.started for chain in run.chains),
+        simulated_wall_seconds=outcome.wall_seconds,
+    )
+
+
+def with_efficiency(hardware: Hardware, found: dict[Author, Efficiency]) -> Hardware:
+    """The same hardware with other efficiencies."""
+    models: dict[str, ModelHardware] = {
+        author: getattr(hardware, author).model_copy(update={"efficiency": efficiency})
+        for author, efficiency in found.items()
+    }
+    return hardware.model_copy(update=models)
+
+
+def _of(hardware: Hardware, author: Author) -> Efficiency:
+    return hardware.draft.efficiency if author == "draft" else hardware.target.efficiency
+
+
+def _seen(problem_id: str) -> bool:
+    # By a hash, because the problems of a file may be sorted.
+    return hashlib.blake2b(problem_id.encode()).digest()[0] % 2 == 0
+
+
+def least_squares(
+    residuals: Callable[[Sequence[Efficiency]], Floats], start: Sequence[Efficiency]
+) -> list[Efficiency]:
+    """The efficiencies with the least squares of residuals, by the logarithms of the parameters.
+
+    Outliers, such as a first request that has code compiled, weigh less than their square
+    (``soft_l1``). Where the residuals do not depend on a parameter it stays near its start.
+    """
+    from scipy import optimize
+
+    names = list(Efficiency.model_fields)
+    first = np.log([[max(getattr(each, name), _SMALLEST) for name in names] for each in start])
+
+    def efficiencies(x: Floats) -> list[Efficiency]:
+        rows = np.exp(x.reshape(first.shape))
+        return [Efficiency(**dict(zip(names, row.tolist(), strict=True))) for row in rows]
+
+    def errors(x: Floats) -> Floats:
+        prior = _PRIOR * (x - first.ravel())
+        return np.concatenate([residuals(efficiencies(x)), prior])
+
+    best = first.ravel()
+    for step in _STEPS:
+
+        def slopes(x: Floats) -> Floats:
+            here = errors(x)
+            ahead = [errors(x + step * unit) for unit in np.eye(len(x))]  # noqa: B023
+            return np.column_stack([(moved - here) / step for moved in ahead])  # noqa: B023
+
+        found = optimize.least_squares(
+            errors,
+            best,
+            slopes,
+            bounds=(np.log(_SMALLEST) - 1.0, np.log(100.0)),
+            loss="soft_l1",
+            f_scale=0.3,
+            xtol=1e-4,
+            ftol=1e-5,
+            max_nfev=25,
+        )
+        best = found.x
+    return efficiencies(best)
+
+
+def measured_requests(run: RecordedRun) -> list[Measured]:
+    """The requests of a run's chains that have timings, in the order in which they were sent."""
+    segments = [s for chain in run.chains for turn in chain.turns for s in turn.segments]
+    tokens = sum(segment.tokens for segment in segments)
+    characters = sum(len(segment.text) for segment in segments)
+    prompts = prompt_lengths(run, characters / max(tokens, 1))
+    requests: list[Measured] = []
+    for chain in run.chains:
+        length = prompts[chain.problem_id]
+
+        def add(
+            author: Author,
+            phase: Phase,
+            timings: Timings,
+            sent: int,
+            cached: int,
+            scored_from: int | None,
+            write: int,
+            problem_id: str = chain.problem_id,
+        ) -> None:
+            seconds = timings.done - timings.queued
+            if seconds > 0.0:
+                requests.append(
+                    Measured(
+                        author,
+                        phase,
+                        problem_id,
+                        timings.queued,
+                        seconds,
+                        sent,
+                        min(cached, sent),
+                        scored_from,
+                        write,
+                    )
+                )
+
+        for turn in chain.turns:
+            for segment in turn.segments:
+                write = segment.tokens + (segment.finish_reason == "stop")
+                phase: Phase = "draft segment" if segment.author == "draft" else "target segment"
+                add(
+                    segment.author,
+                    phase,
+                    segment.timings,
+                    length,
+                    segment.cached_tokens,
+                    None,
+                    max(write, 1),
+                )
+                if segment.author == "draft" and turn.decision:
+                    scored = turn.decision
+                    add(
+                        "target",
+                        "score",
+                        scored.timings,
+                        length + scored.scored_tokens,
+                        scored.cached_tokens,
+                        length,
+                        0,
+                    )
+                if segment.kept:
+                    length += segment.tokens
+    return sorted(requests, key=lambda request: request.queued)
+
+
+def replay(requests: Sequence[Measured], config: Config, hardware: Hardware) -> Floats:
+    """Seconds that each request takes if all are sent when they were: shape (requests,)."""
+    authors = sorted({request.author for request in requests})
+    return run_virtually(_replay(requests, make_servers(config, authors, hardware)))
+
+
+async def _replay(requests: Sequence[Measured], servers: dict[Author, list[Server]]) -> Floats:
+    loop = asyncio.get_running_loop()
+    zero = requests[0].queued
+    sent: list[Request] = []
+    for number, each in enumerate(requests):
+        copies = servers[each.author]
+        request = Request(
+            chain=number,
+            problem=-1 - number,
+            prompt=1,
+            ids=range(each.length),
+            scored_from=each.scored_from,
+            write=each.write,
+            most=max(each.write, 1),
+            last_id=-1,
+            future=loop.create_future(),
+            queued=each.queued - zero,
+            known_cached=each.cached,
+        )
+        # One by one: timers of the same moment would go off in any order.
+        if request.queued > loop.time():
+            await asyncio.sleep(request.queued - loop.time())
+        copies[number % len(copies)].submit(request)
+        sent.append(request)
+    await asyncio.gather(*(request.future for request in sent))
+    return np.array([request.done - request.queued for request in sent])
+
+
+def _errors(
+    requests: Sequence[Measured], simulated: Floats, chosen: NDArray[np.bool_]
+) -> list[PhaseError]:
+    measured = np.array([request.seconds for request in requests])
+    phases = np.array([request.phase for request in requests])
+    errors = []
+    for phase in ("draft segment", "score", "target segment"):
+        here = chosen & (phases == phase)
+        if here.any():
+            low, middle, high = np.quantile(simulated[here] / measured[here], [0.1, 0.5, 0.9])
+            errors.append(
+                PhaseError(
+                    phase=phase,
+                    requests=int(here.sum()),
+                    measured_seconds=float(measured[here].mean()),
+                    simulated_seconds=float(simulated[here].mean()),
+                    ratio=float(middle),
+                    low=float(low),
+                    high=float(high),
+                )
+            )
+    return errors

@@ -1,0 +1,442 @@
+"""One method over a workload, in virtual time: the project's own runner on simulated engines."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from pydantic import Field
+
+from atts.config import Config, MethodName, Options, parse_config
+from atts.conformal.controls import make_control
+from atts.engines.base import Engine
+from atts.engines.replicas import Replicas
+from atts.engines.simulated import Script, ScriptTokenizer, SimulatedEngine
+from atts.errors import AttsError, ConfigError
+from atts.methods import METHODS
+from atts.methods.chain import Model, OpenChain
+from atts.methods.ranking import Ranking
+from atts.runs.garbage import collected_seldom
+from atts.runs.limits import LimitedEngine
+from atts.runs.runner import Clock, run_chains
+from atts.simulation.clock import run_virtually
+from atts.simulation.hardware import GPUS, Costs, Efficiency, Shape, cache_tokens, shape_of
+from atts.simulation.server import Gpus, Server, ServerOptions, Usage
+from atts.simulation.workload import Workload
+from atts.types import Author, Chain, Record
+
+REFERENCE = "reference"
+"""The reference implementation's schedule of ``atts``, as a name for the command line."""
+
+
+class Contender(NamedTuple):
+    """A method with settings of its own, as the command line names it."""
+
+    name: str
+    method: MethodName
+    settings: dict[str, str]
+    by_problem: bool = False
+    """All chains of a problem end before the next problem is begun."""
+
+    @classmethod
+    def parse(cls, name: str) -> "Contender":
+        """A method, and keys of the configuration, with + between; or ``reference``: one problem
+        at a time, with at most 16 requests of the draft and 4 of the target in flight.
+
+        Raises:
+            ConfigError: a setting is not key=value.
+
+        >>> Contender.parse("atts+take_over.rate=0.2").settings
+        {'take_over.rate': '0.2'}
+        """
+        if name == REFERENCE:
+            limits = {
+                "limits.draft_requests": "16",
+                "limits.target_requests": "4",
+                "limits.overlap": "off",
+            }
+            return cls(name, "atts", limits, by_problem=True)
+        method, *settings = name.split("+")
+        pairs = {}
+        for setting in settings:
+            key, equals, value = setting.partition("=")
+            if not key or not equals:
+                raise ConfigError(f"--methods {name}: {setting!r} is not key=value")
+            pairs[key] = value
+        if method not in METHODS:
+            raise ConfigError(
+                f"--methods {name}: there is no method {method!r}; choose from "
+                f"{', '.join(METHODS)} and {REFERENCE}"
+            )
+        return cls(name, method, pairs)
+
+    def config(self, config: Config, chains: int) -> Config:
+        """The configuration to run with, with ``chains`` in flight.
+
+        Raises:
+            ConfigError: a setting is wrong.
+        """
+        tree = config.model_dump()
+        tree["method"] = self.method
+        limits = dict.fromkeys(("chains", "draft_requests", "target_requests"), chains)
+        tree["limits"] |= limits
+        for author in ("draft", "target"):  # what is simulated are servers
+            tree[author]["engine"] = "sglang"
+        for key, value in self.settings.items():
+            group = tree
+            *parents, leaf = key.split(".")
+            for parent in parents:
+                group = group.setdefault(parent, {})
+            group[leaf] = value
+        return parse_config(tree, f"--methods {self.name}")
+
+
+class ModelHardware(Options):
+    """What one of the two models is served by."""
+
+    gpus: int = Field(default=1, ge=1)
+    tensor_parallel: int = Field(default=1, ge=1)
+    """GPUs of one copy of the model; there are ``gpus / tensor_parallel`` copies."""
+    cache_tokens: int | None = Field(default=None, ge=1)
+    """Tokens that the key-value cache of a copy holds; null: what fits beside the weights."""
+    efficiency: Efficiency = Efficiency()
+    max_running: int = Field(default=2048, ge=1)
+
+
+class Hardware(Options):
+    """What the models are served by."""
+
+    gpu: str = "h200"
+    draft: ModelHardware = ModelHardware()
+    target: ModelHardware = ModelHardware()
+    shared: bool = False
+    """Both models are served by the same GPUs, whose time and memory they share."""
+    memory_fraction: float = Field(default=0.88, gt=0.0, le=1.0)
+    """Share of a GPU's memory that weights and key-value cache may take."""
+    mixed: bool = False
+    """Prefill and decoding share steps, as in vLLM; else decoding pauses for prefill."""
+
+    def split_as(self, config: Config) -> "Hardware":
+        """With as many GPUs for a copy as ``server.tensor_parallel`` of each model says."""
+        parallel = (config.draft.server.tensor_parallel, config.target.server.tensor_parallel)
+        models = {
+            name: model.model_copy(update={"tensor_parallel": count})
+            for name, model, count in zip(
+                ("draft", "target"), (self.draft, self.target), parallel, strict=True
+            )
+        }
+        return self.model_copy(update=models)
+
+
+class ModelUse(Record):
+    """How one model's GPUs were used. Shares are of the run's wall time, over all copies."""
+
+    gpus: int
+    busy: float
+    """Share of the time in which there was a request to work on."""
+    cache_tokens: int
+    """Of one copy."""
+    peak_cache: float
+    """Largest share of a copy's cache that running requests took."""
+    cached: float
+    """Share of the input tokens that were found in the prefix cache."""
+    queued_seconds: float
+    """Mean over requests, from their arrival to their prefill."""
+    peak_running: int
+    put_back: int
+    """Requests that had to make room, and were computed again."""
+
+
+class Outcome(Record):
+    """What a simulated run took."""
+
+    name: str
+    method: MethodName
+    chains_in_flight: int
+    problems: int
+    chains: int
+    failed: int
+    first_error: str | None
+    wall_seconds: float
+    draft_tokens: int
+    target_tokens: int
+    scored_tokens: int
+    vain_tokens: int
+    """Of the draft's, that were written ahead and thrown away; they count nowhere else."""
+    tokens_per_second: float
+    """Written by either model."""
+    take_over_rate: float | None
+    waited_seconds: float
+    """Mean over chains of the time spent waiting for other chains."""
+    chain_seconds: float
+    """Mean over chains, from start to end."""
+    draft: ModelUse | None
+    target: ModelUse | None
+
+
+def simulate(
+    contender: Contender,
+    config: Config,
+    workload: Workload,
+    hardware: Hardware,
+    chains_in_flight: int,
+    problems: int,
+    target_only_ratio: float = 1.0,
+    finished: Callable[[Chain], None] = lambda _: None,
+) -> Outcome:
+    """Run a contender's method over the first ``problems`` problems of a workload.
+
+    Args:
+        contender: what to run.
+        config: of the run; where the models are served does not matter.
+        workload: what the chains do.
+        hardware: what serves the models.
+        chains_in_flight: also the most requests in flight on each model.
+        problems: past the last recorded one they come again.
+        target_only_ratio: tokens of a chain that the target writes alone, as a multiple of those
+            that both models wrote in the recording.
+        finished: takes finished chains.
+
+    Raises:
+        ConfigError: a setting is wrong, or a model does not fit its GPUs.
+        CalibrationError: the control needs what it is not given.
+    """
+    run = _Run(contender, config, workload, hardware, chains_in_flight, problems)
+    run.target_only_ratio = target_only_ratio
+    return run_virtually(run.outcome(finished))
+
+
+class _Run:
+    def __init__(
+        self,
+        contender: Contender,
+        config: Config,
+        workload: Workload,
+        hardware: Hardware,
+        chains_in_flight: int,
+        problems: int,
+    ) -> None:
+        self.contender = contender
+        self.config = contender.config(config, chains_in_flight)
+        self.method = METHODS[contender.method]
+        self.workload = workload
+        self.hardware = hardware
+        self.problems = problems
+        self.chains_in_flight = chains_in_flight
+        if self.method.together and self.config.limits.chains < self.config.samples:
+            raise ConfigError(
+                f"--chains {chains_in_flight}: with {contender.method} all {self.config.samples} "
+                "chains of a problem wait for each other, so at least as many must be in flight"
+            )
+        self.target_only_ratio = 1.0
+        self.scripts: dict[int, Script] = {}
+        self.servers = make_servers(self.config, self.method.authors, hardware)
+        self.control = None
+        if self.method.needs_calibration:
+            options = self.config.take_over
+            if options.score.kind == "unlikely-share":
+                raise ConfigError(
+                    "take_over.score.kind=unlikely-share cannot be simulated: of a recorded "
+                    "segment only the mean is played back; take mean"
+                )
+            calibration = None
+            if options.control != "online":
+                calibration = workload.calibration(self.config, problems)
+            self.control = make_control(options, calibration)
+
+    async def outcome(self, finished: Callable[[Chain], None]) -> Outcome:
+        limits = self.config.limits
+        in_flight = {"draft": limits.draft_requests, "target": limits.target_requests}
+        engines = {}
+        for author, servers in self.servers.items():
+            mode = self.config.take_over.mode
+            copies: list[Engine] = [
+                SimulatedEngine(author, server, self.scripts, mode) for server in servers
+            ]
+            engine = copies[0] if len(copies) == 1 else Replicas(copies)
+            engines[author] = LimitedEngine(
+                engine, in_flight[author], limits.attempts, limits.backoff_seconds
+            )
+        tally = _Tally()
+        numbers: dict[str, int] = {}  # of the problems
+
+        def done(chain: Chain) -> None:
+            del self.scripts[numbers[chain.problem_id] * self.config.samples + chain.sample]
+            tally.add(chain)
+            finished(chain)
+
+        def opened(number: int, sample: int, ranking: Ranking | None) -> OpenChain:
+            problem = self.workload.problem(number)
+            script = self.workload.script(number, sample, self.config, self.target_only_ratio)
+            self.scripts[script.number] = script
+            tokenizer = ScriptTokenizer(script)
+            models = {author: Model(engine, tokenizer) for author, engine in engines.items()}
+            return OpenChain(problem, sample, models, self.config, self.control, ranking=ranking)
+
+        def chains(some: Iterable[int]) -> Iterator[Sequence[Callable[[], OpenChain]]]:
+            samples = range(self.config.samples)
+            for number in some:
+                problem_id = self.workload.problem(number).id
+                numbers[problem_id] = number
+                together = self.method.together
+                ranking = Ranking(problem_id, self.config, samples) if together else None
+                group = [partial(opened, number, sample, ranking) for sample in samples]
+                if together:
+                    yield group
+                else:
+                    yield from ([chain] for chain in group)
+
+        clock = Clock(now=asyncio.get_running_loop().time)
+        everything = range(self.problems)
+        parts = [[n] for n in everything] if self.contender.by_problem else [everything]
+        with collected_seldom():
+            for part in parts:
+                await run_chains(chains(part), self.method, limits.chains, clock, done)
+        return self._outcome(tally, clock())
+
+    def _outcome(self, tally: "_Tally", wall: float) -> Outcome:
+        chains = tally.chains
+        written = tally.tokens["draft"] + tally.tokens["target"]
+        return Outcome(
+            name=self.contender.name,
+            method=self.contender.method,
+            chains_in_flight=self.chains_in_flight,
+            problems=self.problems,
+            chains=chains,
+            failed=tally.failed,
+            first_error=tally.first_error,
+            wall_seconds=wall,
+            draft_tokens=tally.tokens["draft"],
+            target_tokens=tally.tokens["target"],
+            scored_tokens=tally.scored,
+            vain_tokens=self._written("draft") - tally.tokens["draft"],
+            tokens_per_second=written / wall if wall else 0.0,
+            take_over_rate=tally.take_overs / tally.decisions if tally.decisions else None,
+            waited_seconds=tally.waited / chains,
+            chain_seconds=tally.seconds / chains,
+            draft=self._use("draft", wall),
+            target=self._use("target", wall),
+        )
+
+    def _written(self, author: Author) -> int:
+        """Tokens that the servers of a model wrote, whatever became of them."""
+        return sum(server.usage().written_tokens for server in self.servers.get(author, []))
+
+    def _use(self, author: Author, wall: float) -> ModelUse | None:
+        if author not in self.servers:
+            return None
+        hardware = self.hardware.draft if author == "draft" else self.hardware.target
+        usages: list[Usage] = [server.usage() for server in self.servers[author]]
+        requests = sum(usage.requests for usage in usages)
+        cached = sum(usage.cached_tokens for usage in usages)
+        inputs = cached + sum(usage.computed_tokens for usage in usages)
+        busy = float(np.mean([usage.busy_seconds for usage in usages]))
+        return ModelUse(
+            gpus=hardware.gpus,
+            busy=busy / wall if wall else 0.0,
+            cache_tokens=self.servers[author][0].options.cache_tokens,
+            peak_cache=max(usage.peak_cache for usage in usages),
+            cached=cached / inputs if inputs else 0.0,
+            queued_seconds=sum(usage.queued_seconds for usage in usages) / max(requests, 1),
+            peak_running=max(usage.peak_running for usage in usages),
+            put_back=sum(usage.put_back for usage in usages),
+        )
+
+
+class _Tally:
+    """Sums over finished chains, which are many."""
+
+    def __init__(self) -> None:
+        self.chains = self.failed = self.scored = self.take_overs = self.decisions = 0
+        self.tokens: Counter[Author] = Counter()
+        self.waited = self.seconds = 0.0
+        self.first_error: str | None = None
+
+    def add(self, chain: Chain) -> None:
+        self.chains += 1
+        self.seconds += chain.done - chain.started
+        if chain.end == "failed":
+            self.failed += 1
+            self.first_error = self.first_error or chain.error
+        for turn in chain.turns:
+            self.waited += turn.waited_seconds
+            for segment in turn.segments:
+                self.tokens[segment.author] += segment.tokens
+            if turn.decision:
+                self.scored += turn.decision.scored_tokens
+                self.decisions += 1
+                self.take_overs += turn.decision.take_over
+
+
+def make_servers(
+    config: Config, authors: Sequence[Author], hardware: Hardware
+) -> dict[Author, list[Server]]:
+    """The servers of the models that a method needs.
+
+    Where both models share GPUs, what the weights of both leave of the memory is halved, whether
+    or not the method needs both.
+
+    Raises:
+        ConfigError: a model does not fit, its sizes are not known, or the GPU is not.
+    """
+    if hardware.gpu not in GPUS:
+        raise ConfigError(f"--gpu {hardware.gpu}: choose from {', '.join(GPUS)}")
+    gpu = GPUS[hardware.gpu]
+    both: dict[Author, ModelHardware] = {"draft": hardware.draft, "target": hardware.target}
+    shapes: dict[Author, Shape] = {
+        "draft": shape_of(config.draft.model),
+        "target": shape_of(config.target.model),
+    }
+    if hardware.shared and hardware.draft.gpus != hardware.target.gpus:
+        raise ConfigError("models that share GPUs must have the same number of them")
+    servers: dict[Author, list[Server]] = {}
+    shared = [Gpus() for _ in range(hardware.target.gpus)] if hardware.shared else []
+    for author in authors:
+        options, shape = both[author], shapes[author]
+        if options.gpus % options.tensor_parallel:
+            raise ConfigError(
+                f"{options.gpus} GPUs of the {author} cannot hold whole copies of "
+                f"{options.tensor_parallel} GPUs each"
+            )
+        cache = options.cache_tokens
+        if cache is None and not hardware.shared:
+            cache = cache_tokens(shape, gpu, options.tensor_parallel, hardware.memory_fraction)
+        elif cache is None:
+            other: Author = "target" if author == "draft" else "draft"
+            # Of the other's weights each GPU holds a part, as if they were its own.
+            taken = shapes[other].weights * 2 / both[other].tensor_parallel
+            left = gpu._replace(memory=gpu.memory - taken / hardware.memory_fraction)
+            cache = cache_tokens(shape, left, options.tensor_parallel, hardware.memory_fraction)
+            cache = max(1, cache // 2)
+        copies = options.gpus // options.tensor_parallel
+        places = [Gpus() for _ in range(copies)]
+        if hardware.shared:
+            if options.tensor_parallel not in (1, options.gpus):
+                raise ConfigError("of models that share GPUs, each has one GPU a copy, or all")
+            places = shared[:copies]
+        servers[author] = [
+            Server(
+                Costs.of(shape, gpu, options.tensor_parallel, options.efficiency),
+                ServerOptions(
+                    cache_tokens=cache, max_running=options.max_running, mixed=hardware.mixed
+                ),
+                place,
+            )
+            for place in places
+        ]
+    return servers
+
+
+def check(outcome: Outcome) -> None:
+    """Refuse an outcome whose chains failed: its times would mean nothing.
+
+    Raises:
+        AttsError: chains failed.
+    """
+    if outcome.failed:
+        raise AttsError(
+            f"{outcome.failed} of {outcome.chains} simulated chains failed; the first: "
+            f"{outcome.first_error}"
+        )

@@ -1,0 +1,262 @@
+"""What simulated chains do: recorded chains, turn by turn.
+
+A simulated chain follows a recorded one: the draft's segments are as long, score as the recorded
+ones did, and the answer comes in the recorded turn, whoever writes it. The decisions are its own:
+where the target takes over and did not in the recording, its segment is as long as a recorded one
+that is drawn from the take-overs of other chains.
+"""
+
+import gzip
+import json
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+from atts.config import Config
+from atts.conformal.calibration import Calibration, ChainScores
+from atts.engines.simulated import Script, ScriptTurn
+from atts.errors import ConfigError, StoreError
+from atts.methods import METHODS
+from atts.methods.seeds import seed_at
+from atts.prompts import Tokenizer, model_path, question
+from atts.runs.store import RecordedRun, read_run
+from atts.types import Chain, Problem
+
+CHARACTERS_A_TOKEN = 3.15
+"""Of a trace, which counts characters: English mathematics under tokenizers of some 130,000 ids."""
+TRACE_SEGMENT = 500
+"""Longest segment of the reference's traces, in tokens."""
+TRACE_PROMPT = 150
+"""Tokens of a prompt, where the recording does not hold the question."""
+
+
+class RecordedTurn(NamedTuple):
+    draft_tokens: int
+    """0 where the draft took no part."""
+    target_tokens: int | None
+    """None where the target did not take over."""
+    score: float | None
+    """None where the segment was not scored."""
+
+
+class RecordedChain(NamedTuple):
+    turns: tuple[RecordedTurn, ...]
+    answer: str | None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that both models wrote."""
+        return sum(turn.draft_tokens + (turn.target_tokens or 0) for turn in self.turns)
+
+
+class RecordedProblem(NamedTuple):
+    id: str
+    prompt_tokens: int
+    chains: tuple[RecordedChain, ...]
+
+
+class Workload:
+    """Recorded chains to follow, by problem."""
+
+    def __init__(self, name: str, problems: Sequence[RecordedProblem]) -> None:
+        """Raises StoreError if there is no chain with a turn."""
+        self.name = name
+        self.problems = [problem for problem in problems if any(c.turns for c in problem.chains)]
+        if not self.problems:
+            raise StoreError(f"{name} holds no chain that a simulation could follow")
+        chains = [chain for problem in self.problems for chain in problem.chains if chain.turns]
+        scores = [turn.score for chain in chains for turn in chain.turns if turn.score is not None]
+        self._usual_score = median(scores) if scores else 1.0
+        # The last segment of a chain is shorter than those before it.
+        self._take_overs: dict[bool, list[int]] = {True: [], False: []}
+        for chain in chains:
+            for number, turn in enumerate(chain.turns, 1):
+                if turn.target_tokens is not None:
+                    self._take_overs[number == len(chain.turns)].append(turn.target_tokens)
+
+    def problem(self, number: int) -> Problem:
+        """The problem of this number; past the last recorded one they come again, as others."""
+        copy, place = divmod(number, len(self.problems))
+        name = self.problems[place].id
+        return Problem(id=f"{name}#{copy + 1}" if copy else name, question="?", answer="?")
+
+    def script(self, number: int, sample: int, config: Config, target_only_ratio: float) -> Script:
+        """What a chain does under the configuration's method.
+
+        A method of one model writes the whole chain in one piece: as many tokens as both models
+        wrote in the recording, times ``target_only_ratio`` if the target writes alone.
+
+        Raises:
+            ConfigError: a recorded segment is longer than the configuration permits.
+        """
+        problem = self.problems[number % len(self.problems)]
+        chains = [chain for chain in problem.chains if chain.turns]
+        chain = chains[sample % len(chains)]
+        authors = METHODS[config.method].authors
+        turns: tuple[ScriptTurn, ...]
+        if len(authors) == 1:
+            ratio = target_only_ratio if authors == ("target",) else 1.0
+            tokens = max(1, round(chain.tokens * ratio))
+            turns = (ScriptTurn(tokens, tokens, 0.0),)
+        else:
+            turns = tuple(
+                self._turn(turn, place == len(chain.turns), config, (number, sample, place))
+                for place, turn in enumerate(chain.turns, 1)
+            )
+        return Script(
+            number=number * config.samples + sample,
+            problem=number,
+            prompt_tokens=max(2, problem.prompt_tokens),
+            turns=turns,
+            answer=chain.answer,
+        )
+
+    def _turn(
+        self, turn: RecordedTurn, last: bool, config: Config, place: tuple[int, int, int]
+    ) -> ScriptTurn:
+        if turn.draft_tokens == 0:
+            raise ConfigError(
+                f"{self.name} has turns without a draft segment, so {config.method} cannot follow "
+                "it; take the run of a method that drafts"
+            )
+        if turn.draft_tokens > config.turns.draft_tokens:
+            raise ConfigError(
+                f"{self.name} has a draft segment of {turn.draft_tokens} tokens, and "
+                f"turns.draft_tokens is {config.turns.draft_tokens}: a recording does not say how "
+                "chains go on after shorter ones; set it to that of the recording"
+            )
+        target_tokens = turn.target_tokens
+        if target_tokens is None:
+            others = self._take_overs[last] or self._take_overs[not last]
+            drawn = seed_at(config.seed, "length of a take-over", *place)
+            target_tokens = others[drawn % len(others)] if others else config.turns.target_tokens
+        score = self._usual_score if turn.score is None else turn.score
+        return ScriptTurn(turn.draft_tokens, max(1, target_tokens), score)
+
+    def calibration(self, config: Config, problems: int) -> Calibration:
+        """The recorded scores of all chains: of the very chains that are followed, so that the
+        simulated take-over rate is the nominal one.
+        """
+        scores: dict[str, tuple[ChainScores, ...]] = {}
+        for number in range(problems if config.take_over.coverage == "conditional" else 0):
+            scores[self.problem(number).id] = self._scores(number % len(self.problems))
+        for number, problem in enumerate(self.problems):
+            scores[problem.id] = self._scores(number)
+        return Calibration(
+            version=2,
+            fingerprint=config.calibration_fingerprint(),
+            coverage=config.take_over.coverage,
+            scores=scores,
+        )
+
+    def _scores(self, number: int) -> tuple[ChainScores, ...]:
+        return tuple(
+            tuple(self._usual_score if t.score is None else t.score for t in chain.turns)
+            for chain in self.problems[number].chains
+            if chain.turns
+        )
+
+
+def load_workload(path: Path) -> Workload:
+    """Read a run directory, or a trace: ``.jsonl`` or ``.jsonl.gz``, one line a chain.
+
+    Raises:
+        StoreError: it cannot be read, or holds nothing to follow.
+    """
+    if path.is_dir():
+        return _of_run(path)
+    opened = gzip.open if path.suffix == ".gz" else Path.open
+    chains: dict[str, list[RecordedChain]] = defaultdict(list)
+    try:
+        with opened(path, "rt", encoding="utf-8") as file:
+            for line in file:
+                if line.strip():
+                    tree = json.loads(line)
+                    chains[str(tree["question_id"])].append(_traced(tree))
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(
+            f"cannot read {path}: {error!r}; a workload is a run directory, or a trace with one "
+            "JSON object a line"
+        ) from error
+    return Workload(
+        path.name.split(".")[0],
+        [RecordedProblem(name, TRACE_PROMPT, tuple(each)) for name, each in chains.items()],
+    )
+
+
+def _traced(tree: dict[str, Any]) -> RecordedChain:
+    """A chain of the reference, whose segments are counted in characters."""
+
+    def tokens(characters: int) -> int:
+        return min(TRACE_SEGMENT, max(1, round(characters / CHARACTERS_A_TOKEN)))
+
+    turns = tuple(
+        RecordedTurn(
+            tokens(turn["draft_chars"]),
+            tokens(turn["target_chars"]) if turn["rejected"] else None,
+            None if turn["ppl"] is None else math.log(turn["ppl"]),
+        )
+        for turn in tree["turns"]
+    )
+    answer = tree["reextracted"]
+    return RecordedChain(turns, None if answer is None else str(answer))
+
+
+def _of_run(path: Path) -> Workload:
+    run = read_run(path)
+    written = [s for chain in run.chains for turn in chain.turns for s in turn.segments]
+    tokens = sum(segment.tokens for segment in written)
+    if written and not tokens:  # an imported folder has the texts alone
+        rate = CHARACTERS_A_TOKEN
+    else:
+        rate = sum(len(segment.text) for segment in written) / max(tokens, 1)
+    chains: dict[str, list[Chain]] = defaultdict(list)
+    for chain in sorted(run.chains, key=lambda chain: chain.key):
+        if chain.end != "failed":
+            chains[chain.problem_id].append(chain)
+    lengths = prompt_lengths(run, rate)
+    return Workload(
+        path.resolve().name,
+        [
+            RecordedProblem(
+                problem.id,
+                lengths[problem.id],
+                tuple(_recorded(chain, rate) for chain in chains[problem.id]),
+            )
+            for problem in run.problems
+        ],
+    )
+
+
+def prompt_lengths(run: RecordedRun, characters_a_token: float) -> dict[str, int]:
+    """Tokens of each problem's prompt: exact where the model's tokenizer is on this machine."""
+    options = run.config.draft
+    if Path(model_path(options.model)).is_dir():
+        tokenizer = Tokenizer.load(options)
+        return {p.id: len(tokenizer.prompt(p, run.config.prompt)) for p in run.problems}
+    system = run.config.prompt.system
+    return {
+        p.id: round(len(system + question(p, run.config.prompt)) / characters_a_token) + 10
+        for p in run.problems
+    }
+
+
+def _recorded(chain: Chain, characters_a_token: float) -> RecordedChain:
+    turns = []
+    for turn in chain.turns:
+        lengths: dict[str, int] = {}
+        for segment in turn.segments:
+            tokens = segment.tokens or round(len(segment.text) / characters_a_token)
+            lengths[segment.author] = lengths.get(segment.author, 0) + max(1, tokens)
+        if lengths:
+            turns.append(
+                RecordedTurn(
+                    lengths.get("draft", 0),
+                    lengths.get("target"),
+                    turn.decision.score if turn.decision else None,
+                )
+            )
+    return RecordedChain(tuple(turns), chain.answer)

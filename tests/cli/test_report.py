@@ -1,0 +1,57 @@
+"""``atts report --html`` and ``--figures``: what is written, and what is refused."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from recorded import write_run
+from typer.testing import Result
+
+from atts.reports import figures
+
+Invoke = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def few_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing all of them takes seconds."""
+    make = figures.make_figures
+    monkeypatch.setattr(figures, "make_figures", lambda runs: make(runs)[:1])
+
+
+def test_the_page_and_the_figures_are_written(invoke: Invoke, tmp_path: Path) -> None:
+    write_run(tmp_path / "run", problems=2, samples=2)
+    result = invoke("report", "run", "--html", "out/report.html", "--figures", "figures")
+    assert result.exit_code == 0, result.output
+    assert "accuracy per chain" in result.stdout  # the table, as without them
+    assert "Wrote out/report.html" in result.stderr
+    assert "Wrote 1 figures to figures" in result.stderr
+    html = (tmp_path / "out/report.html").read_text()
+    assert html.startswith("<!doctype html>")
+    assert "<title>atts report: run</title>" in html
+    assert "Python 3." in html  # the environment
+    assert "draft_tokens: 500" in html  # the configuration
+    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == [
+        "accuracy.csv",
+        "accuracy.png",
+        "accuracy.svg",
+    ]
+
+
+def test_a_failed_page_leaves_the_old_one(
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run(tmp_path / "run", problems=1, samples=1)
+    (tmp_path / "report.html").write_text("old")
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    result = invoke("report", "run", "--html", "report.html")
+    assert result.exit_code == 2
+    assert "pip install 'atts[plots]'" in result.stderr
+    assert (tmp_path / "report.html").read_text() == "old"
+
+
+def test_a_folder_is_no_file(invoke: Invoke, tmp_path: Path) -> None:
+    write_run(tmp_path / "run", problems=1, samples=1)
+    result = invoke("report", "run", "--html", "run")
+    assert result.exit_code == 1
+    assert "it is not a plain file" in result.stderr

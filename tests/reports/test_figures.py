@@ -1,0 +1,160 @@
+"""Figures: their numbers against counts by hand, and their files."""
+
+import csv
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from recorded import HOSTILE, write_run
+
+from atts.errors import ConfigError, StoreError
+from atts.grading.grader import Grader
+from atts.reports.escape import visible
+from atts.reports.figures import Figure, make_figures, save_figures
+from atts.reports.figures.base import COLOURS, to_csv, to_svg
+from atts.reports.reported import ReportedRun, read_reported
+from atts.types import ChainKey
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[ReportedRun]:
+    folder = tmp_path_factory.mktemp("runs")
+    write_run(folder / "few", samples=2, names=HOSTILE)
+    write_run(folder / "many", samples=4, turns=3)
+    with Grader() as grader:
+        return [read_reported(name, folder / name, grader) for name in ("few", "many")]
+
+
+@pytest.fixture(scope="module")
+def figures(runs: Sequence[ReportedRun]) -> dict[str, Figure]:
+    return {figure.name: figure for figure in make_figures(runs)}
+
+
+def test_every_figure_is_there(figures: dict[str, Figure]) -> None:
+    assert set(figures) == {
+        "accuracy",
+        "pass-at-k",
+        "frontier",
+        "cost",
+        "rate-by-turn",
+        "rate-by-problem",
+        "rate-over-time",
+        "phases",
+        "intensity",
+        *(f"{kind}-{number}" for kind in ("scores", "p-values", "timeline") for number in (0, 1)),
+    }
+
+
+def test_outcomes(runs: Sequence[ReportedRun]) -> None:
+    outcomes = runs[1].outcomes
+    assert [outcomes[ChainKey("p0", sample)] for sample in range(4)] == ["no answer"] + 3 * [
+        "right"
+    ]
+    assert [outcomes[ChainKey("p2", sample)] for sample in range(4)] == 3 * ["wrong"] + ["failed"]
+
+
+def test_the_numbers_of_the_figures(figures: dict[str, Figure]) -> None:
+    accuracy = {(row[0], row[1]): row[2] for row in figures["accuracy"].rows}
+    assert accuracy["many", "accuracy per chain"] == 0.5
+    by_turn = [row[:4] for row in figures["rate-by-turn"].rows if row[0] == "many"]
+    assert by_turn == [("many", 0, 12, 1.0), ("many", 1, 12, 0.0), ("many", 2, 12, 1.0)]
+    assert [row[3] for row in figures["rate-by-problem"].rows if row[0] == "many"] == 3 * [
+        pytest.approx(2 / 3)
+    ]
+    assert figures["cost"].rows == [("few", 20.0, 7.0, 20.0), ("many", 30.0, 14.0, 30.0)]
+    # The second is right more often, and the first writes fewer target tokens.
+    assert [row[-1] for row in figures["frontier"].rows] == [True, True]
+    shares = [row[4] for row in figures["phases"].rows if row[0] == "many"]
+    assert sum(float(share or 0) for share in shares) == pytest.approx(1.0)
+    assert [row[1] for row in figures["intensity"].rows] == [2, 4]
+
+
+def test_a_run_that_costs_more_for_less_is_off_the_frontier(runs: Sequence[ReportedRun]) -> None:
+    few, many = runs
+    worse = many._replace(
+        name="worse", summary=few.summary.model_copy(update={"tokens": many.summary.tokens})
+    )
+    found = {figure.name: figure for figure in make_figures([few, many, worse])}["frontier"]
+    assert [row[-1] for row in found.rows] == [True, True, False]
+    assert "target tokens: few, many." in found.description
+
+
+def test_the_timeline_holds_every_chain_second(
+    figures: dict[str, Figure], runs: Sequence[ReportedRun]
+) -> None:
+    rows = figures["timeline-1"].rows
+    width = float(rows[1][0] or 0) - float(rows[0][0] or 0)
+    total = sum(float(cell or 0) for row in rows for cell in row[1:]) * width
+    assert total == pytest.approx(runs[1].profile.chain_seconds)
+
+
+def test_histograms_hold_every_segment(figures: dict[str, Figure]) -> None:
+    columns = figures["scores-1"].columns
+    assert columns[:4] == ("from", "to", "share, right chains", "share, wrong chains")
+    for place in (2, 3):
+        shares = [float(row[place] or 0) for row in figures["scores-1"].rows]
+        assert sum(shares) == pytest.approx(1.0)
+    assert figures["p-values-1"].rows[-1][1:] == (1.0, 1.0, 1.0)
+
+
+def test_svg_of_the_page(figures: dict[str, Figure]) -> None:
+    seen: set[str] = set()
+    for figure in figures.values():
+        svg = to_svg(figure)
+        root = ET.fromstring(svg)  # noqa: S314  (our own)
+        assert root.get("role") == "img"
+        ids = [element.get("id") for element in root.iter() if element.get("id")]
+        assert len(ids) == len(set(ids))
+        assert not seen & set(map(str, ids))
+        seen |= set(map(str, ids))
+        assert root.get("aria-labelledby") == f"{figure.name}-title {figure.name}-desc"
+        assert root[0].text == visible(figure.title)
+        assert root[1].text == visible(figure.description)
+        # Every colour is a variable, so that none is left over on dark ground.
+        drawn = set(re.findall(r"#[0-9a-f]{6}\b", svg))
+        assert not drawn - {"#ffffff"}, figure.name
+        for used in re.findall(r"url\(#([^)]+)\)", svg):
+            assert used in ids
+        assert "<script" not in svg
+        assert "mathdefault" not in svg  # what matplotlib makes of a logarithmic axis
+
+
+def test_the_same_numbers_give_the_same_svg(figures: dict[str, Figure]) -> None:
+    assert to_svg(figures["phases"]) == to_svg(figures["phases"])
+
+
+def test_files_for_papers(figures: dict[str, Figure], tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "folder"
+    save_figures([figures["rate-by-problem"]], folder)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        f"rate-by-problem.{suffix}" for suffix in ("csv", "png", "svg")
+    ]
+    assert (folder / "rate-by-problem.png").read_bytes().startswith(b"\x89PNG")
+    assert COLOURS["run0"][0] in (folder / "rate-by-problem.svg").read_text()
+    with (folder / "rate-by-problem.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert tuple(header) == figures["rate-by-problem"].columns
+    assert [row[1] for row in rows if row[0] == "many"] == ["p0", "p1", "p2"]
+    assert to_csv(figures["cost"]).splitlines()[1] == "few,20.0,7.0,20.0"
+
+
+def test_a_folder_that_cannot_be_made(figures: dict[str, Figure], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot write to"):
+        save_figures([figures["cost"]], tmp_path / "file" / "folder")
+
+
+def test_without_matplotlib_the_extra_is_named(
+    figures: dict[str, Figure], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    with pytest.raises(ConfigError, match=r"pip install 'atts\[plots\]'"):
+        to_svg(figures["cost"])
+
+
+def test_colours_on_white_are_told_apart() -> None:
+    """They are replaced one by one, so none may be another's."""
+    light = [light for light, _ in COLOURS.values()]
+    assert len(set(light)) == len(light)

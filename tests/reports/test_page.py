@@ -1,0 +1,181 @@
+"""The HTML report as text: well formed, self-contained, and safe from what models write."""
+
+import base64
+import gzip
+import hashlib
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from recorded import HOSTILE, write_run
+
+from atts.grading.grader import Grader
+from atts.reports.figures import make_figures
+from atts.reports.html import render_page
+from atts.reports.html.chains import pack, script_safe
+from atts.reports.reported import read_reported
+
+VOID = {"meta", "input", "br", "link"}
+
+
+class Outline(HTMLParser):
+    """What a page is made of."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.scripts: dict[str | None, str] = {}
+        self._script: str | None = None
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag == "script":
+            self._script = dict(attrs).get("id")
+            self.scripts[self._script] = ""
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "script":
+            self.scripts[self._script] += data
+
+
+@pytest.fixture(scope="module")
+def html(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("runs")
+    write_run(folder / "plain")
+    write_run(folder / "hostile", text=HOSTILE, names=HOSTILE, prompt={"system": HOSTILE})
+    with Grader() as grader:
+        runs = [
+            read_reported("plain", folder / "plain", grader),
+            read_reported(HOSTILE, folder / "hostile", grader),
+        ]
+        drawn = (
+            "accuracy",
+            "rate-by-problem",
+            "phases",
+            "timeline-1",
+        )  # that name runs or problems
+        return render_page(runs, [each for each in make_figures(runs) if each.name in drawn])
+
+
+@pytest.fixture(scope="module")
+def outline(html: str) -> Outline:
+    return Outline(html)
+
+
+def test_it_is_well_formed(outline: Outline) -> None:
+    assert outline.open == []
+    ids = [attributes["id"] for _, attributes in outline.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+
+
+def test_nothing_hostile_became_markup(outline: Outline, html: str) -> None:
+    assert not [tag for tag, _ in outline.tags if tag in ("img", "iframe", "object", "embed")]
+    handlers = [name for _, attributes in outline.tags for name in attributes if name[:2] == "on"]
+    assert handlers == []
+    assert "{{ 7*7 }} javascript" in html  # a template inside a text stays text
+    # Control characters and text direction overrides are shown, not sent.
+    assert not set(html) & set("\x00\x1b\u202e\r")
+
+
+def test_it_needs_no_network(outline: Outline) -> None:
+    for tag, attributes in outline.tags:
+        for name in ("src", "href", "xlink:href", "action", "data", "srcset", "poster"):
+            if value := attributes.get(name):
+                assert value.startswith("#"), (tag, value)
+        assert "url(http" not in (attributes.get("style") or "")
+
+
+def test_the_policy_lets_only_this_script_run(outline: Outline) -> None:
+    (policy,) = [
+        attributes["content"] or ""
+        for tag, attributes in outline.tags
+        if tag == "meta" and attributes.get("http-equiv") == "Content-Security-Policy"
+    ]
+    digest = base64.b64encode(hashlib.sha256(outline.scripts[None].encode()).digest()).decode()
+    assert policy.split("; ") == [
+        "default-src 'none'",
+        f"script-src 'sha256-{digest}'",
+        "style-src 'unsafe-inline'",
+        "img-src data:",
+        "base-uri 'none'",
+        "form-action 'none'",
+    ]
+    assert "innerHTML" not in outline.scripts[None]
+    assert "eval(" not in outline.scripts[None]
+
+
+def test_every_executable_script_is_ours(outline: Outline) -> None:
+    kinds = [attributes.get("type") for tag, attributes in outline.tags if tag == "script"]
+    assert kinds.count(None) == 1
+    assert set(kinds) == {None, "application/json", "application/octet-stream"}
+
+
+def test_the_chains_are_all_there(outline: Outline) -> None:
+    listing: list[dict[str, Any]] = json.loads(outline.scripts["listing"])
+    assert listing[0]["name"] == "plain"
+    assert [len(run["chains"]) for run in listing] == [12, 12]
+    place, sample, outcome, answer, turns, taken, drafted, written, seconds = listing[0]["chains"][
+        1
+    ]
+    assert (place, sample, outcome, answer, turns) == (0, 1, "right", "2", 2)
+    assert (taken, drafted, written, seconds) == (1, 20, 7, 16.5)
+    name, question, element = listing[0]["problems"][0]
+    assert (name, question) == ("p0", "What is 1 + 1 = 2. ?")
+    content = json.loads(gzip.decompress(base64.b64decode(outline.scripts[element])))
+    assert content["gold"] == "2"
+    chain = content["chains"][1]
+    assert chain["turns"][0]["segments"] == [
+        ["draft", False, 10, "draft: 1 + 1 = 2. "],
+        ["target", True, 7, "target: 1 + 1 = 2. "],
+    ]
+    assert chain["turns"][0]["decision"] == [0.52, 0.11, 0.4, True]
+
+
+def test_it_can_be_heard_and_driven_by_keyboard(outline: Outline) -> None:
+    tags = [tag for tag, _ in outline.tags]
+    assert tags.count("main") == tags.count("h1") == 1
+    assert {"header", "nav", "footer"} <= set(tags)
+    assert dict(outline.tags[0][1])["lang"] == "en"
+    for tag, attributes in outline.tags:
+        if tag == "svg":
+            assert attributes["role"] == "img"
+            assert attributes["aria-labelledby"]
+        if tag == "th":
+            assert attributes["scope"] in ("col", "row")
+        if tag == "nav" or attributes.get("role") == "region":
+            assert attributes["aria-label"]
+        if attributes.get("role") == "region":
+            assert attributes["tabindex"] == "0"
+    labelled = {attributes["for"] for tag, attributes in outline.tags if tag == "label"}
+    fields = {attributes["id"] for tag, attributes in outline.tags if tag in ("input", "select")}
+    assert labelled == fields
+    assert tags.count("table") - 1 == tags.count("caption") - 1 > 5
+
+
+def test_the_same_runs_give_the_same_data(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", problems=1, samples=1, turns=1)
+    with Grader() as grader:
+        run = read_reported("run", tmp_path / "run", grader)
+    assert pack([run]) == pack([run])
+
+
+@given(st.text() | st.lists(st.text()) | st.dictionaries(st.text(), st.integers() | st.text()))
+def test_json_in_a_script_stays_there(content: object) -> None:
+    text = script_safe(content)
+    assert json.loads(text) == content
+    assert not set(text) & set("<>&\u2028\u2029")

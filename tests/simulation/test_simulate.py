@@ -1,0 +1,145 @@
+"""Whole runs in virtual time."""
+
+import pytest
+
+from atts.config import Config
+from atts.errors import ConfigError
+from atts.simulation.simulate import Contender, Hardware, ModelHardware, Outcome, simulate
+from atts.simulation.workload import Workload
+from atts.types import Chain
+
+METHODS = ["target-only", "draft-only", "sync-ranking", "atts", "reference"]
+
+
+def run(
+    name: str,
+    config: Config,
+    workload: Workload,
+    hardware: Hardware | None = None,
+    in_flight: int = 8,
+    problems: int = 6,
+    ratio: float = 1.0,
+) -> tuple[Outcome, list[Chain]]:
+    chains: list[Chain] = []
+    outcome = simulate(
+        Contender.parse(name),
+        config,
+        workload,
+        hardware or Hardware(),
+        in_flight,
+        problems,
+        ratio,
+        chains.append,
+    )
+    return outcome, chains
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_ends_every_chain_where_it_was_recorded(
+    name: str, workload: Workload, pair: Config
+) -> None:
+    outcome, chains = run(name, pair, workload)
+    assert outcome.chains == len({chain.key for chain in chains}) == 24
+    assert outcome.failed == 0
+    for chain in chains:
+        recorded = workload.problems[int(chain.problem_id[1])].chains[chain.sample]
+        assert chain.answer == recorded.answer
+        assert chain.end == ("stop" if recorded.answer is None else "answer")
+        if name.endswith("only"):
+            assert sum(s.tokens for t in chain.turns for s in t.segments) == recorded.tokens
+            continue
+        assert len(chain.turns) == len(recorded.turns)
+        for turn, one in zip(chain.turns, recorded.turns, strict=True):
+            assert turn.segments[0].tokens == one.draft_tokens
+            assert turn.decision
+            assert turn.decision.score == pytest.approx(one.score)
+            took_over = len(turn.segments) == 2
+            assert took_over == turn.decision.take_over
+            if took_over and one.target_tokens is not None:
+                assert turn.segments[1].tokens == one.target_tokens
+
+
+@pytest.mark.parametrize("name", ["sync-ranking", "atts"])
+def test_a_run_repeats_exactly(name: str, workload: Workload, pair: Config) -> None:
+    first, second = (run(name, pair, workload) for _ in range(2))
+    assert first == second
+
+
+def test_writing_ahead_changes_the_time_and_no_decision(workload: Workload, pair: Config) -> None:
+    (ahead, chains), (after, others) = (
+        run(f"atts+limits.overlap={way}", pair, workload) for way in ("on", "off")
+    )
+
+    def decisions(made: list[Chain]) -> list[object]:
+        return [
+            (c.key, [(t.decision.p_value, t.decision.take_over) for t in c.turns if t.decision])
+            for c in sorted(made, key=lambda c: c.key)
+        ]
+
+    assert decisions(chains) == decisions(others)
+    assert ahead.vain_tokens > 0
+    assert after.vain_tokens == 0
+    assert ahead.wall_seconds != after.wall_seconds
+
+
+def test_replaced_segments_do_not_confuse_the_places(workload: Workload, pair: Config) -> None:
+    outcome, chains = run("atts+take_over.mode=replace", pair, workload)
+    assert outcome.failed == 0
+    assert any(not s.kept for c in chains for t in c.turns for s in t.segments)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_more_gpus_are_not_slower(name: str, workload: Workload, pair: Config) -> None:
+    walls = [
+        run(
+            name,
+            pair,
+            workload,
+            Hardware(draft=ModelHardware(gpus=gpus), target=ModelHardware(gpus=gpus)),
+            in_flight=24,
+        )[0].wall_seconds
+        for gpus in (1, 2, 4)
+    ]
+    # Not exactly: chains meet others than before, and a decision may fall otherwise.
+    assert walls[1] <= 1.02 * walls[0]
+    assert walls[2] <= 1.02 * walls[1]
+
+
+def test_one_chain_at_a_time_takes_the_sum_of_all(workload: Workload, pair: Config) -> None:
+    outcome, chains = run("target-only", pair, workload, in_flight=1, problems=2)
+    assert outcome.wall_seconds == pytest.approx(sum(c.done - c.started for c in chains))
+    assert outcome.target
+    assert outcome.target.peak_running == 1
+
+
+def test_sharing_a_gpu_is_slower_than_two(workload: Workload, pair: Config) -> None:
+    own, _ = run("atts", pair, workload)
+    shared, _ = run("atts", pair, workload, Hardware(shared=True))
+    assert own.wall_seconds < shared.wall_seconds < 2.5 * own.wall_seconds
+
+
+def test_longer_chains_of_the_target_take_longer(workload: Workload, pair: Config) -> None:
+    once, _ = run("target-only", pair, workload)
+    thrice, _ = run("target-only", pair, workload, ratio=3.0)
+    assert thrice.target_tokens == pytest.approx(3 * once.target_tokens, rel=0.01)
+    assert 2 * once.wall_seconds < thrice.wall_seconds < 4 * once.wall_seconds
+
+
+@pytest.mark.parametrize(
+    ("name", "hardware", "message"),
+    [
+        ("sync-ranking", Hardware(), "at least as many must be in flight"),
+        ("atts", Hardware(gpu="abacus"), "choose from h200"),
+        ("atts", Hardware(gpu="l40s"), "66 GB of weights do not fit"),
+        ("atts", Hardware(target=ModelHardware(gpus=3, tensor_parallel=2)), "whole copies"),
+        ("atts+take_over.score.kind=unlikely-share", Hardware(), "take mean"),
+        ("atts+take_over.rte=0.1", Hardware(), "did you mean take_over.rate"),
+        ("best-guess", Hardware(), "there is no method 'best-guess'"),
+        ("atts+overlap", Hardware(), "is not key=value"),
+    ],
+)
+def test_what_cannot_be_simulated_is_refused(
+    name: str, hardware: Hardware, message: str, workload: Workload, pair: Config
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run(name, pair, workload, hardware, in_flight=2)
