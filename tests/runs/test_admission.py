@@ -169,7 +169,7 @@ def test_a_server_is_used_well_and_not_beyond_its_memory(capacity: int, seed: in
         return server
 
     use = asyncio.run(serve()).use
-    # The bound is 0.8. With room for some seventy chains only, how long they are is a matter of luck.
+    # The bound is 0.8. With room for some seventy chains only, their lengths are a matter of luck.
     assert max(use) < (1.0 if capacity >= 500_000 else 1.1)
     assert 0.5 < np.mean(use[400:]) < 0.85
 
@@ -242,6 +242,9 @@ async def test_a_run_has_as_many_chains_in_flight(
 
         def chain_done(self, chain: Chain) -> None:
             assert chain.end == "answer"
+
+        def grading(self, done: int, total: int) -> None:
+            pass
 
         def warned(self, message: str) -> None:
             warnings.append(message)
