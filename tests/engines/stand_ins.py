@@ -75,6 +75,8 @@ class StandIn:
         self.working = 0
         self.aborted = 0
         self.requests: list[dict[str, Any]] = []
+        self.bodies: list[dict[str, Any]] = []
+        """What was sent to be written or scored, as it came."""
         self.url = ""
         self.encode: Callable[[str], list[int]] = lambda text: list(map(ord, text))
         self.vocabulary: int = model.config.vocab_size
@@ -121,10 +123,12 @@ def stopped(done: Completion, stop: tuple[str, ...], end: int) -> tuple[list[int
 class SGLangStandIn(StandIn):
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__(model, block=1)
+        self.through_a_router = False
+        """A router adds every field that it knows, with its default."""
         self._tasks: dict[str, asyncio.Task[dict[str, Any]]] = {}
         self.app.router.add_get("/v1/models", self.models)
         self.app.router.add_get("/server_info", self.server_info)
-        self.app.router.add_get("/get_load", self.load)
+        self.app.router.add_get("/v1/loads", self.loads)
         self.app.router.add_post("/generate", self.generate)
         self.app.router.add_post("/abort_request", self.abort)
 
@@ -137,8 +141,9 @@ class SGLangStandIn(StandIn):
             {"version": "0.5.12", "model_path": "tiny", "enable_deterministic_inference": True}
         )
 
-    async def load(self, _: web.Request) -> web.Response:
-        return web.json_response([{"dp_rank": 0, "num_reqs": self.working, "num_tokens": 0}])
+    async def loads(self, _: web.Request) -> web.Response:
+        rank = {"dp_rank": 0, "num_running_reqs": self.working, "num_waiting_reqs": 0}
+        return web.json_response({"version": "0.5.12", "loads": [rank | {"token_usage": 0.25}]})
 
     async def abort(self, request: web.Request) -> web.Response:
         rid = (await request.json())["rid"]
@@ -150,7 +155,8 @@ class SGLangStandIn(StandIn):
     async def generate(self, request: web.Request) -> web.Response:
         body = await request.json()
         self.requests.append(body)
-        assert set(body) <= SGLANG_REQUEST, body.keys()
+        self.bodies.append(body)
+        assert self.through_a_router or set(body) <= SGLANG_REQUEST, body.keys()
         assert set(body["sampling_params"]) <= SGLANG_SAMPLING, body["sampling_params"].keys()
         ids, options = body["input_ids"], body["sampling_params"]
         if len(ids) >= self.context - 6:
@@ -244,7 +250,11 @@ class VllmStandIn(StandIn):
         lines = (
             "# TYPE vllm:num_requests_running gauge",
             f"vllm:num_requests_running{label} {self.working}.0",
+            "# TYPE vllm:num_requests_waiting gauge",
             f"vllm:num_requests_waiting{label} 0.0",
+            "# HELP vllm:kv_cache_usage_perc KV-cache usage. 1 means 100 percent usage.",
+            "# TYPE vllm:kv_cache_usage_perc gauge",
+            f"vllm:kv_cache_usage_perc{label} 0.25",
         )
         return web.Response(text="\n".join(lines) + "\n")
 
@@ -253,6 +263,7 @@ class VllmStandIn(StandIn):
 
     async def generate(self, request: web.Request) -> web.Response:
         body = await request.json()
+        self.bodies.append(body)
         return await self._answer(body["token_ids"], body["sampling_params"])
 
     async def completions(self, request: web.Request) -> web.Response:

@@ -6,13 +6,14 @@ fewest. When a replica is gone, its chains move to another one, request by reque
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
-from atts.engines.base import Completion, Engine, Sampling, Scored
+from atts.engines.base import Completion, Engine, Load, Metered, Sampling, Scored
 from atts.errors import EngineConnectionError, EngineTimeoutError
 
 DOWN_SECONDS = 10.0
@@ -26,6 +27,9 @@ _log = logging.getLogger(__name__)
 class ChainMark:
     """Stands for one chain; the replicas of its models are forgotten when it is gone."""
 
+    def __init__(self) -> None:
+        self.name = secrets.token_hex(16)
+
 
 _chain: ContextVar[ChainMark | None] = ContextVar("_chain", default=None)
 
@@ -33,6 +37,16 @@ _chain: ContextVar[ChainMark | None] = ContextVar("_chain", default=None)
 def start_chain() -> None:
     """From here on, the requests of this task belong to a new chain."""
     _chain.set(ChainMark())
+
+
+def chain_headers() -> dict[str, str]:
+    """What tells a router in front of several servers which chain a request belongs to.
+
+    The first is read by vLLM's router, the second by SGLang's with ``--policy consistent_hashing``
+    or ``manual``; a server passes over both.
+    """
+    chain = _chain.get()
+    return {"X-Session-ID": chain.name, "X-SMG-Routing-Key": chain.name} if chain else {}
 
 
 class Replicas:
@@ -49,6 +63,28 @@ class Replicas:
 
     async def score(self, token_ids: Sequence[int], start: int) -> Scored:
         return await self._on_a_replica(lambda engine: engine.score(token_ids, start))
+
+    async def meter(self) -> Load | None:
+        """The load of all replicas that answer, and the cache use of the fullest.
+
+        Raises:
+            EngineError: none answers.
+        """
+        metered = [engine for engine in self._engines if isinstance(engine, Metered)]
+        results = await asyncio.gather(
+            *(engine.meter() for engine in metered), return_exceptions=True
+        )
+        answers = [result for result in results if not isinstance(result, BaseException)]
+        if not answers and results:
+            raise next(result for result in results if isinstance(result, BaseException))
+        loads = [load for load in answers if load is not None]
+        if not loads or len(loads) < len(answers):
+            return None
+        return Load(
+            running=sum(load.running for load in loads),
+            waiting=sum(load.waiting for load in loads),
+            cache_use=max(load.cache_use for load in loads),
+        )
 
     async def aclose(self) -> None:
         await asyncio.gather(*(engine.aclose() for engine in self._engines))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atts.config import ModelOptions
-from atts.engines.base import Sampling
+from atts.engines.base import Load, Sampling
 from atts.engines.http import HttpClient, Json
 from atts.engines.remote import RemoteEngine, ServerFacts, Written, field
 from atts.errors import EngineError, EngineTimeoutError, EngineUnavailableError, RequestRefusedError
@@ -34,10 +34,21 @@ class SGLangEngine(RemoteEngine):
     async def _ask(self) -> ServerFacts:
         models = await self.client.get("/v1/models", ABORT_SECONDS)
         context_length = field(models, "data", 0, "max_model_len")
+        is_router = not isinstance(context_length, int)
+        if is_router:
+            context_length = self._options.server.context_length
         if not isinstance(context_length, int):
-            raise self.unusable("/v1/models names no max_model_len; is this an SGLang server?")
+            raise self.unusable(
+                "/v1/models names no max_model_len; a router does not know it: set "
+                "server.context_length to that of the servers behind it"
+            )
         info = await self._server_info()
         remarks = []
+        if is_router:
+            remarks.append(
+                "it is a router, which passes no abort on: a server notices only after seconds "
+                "that a request was cancelled"
+            )
         if info.get("disable_radix_cache"):
             remarks.append(
                 "its prefix cache is off, so every turn computes the whole chain again: start it "
@@ -50,19 +61,31 @@ class SGLangEngine(RemoteEngine):
             )
         return ServerFacts(
             version=str(info.get("version", "unknown")),
-            model=str(info.get("model_path") or field(models, "data", 0, "root")),
+            model=str(
+                info.get("model_path")
+                or field(models, "data", 0, "root")
+                or field(models, "data", 0, "id")
+            ),
             context_length=context_length,
             scoring="/generate with logprob_start_len",
             remarks=tuple(remarks),
         )
 
-    async def in_flight(self) -> int | None:
+    async def meter(self) -> Load | None:
         try:
-            loads = await self.client.get("/get_load", ABORT_SECONDS)
+            reply = await self.client.get("/v1/loads?include=core", ABORT_SECONDS)
         except RequestRefusedError:
             return None
-        counts = [field(load, "num_reqs") for load in loads] if isinstance(loads, list) else []
-        return sum(counts) if counts and all(isinstance(n, int) for n in counts) else None
+        try:
+            ranks = reply["loads"]  # one for each data-parallel copy
+            return Load(
+                running=sum(int(rank["num_running_reqs"]) for rank in ranks),
+                waiting=sum(int(rank["num_waiting_reqs"]) for rank in ranks),
+                # Without what could be evicted: that is only kept for later.
+                cache_use=max(float(rank["token_usage"]) for rank in ranks),
+            )
+        except (KeyError, TypeError, ValueError):
+            return None
 
     async def _server_info(self) -> dict[str, Any]:
         for path in ("/server_info", "/get_server_info"):  # the older name goes away
@@ -70,9 +93,9 @@ class SGLangEngine(RemoteEngine):
                 info = await self.client.get(path, ABORT_SECONDS)
             except EngineUnavailableError:
                 raise
-            except EngineError:  # a router does not know these
+            except EngineError:
                 continue
-            if isinstance(info, dict):
+            if isinstance(info, dict) and "model_path" in info:  # a router tells of itself
                 return info
         return {}
 
@@ -154,6 +177,8 @@ class SGLangEngine(RemoteEngine):
     async def _abort(self, rid: str) -> None:
         try:
             await self.client.post("/abort_request", {"rid": rid}, ABORT_SECONDS)
+        except RequestRefusedError as error:  # a router has no such route
+            _log.debug("could not abort request %s: %s", rid, error)
         except EngineError as error:
             _log.warning("could not abort request %s: %s", rid, error)
 
