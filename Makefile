@@ -6,7 +6,7 @@ TORCH ?= torch==2.13.0 -c constraints.txt
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test check-format lint types pytest fix bench test-vllm test-sglang clean
+.PHONY: demo test check-format lint types pytest fix bench test-vllm test-sglang test-routers clean
 
 demo: .venv/.runtime
 	$(BIN)/atts demo
@@ -47,6 +47,16 @@ $(VLLM_ENV)/.built:
 SGLANG ?= python3
 test-sglang: .venv/.dev
 	$(BIN)/python tests/contract/real_sglang.py $(SGLANG)
+
+# Real routers, with stand-ins for the servers behind them.
+ROUTERS_ENV ?= $(HOME)/.cache/atts/routers
+test-routers: .venv/.dev $(ROUTERS_ENV)/.built
+	$(BIN)/python tests/contract/real_routers.py $(ROUTERS_ENV)/bin/python
+
+$(ROUTERS_ENV)/.built:
+	$(PYTHON) -m venv $(ROUTERS_ENV)
+	$(ROUTERS_ENV)/bin/python -m pip install --quiet sglang-router==0.3.2 vllm-router==0.1.17
+	touch $@
 
 # Minutes on two cores; not part of the checks, because timings depend on the machine.
 bench: .venv/.dev

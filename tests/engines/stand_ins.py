@@ -128,7 +128,7 @@ class SGLangStandIn(StandIn):
         self._tasks: dict[str, asyncio.Task[dict[str, Any]]] = {}
         self.app.router.add_get("/v1/models", self.models)
         self.app.router.add_get("/server_info", self.server_info)
-        self.app.router.add_get("/get_load", self.load)
+        self.app.router.add_get("/v1/loads", self.loads)
         self.app.router.add_post("/generate", self.generate)
         self.app.router.add_post("/abort_request", self.abort)
 
@@ -141,8 +141,9 @@ class SGLangStandIn(StandIn):
             {"version": "0.5.12", "model_path": "tiny", "enable_deterministic_inference": True}
         )
 
-    async def load(self, _: web.Request) -> web.Response:
-        return web.json_response([{"dp_rank": 0, "num_reqs": self.working, "num_tokens": 0}])
+    async def loads(self, _: web.Request) -> web.Response:
+        rank = {"dp_rank": 0, "num_running_reqs": self.working, "num_waiting_reqs": 0}
+        return web.json_response({"version": "0.5.12", "loads": [rank | {"token_usage": 0.25}]})
 
     async def abort(self, request: web.Request) -> web.Response:
         rid = (await request.json())["rid"]
@@ -249,7 +250,11 @@ class VllmStandIn(StandIn):
         lines = (
             "# TYPE vllm:num_requests_running gauge",
             f"vllm:num_requests_running{label} {self.working}.0",
+            "# TYPE vllm:num_requests_waiting gauge",
             f"vllm:num_requests_waiting{label} 0.0",
+            "# HELP vllm:kv_cache_usage_perc KV-cache usage. 1 means 100 percent usage.",
+            "# TYPE vllm:kv_cache_usage_perc gauge",
+            f"vllm:kv_cache_usage_perc{label} 0.25",
         )
         return web.Response(text="\n".join(lines) + "\n")
 

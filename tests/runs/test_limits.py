@@ -1,13 +1,17 @@
 """Limits and retries around an engine."""
 
 import asyncio
+from contextlib import AsyncExitStack
 
 import pytest
+from engines.test_meter import MeteredEngine
 from fakes import FakeEngine
+from hypothesis import given
+from hypothesis import strategies as st
 
-from atts.engines.base import Sampling
+from atts.engines.base import Load, Sampling
 from atts.errors import ContextLengthError, EngineError, EngineUnavailableError
-from atts.runs.limits import LimitedEngine
+from atts.runs.limits import LimitedEngine, Places
 
 SAMPLING = Sampling(max_tokens=8, temperature=0.8, top_p=1.0, seed=1)
 HELLO = list(b"hello")
@@ -88,6 +92,69 @@ async def test_a_server_that_asks_to_wait_is_waited_for() -> None:
     began = asyncio.get_running_loop().time()
     await limited.generate(HELLO, SAMPLING)
     assert asyncio.get_running_loop().time() - began >= 0.1
+
+
+async def test_of_those_who_wait_the_longest_go_first() -> None:
+    engine = FakeEngine(seconds=0.001)
+    limited = LimitedEngine(engine, in_flight=1, attempts=1, backoff_seconds=0.0)
+    texts = ["first", "ab", "abcdef", "abcd", "xy"]
+    await asyncio.gather(*(limited.generate(list(text.encode()), SAMPLING) for text in texts))
+    assert [text for text, _ in engine.generated] == ["first", "abcdef", "abcd", "ab", "xy"]
+
+
+@given(
+    requests=st.lists(st.tuples(st.integers(1, 5), st.integers(0, 6)), max_size=30),
+    count=st.integers(1, 4),
+)
+def test_no_place_is_lost_whoever_gives_up(requests: list[tuple[int, int]], count: int) -> None:
+    """Each request waits for its place, holds it for a while, and may be cancelled at any time."""
+
+    async def run() -> None:
+        places, inside = Places(count), 0
+
+        async def hold(rank: int) -> None:
+            nonlocal inside
+            async with places.place(rank):
+                inside += 1
+                assert inside <= count
+                try:
+                    for _ in range(rank):
+                        await asyncio.sleep(0)
+                finally:
+                    inside -= 1
+
+        tasks = []
+        for rank, patience in requests:
+            task = asyncio.create_task(hold(rank))
+            tasks.append(task)
+            for _ in range(patience // 2):
+                await asyncio.sleep(0)
+            if patience % 2:
+                tasks[len(tasks) // 2].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert (inside, places.waiting) == (0, 0)
+        # All places can be had again, at the same time.
+        async with asyncio.timeout(10), AsyncExitStack() as stack:
+            for _ in range(count):
+                await stack.enter_async_context(places.place(1))
+
+    asyncio.run(run())
+
+
+async def test_what_waits_for_a_place_is_part_of_the_load() -> None:
+    engine = MeteredEngine(Load(1, 0, 0.5))
+    engine.seconds = 60.0
+    limited = LimitedEngine(engine, in_flight=1, attempts=1, backoff_seconds=0.0)
+    tasks = [asyncio.create_task(limited.score(HELLO, 1)) for _ in range(4)]
+    await asyncio.sleep(0.001)
+    assert await limited.meter() == Load(1, 3, 0.5)
+    tasks[-1].cancel()
+    await asyncio.sleep(0)
+    assert await limited.meter() == Load(1, 2, 0.5)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    assert await LimitedEngine(FakeEngine(), 1, 1, 0.0).meter() is None
 
 
 async def test_a_request_is_queued_from_when_it_was_asked_for() -> None:

@@ -20,7 +20,7 @@ BASE: Mapping[str, Any] = {
     # A model as small as the bundled target mends too few of the wrong lines that it continues.
     "take_over": {"mode": "replace"},
     "calibration": {"problems": {"split": "calibration", "count": 100}, "samples": 4},
-    "limits": {"chains": 400, "draft_requests": 400, "target_requests": 400},
+    "limits": {"chains": 400, "chains_min": 400, "draft_requests": 400, "target_requests": 400},
 }
 """What the demo changes of the default configuration."""
 

@@ -133,6 +133,13 @@ def warm(
     settings: Settings = None,
     directory: Directory = DEFAULT,
     only: Only = None,
+    deep_gemm: Annotated[
+        bool,
+        typer.Option(
+            "--deep-gemm",
+            help="First let SGLang compile DeepGEMM's kernels, for FP8 models: up to an hour.",
+        ),
+    ] = False,
 ) -> None:
     """Let the servers compile and try all that a run needs, so that the first run does not pay.
 
@@ -143,13 +150,20 @@ def warm(
 
     from atts.config import load_config
     from atts.servers import lifecycle
+    from atts.servers.plan import plan_servers
     from atts.servers.processes import processes, read_record
-    from atts.servers.warm import warm_up
+    from atts.servers.warm import compile_deep_gemm, warm_up
 
     config = load_config(config_file, settings)
     wanted = [a for a in authors(only) if getattr(config, a).engine != "inprocess"]
     running = [a for a in wanted if (record := read_record(directory, a)) and processes(record)]
     missing = [author for author in wanted if author not in running]
+    if deep_gemm:
+        plans = plan_servers(config, wanted)  # refuses a server that runs: its port is taken
+        for plan in (plan for plan in plans if plan.options.engine == "sglang"):
+            say(f"{plan.author}: compiling DeepGEMM's kernels, log in {directory}")
+            seconds = compile_deep_gemm(plan, directory)
+            say(f"{plan.author}: compiled after {seconds:.0f} s")
     try:
         if missing or not wanted:
             start_servers(config, missing, directory)

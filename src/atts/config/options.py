@@ -236,7 +236,12 @@ class LimitsOptions(Options):
     """
 
     chains: int = Field(default=128, ge=1)
-    """Chains in flight, over all problems."""
+    """Most chains in flight, over all problems."""
+    chains_min: int = Field(default=32, ge=1)
+    """Chains in flight to begin with, and at least. Between this and ``chains`` their number
+    follows the load of the engines; as many as ``chains``, or more, keeps it fixed."""
+    cache_use: float = Field(default=0.85, gt=0.0, le=1.0)
+    """Share of an engine's key-value cache in use from which on no chain begins."""
     draft_requests: int = Field(default=128, ge=1)
     """Requests in flight on the draft's engine."""
     target_requests: int = Field(default=128, ge=1)

@@ -8,7 +8,7 @@ prefix cache always hits.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +58,31 @@ class Scored(NamedTuple):
     logprobs: NDArray[np.float64]
     cached_tokens: int
     timings: Timings
+
+
+class Load(NamedTuple):
+    """How busy an engine is at a moment."""
+
+    running: int
+    """Requests that it works on."""
+    waiting: int
+    """Requests that it has, but does not work on yet."""
+    cache_use: float
+    """Share of the key-value cache that the running requests take up, in [0, 1]; what is merely
+    kept for later does not count."""
+
+
+@runtime_checkable
+class Metered(Protocol):
+    """An engine that may tell how busy it is."""
+
+    async def meter(self) -> Load | None:
+        """The load at this moment; None if it is not to be had.
+
+        Raises:
+            EngineError: the engine does not answer.
+        """
+        ...
 
 
 class Engine(Protocol):

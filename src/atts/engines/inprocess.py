@@ -21,7 +21,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingW
 from transformers.utils.logging import disable_progress_bar
 
 from atts.config import ModelOptions
-from atts.engines.base import Completion, Sampling, Scored
+from atts.engines.base import Completion, Load, Sampling, Scored
 from atts.engines.batching import Batcher, Request
 from atts.engines.stops import Decode, StopStrings
 from atts.errors import (
@@ -74,6 +74,8 @@ class InProcessEngine:
         self._cores = max(1, torch.get_num_threads() // (1 + neighbours))
         self._decode = decode
         self._stops: dict[tuple[str, ...], StopStrings] = {}
+        self._cache_tokens = cache_tokens
+        self._requests: set[Request] = set()
         # None asks the thread to stop.
         self._inbox: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._closed = False
@@ -136,6 +138,12 @@ class InProcessEngine:
         scored: Scored = await self._submit(Request(ids, start - 1, Future()))
         return scored
 
+    async def meter(self) -> Load:
+        """How busy the engine is. No request counts as waiting: they are gathered to join."""
+        tokens = sum(len(each.token_ids) + len(each.written) for each in self._requests)
+        use = min(tokens / self._cache_tokens, 1.0) if self._cache_tokens else 0.0
+        return Load(running=len(self._requests), waiting=0, cache_use=use)
+
     async def aclose(self) -> None:
         with self._closing:
             self._closed = True
@@ -159,7 +167,11 @@ class InProcessEngine:
             if self._closed:
                 raise EngineError("the engine is closed")
             self._inbox.put(request)
-        return await asyncio.wrap_future(request.future)
+        self._requests.add(request)
+        try:
+            return await asyncio.wrap_future(request.future)
+        finally:
+            self._requests.discard(request)
 
     def _serve(self, batcher: Batcher) -> None:
         """The life of the engine's thread; whatever ends it, no caller is left waiting."""

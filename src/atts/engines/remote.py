@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atts.config import ModelOptions
-from atts.engines.base import Completion, Sampling, Scored
+from atts.engines.base import Completion, Load, Sampling, Scored
 from atts.engines.http import HttpClient, Json
 from atts.errors import (
     ConfigError,
@@ -145,9 +145,14 @@ class RemoteEngine(ABC):
             return None
         return ids if isinstance(ids, list) else None
 
-    @abstractmethod
     async def in_flight(self) -> int | None:
         """How many requests the server has, waiting or running; None if it does not tell."""
+        load = await self.meter()
+        return None if load is None else load.running + load.waiting
+
+    @abstractmethod
+    async def meter(self) -> Load | None:
+        """See ``Metered``; None if the server has no route for that, or a router hides it."""
 
     @abstractmethod
     async def _ask(self) -> ServerFacts:

@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
-from atts.engines.base import Completion, Engine, Sampling, Scored
+from atts.engines.base import Completion, Engine, Load, Metered, Sampling, Scored
 from atts.errors import EngineConnectionError, EngineTimeoutError
 
 DOWN_SECONDS = 10.0
@@ -63,6 +63,28 @@ class Replicas:
 
     async def score(self, token_ids: Sequence[int], start: int) -> Scored:
         return await self._on_a_replica(lambda engine: engine.score(token_ids, start))
+
+    async def meter(self) -> Load | None:
+        """The load of all replicas that answer, and the cache use of the fullest.
+
+        Raises:
+            EngineError: none answers.
+        """
+        metered = [engine for engine in self._engines if isinstance(engine, Metered)]
+        results = await asyncio.gather(
+            *(engine.meter() for engine in metered), return_exceptions=True
+        )
+        answers = [result for result in results if not isinstance(result, BaseException)]
+        if not answers and results:
+            raise next(result for result in results if isinstance(result, BaseException))
+        loads = [load for load in answers if load is not None]
+        if not loads or len(loads) < len(answers):
+            return None
+        return Load(
+            running=sum(load.running for load in loads),
+            waiting=sum(load.waiting for load in loads),
+            cache_use=max(load.cache_use for load in loads),
+        )
 
     async def aclose(self) -> None:
         await asyncio.gather(*(engine.aclose() for engine in self._engines))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atts.config import ModelOptions
-from atts.engines.base import Sampling
+from atts.engines.base import Load, Sampling
 from atts.engines.http import HttpClient, Json
 from atts.engines.remote import RemoteEngine, ServerFacts, Written, field
 from atts.errors import EngineError, EngineTimeoutError, EngineUnavailableError, RequestRefusedError
@@ -71,13 +71,21 @@ class SGLangEngine(RemoteEngine):
             remarks=tuple(remarks),
         )
 
-    async def in_flight(self) -> int | None:
+    async def meter(self) -> Load | None:
         try:
-            loads = await self.client.get("/get_load", ABORT_SECONDS)
+            reply = await self.client.get("/v1/loads?include=core", ABORT_SECONDS)
         except RequestRefusedError:
             return None
-        counts = [field(load, "num_reqs") for load in loads] if isinstance(loads, list) else []
-        return sum(counts) if counts and all(isinstance(n, int) for n in counts) else None
+        try:
+            ranks = reply["loads"]  # one for each data-parallel copy
+            return Load(
+                running=sum(int(rank["num_running_reqs"]) for rank in ranks),
+                waiting=sum(int(rank["num_waiting_reqs"]) for rank in ranks),
+                # Without what could be evicted: that is only kept for later.
+                cache_use=max(float(rank["token_usage"]) for rank in ranks),
+            )
+        except (KeyError, TypeError, ValueError):
+            return None
 
     async def _server_info(self) -> dict[str, Any]:
         for path in ("/server_info", "/get_server_info"):  # the older name goes away

@@ -11,15 +11,15 @@ import base64
 import binascii
 import io
 import logging
-import re
 from enum import Enum
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from prometheus_client.parser import text_string_to_metric_families
 
 from atts.config import ModelOptions
-from atts.engines.base import Sampling
+from atts.engines.base import Load, Sampling
 from atts.engines.http import HttpClient, Json
 from atts.engines.remote import PROBE_SECONDS, RemoteEngine, ServerFacts, Written, field
 from atts.errors import (
@@ -95,13 +95,22 @@ class VllmEngine(RemoteEngine):
             remarks=remarks,
         )
 
-    async def in_flight(self) -> int | None:
+    async def meter(self) -> Load | None:
         try:
             metrics = await self.client.get_text("/metrics", PROBE_SECONDS)
         except RequestRefusedError:
             return None
-        counts = re.findall(r"^vllm:num_requests_(?:running|waiting){.*} (.*)$", metrics, re.M)
-        return int(sum(map(float, counts))) if counts else None
+        found: dict[str, list[float]] = {}  # one of each for each data-parallel copy
+        try:
+            for family in text_string_to_metric_families(metrics):
+                found[family.name] = [sample.value for sample in family.samples]
+            return Load(
+                running=int(sum(found["vllm:num_requests_running"])),
+                waiting=int(sum(found["vllm:num_requests_waiting"])),
+                cache_use=max(found["vllm:kv_cache_usage_perc"]),
+            )
+        except (KeyError, ValueError):
+            return None
 
     async def _probe(self) -> tuple[Scoring, tuple[str, ...]]:
         """Find the best way to score that the server knows; with remarks on what is missing."""

@@ -1,5 +1,6 @@
 """The two jobs: calibrate, and run a method over a problem set. Both resume."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ from atts.conformal.calibration import Calibration
 from atts.conformal.control import Control
 from atts.conformal.controls import calibrating_control, make_control
 from atts.conformal.risk import Certificate
+from atts.engines.base import Engine, Metered
 from atts.engines.loading import load_engine
 from atts.errors import CalibrationError, ConfigError
 from atts.grading.cache import VerdictCache
@@ -23,6 +25,7 @@ from atts.problems import calibration_problems, load_problems
 from atts.prompts import Tokenizer
 from atts.reports.summary import Summary, drift_alarm
 from atts.runs.activity import Activity
+from atts.runs.admission import Admission, Room
 from atts.runs.environment import record_environment
 from atts.runs.garbage import collected_seldom
 from atts.runs.grades import read_grades, summarise_graded
@@ -180,7 +183,7 @@ async def calibrate(
 async def _make_chains(
     job: Job, models: Models, store: RunStore, observer: Observer | None, retry_failed: bool
 ) -> None:
-    method = METHODS[job.config.method]
+    method, engines = METHODS[job.config.method], [model.engine for model in models.values()]
     if observer:
         activity = observer.activity
         aims = job.control or method.together
@@ -237,14 +240,39 @@ async def _make_chains(
     if observer:
         observer.started(len(job.problems) * job.config.samples, len(done))
     clock = Clock(max((chain.done for chain in store.chains.values()), default=0.0))
-    limits, stop = job.config.limits, job.config.stop
-    with contextlib.ExitStack() as stack:
+    stop = job.config.stop
+    async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(collected_seldom())
         stopping = None
         if stop.when != "never" and job.stream == "run":  # a calibration needs every score
             stopping = stack.enter_context(Stopping(stop, job.config.samples))
             await stopping.chains_done(store.chains[key] for key in done)
-        await run_chains(missing(), method, limits.chains, clock, finished, stopping)
+        room = await stack.enter_async_context(_adapting_room(job.config, engines, observer))
+        await run_chains(missing(), method, room, clock, finished, stopping)
+
+
+@asynccontextmanager
+async def _adapting_room(
+    config: Config, engines: Sequence[Engine], observer: Observer | None
+) -> AsyncIterator[Room]:
+    """Room for chains, which follows the load of the engines where the configuration lets it."""
+    limits = config.limits
+    metered = [engine for engine in engines if isinstance(engine, Metered)]
+    if limits.chains_min >= limits.chains or not metered:
+        yield Room(limits.chains)
+        return
+    room = Room(limits.chains_min)
+    admission = Admission(room, metered, limits.chains_min, limits.chains, limits.cache_use)
+    following = asyncio.create_task(
+        admission.follow(observer.warned if observer else lambda _: None)
+    )
+    try:
+        yield room
+    finally:
+        following.cancel()
+        await asyncio.wait([following])
+        if not following.cancelled():
+            following.result()
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ from atts.engines.replicas import start_chain
 from atts.errors import AttsError, ConfigError, ContextLengthError
 from atts.methods import Method
 from atts.methods.chain import OpenChain
+from atts.runs.admission import Room
 from atts.runs.stopping import Stopping
 from atts.types import Chain, ChainEnd
 
@@ -27,7 +28,7 @@ class Clock:
 async def run_chains(
     groups: Iterable[Sequence[Callable[[], OpenChain]]],
     method: Method,
-    in_flight: int,
+    in_flight: int | Room,
     clock: Clock,
     finished: Callable[[Chain], None],
     stopping: Stopping | None = None,
@@ -43,12 +44,13 @@ async def run_chains(
             those of a problem that wait for each other. Opened as there is room, so a run of
             many chains stays small.
         method: how to solve a chain.
-        in_flight: size of the pool, no smaller than any group.
+        in_flight: size of the pool; or a room, whose size may change. A group that is larger has
+            the pool for itself.
         clock: the run's seconds.
         finished: takes finished chains, e.g. to write them down.
         stopping: ends the chains of problems that are settled.
     """
-    room = asyncio.Semaphore(in_flight)
+    room = in_flight if isinstance(in_flight, Room) else Room(in_flight)
 
     async def one(open_chain: Callable[[], OpenChain]) -> None:
         try:
@@ -57,14 +59,12 @@ async def run_chains(
             if stopping:
                 await stopping.chains_done([chain])
         finally:
-            room.release()
+            room.leave()
 
     try:
         async with asyncio.TaskGroup() as pool:
             for group in groups:
-                # Nobody else asks for room, so two groups cannot each hold what the other needs.
-                for _ in group:
-                    await room.acquire()
+                await room.take(len(group))
                 for open_chain in group:
                     pool.create_task(one(open_chain))
     except* AttsError as errors:

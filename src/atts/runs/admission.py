@@ -1,0 +1,107 @@
+"""How many chains are in flight: as many as the engines can take, and no more.
+
+Every ``POLL_SECONDS`` each engine is asked for its load, and the number moves between
+``limits.chains_min`` and ``limits.chains``:
+
+- An engine has more requests waiting than running, or its cache is used up to ``limits.cache_use``:
+  no chain begins until a tenth of those in flight have ended.
+- Otherwise, if a request waits anywhere, the number stays. More chains would wait too, and
+  meanwhile lose what is cached of them.
+- Otherwise it grows: by one for each chain that has ended, so that it doubles in the lifetime of a
+  chain; by one for four that have ended, once half of that share of the cache is used; and it
+  doubles at once as long as next to nothing is. Chains begin short, and grow to ten times their
+  length and more: what a young one will take up shows only in its lifetime.
+
+The number grows only where it is reached. Fewer never means that a chain is aborted.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from atts.engines.base import Load, Metered
+from atts.errors import EngineError
+
+POLL_SECONDS = 1.0
+
+NEXT_TO_NOTHING = 1 / 32
+"""Of ``limits.cache_use``: even twice as many chains, grown tenfold, stay below it."""
+
+
+class Room:
+    """Room for so many chains; the number may change while some are inside."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.taken = 0
+        self.left = 0
+        """How many have left so far."""
+        self._changed = asyncio.Event()
+
+    async def take(self, count: int) -> None:
+        """Wait for room for ``count`` at once, or until nobody else is inside.
+
+        Not for more than one caller at a time.
+        """
+        while self.taken and self.taken + count > self.size:
+            self._changed.clear()
+            await self._changed.wait()
+        self.taken += count
+
+    def leave(self) -> None:
+        """Make room for one."""
+        self.taken -= 1
+        self.left += 1
+        self._changed.set()
+
+    def resize(self, size: int) -> None:
+        """Change for how many there is room; those inside stay."""
+        self.size = size
+        self._changed.set()
+
+
+class Admission:
+    """Lets the size of a room follow the load of the engines that its chains use."""
+
+    def __init__(
+        self, room: Room, engines: Sequence[Metered], least: int, most: int, cache_use: float
+    ) -> None:
+        self._room = room
+        self._engines = engines
+        self._least = min(least, most)
+        self._most = most
+        self._cache_use = cache_use
+        self._left = room.left
+        self._credit = 0.0  # chains by which the room may grow
+
+    async def follow(self, warn: Callable[[str], None]) -> None:
+        """Adapt the room until cancelled; give it all of its size where a load is not told."""
+        while True:
+            try:
+                loads = await asyncio.gather(*(engine.meter() for engine in self._engines))
+            except EngineError:  # its requests fail too, and are tried again: no news, no change
+                loads = []
+            known = [load for load in loads if load is not None]
+            if len(known) < len(loads):
+                self._room.resize(self._most)
+                warn(
+                    "a server does not tell its load, so the number of chains in flight is fixed "
+                    f"at limits.chains={self._most}"
+                )
+                return
+            if known:
+                self._room.resize(self._next_size(known))
+            await asyncio.sleep(POLL_SECONDS)
+
+    def _next_size(self, loads: Sequence[Load]) -> int:
+        room, ended = self._room, self._room.left - self._left
+        self._left = room.left
+        use = max(load.cache_use for load in loads)
+        if use >= self._cache_use or any(load.waiting > load.running for load in loads):
+            return max(self._least, min(room.size, room.taken * 9 // 10))
+        if any(load.waiting for load in loads) or room.taken < room.size:
+            return room.size
+        if use < self._cache_use * NEXT_TO_NOTHING:
+            return min(room.size * 2, self._most)
+        self._credit += ended if use < self._cache_use / 2 else ended / 4
+        grown, self._credit = divmod(self._credit, 1.0)
+        return min(room.size + int(grown), self._most)
