@@ -112,6 +112,18 @@ def test_one_chain_at_a_time_takes_the_sum_of_all(workload: Workload, pair: Conf
     assert outcome.target.peak_running == 1
 
 
+def test_chains_in_flight_may_follow_the_load(workload: Workload, pair: Config) -> None:
+    small = Hardware(target=ModelHardware(cache_tokens=4_000))
+    fixed, _ = run("atts", pair, workload, small, in_flight=24, problems=12)
+    follows, _ = run("atts+limits.chains_min=2", pair, workload, small, in_flight=24, problems=12)
+    assert fixed.failed == follows.failed == 0
+    assert fixed.target
+    assert follows.target
+    # Fewer at a time, so that more of a chain is still in the cache when it comes back.
+    assert follows.chain_seconds < fixed.chain_seconds
+    assert follows.target.cached > fixed.target.cached
+
+
 def test_sharing_a_gpu_is_slower_than_two(workload: Workload, pair: Config) -> None:
     own, _ = run("atts", pair, workload)
     shared, _ = run("atts", pair, workload, Hardware(shared=True))

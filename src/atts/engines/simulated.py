@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from atts.config import PromptOptions, TakeOverMode
-from atts.engines.base import Completion, Sampling, Scored
+from atts.engines.base import Completion, Load, Sampling, Scored
 from atts.errors import ContextLengthError, EmptyInputError, EngineError
 from atts.prompts import Tokenizer
 from atts.simulation.server import Request, Server
@@ -148,6 +148,10 @@ class SimulatedEngine:
         request = await self._serve(script, token_ids, start, 0, 1, token_ids[-1])
         logprobs = np.full(len(token_ids) - start, -script.turns[number].score)
         return Scored(logprobs, request.cached, _timings(request))
+
+    async def meter(self) -> Load:
+        """The server's load."""
+        return self._server.load()
 
     async def aclose(self) -> None:
         """Nothing is held."""

@@ -247,12 +247,12 @@ async def _make_chains(
         if stop.when != "never" and job.stream == "run":  # a calibration needs every score
             stopping = stack.enter_context(Stopping(stop, job.config.samples))
             await stopping.chains_done(store.chains[key] for key in done)
-        room = await stack.enter_async_context(_adapting_room(job.config, engines, observer))
+        room = await stack.enter_async_context(adapting_room(job.config, engines, observer))
         await run_chains(missing(), method, room, clock, finished, stopping)
 
 
 @asynccontextmanager
-async def _adapting_room(
+async def adapting_room(
     config: Config, engines: Sequence[Engine], observer: Observer | None
 ) -> AsyncIterator[Room]:
     """Room for chains, which follows the load of the engines where the configuration lets it."""

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from atts.config import Config
 from atts.errors import ConfigError
 from atts.methods import METHODS
+from atts.runs.limits import Places
 from atts.runs.store import RecordedRun, read_run
 from atts.simulation.clock import run_virtually
 from atts.simulation.hardware import Efficiency
@@ -308,13 +309,13 @@ async def _replay(
     places: Mapping[Author, int],
 ) -> Floats:
     loop = asyncio.get_running_loop()
-    rooms = {author: asyncio.Semaphore(count) for author, count in places.items()}
+    rooms = {author: Places(count) for author, count in places.items()}
     zero = requests[0].queued
 
     async def serve(number: int, each: Measured) -> float:
         asked = loop.time()
         copies = servers[each.author]
-        async with rooms[each.author]:
+        async with rooms[each.author].place(each.length):
             request = Request(
                 chain=number,
                 problem=-1 - number,

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
+from atts.engines.base import Load
 from atts.simulation.hardware import Costs
 from atts.simulation.prefixes import Prefix, PrefixCache
 from atts.types import Record
@@ -163,6 +164,14 @@ class Server:
             queued_seconds=self._queued,
             peak_cache=self._peak / self.options.cache_tokens,
             peak_running=self._peak_running,
+        )
+
+    def load(self) -> Load:
+        """How busy it is."""
+        return Load(
+            running=len(self._running) + len(self._batch),
+            waiting=len(self._waiting),
+            cache_use=self._cache.in_use / self.options.cache_tokens,
         )
 
     def submit(self, request: Request) -> None:

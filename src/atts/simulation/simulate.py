@@ -19,6 +19,7 @@ from atts.methods import METHODS
 from atts.methods.chain import Model, OpenChain
 from atts.methods.ranking import Ranking
 from atts.runs.garbage import collected_seldom
+from atts.runs.jobs import adapting_room
 from atts.runs.limits import LimitedEngine
 from atts.runs.runner import Clock, run_chains
 from atts.simulation.clock import run_virtually
@@ -83,7 +84,9 @@ class Contender(NamedTuple):
         """
         tree = config.model_dump()
         tree["method"] = self.method
-        limits = dict.fromkeys(("chains", "draft_requests", "target_requests"), chains)
+        # As many as the command line says, unless a setting lets the number follow the load.
+        numbers = ("chains", "chains_min", "draft_requests", "target_requests")
+        limits = dict.fromkeys(numbers, chains)
         tree["limits"] |= limits
         for author in ("draft", "target"):  # what is simulated are servers
             tree[author]["engine"] = "sglang"
@@ -296,7 +299,8 @@ class _Run:
         parts = [[n] for n in everything] if self.contender.by_problem else [everything]
         with collected_seldom():
             for part in parts:
-                await run_chains(chains(part), self.method, limits.chains, clock, done)
+                async with adapting_room(self.config, list(engines.values()), None) as room:
+                    await run_chains(chains(part), self.method, room, clock, done)
         return self._outcome(tally, clock())
 
     def _outcome(self, tally: "_Tally", wall: float) -> Outcome:
