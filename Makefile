@@ -6,7 +6,7 @@ TORCH ?= torch==2.13.0 -c constraints.txt
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test check-format lint types pytest fix bench test-vllm test-sglang clean
+.PHONY: demo test check-format lint types pytest fix bench test-vllm test-sglang test-routers clean
 
 demo: .venv/.runtime
 	$(BIN)/atts demo
@@ -48,11 +48,22 @@ SGLANG ?= python3
 test-sglang: .venv/.dev
 	$(BIN)/python tests/contract/real_sglang.py $(SGLANG)
 
+# Real routers, with stand-ins for the servers behind them.
+ROUTERS_ENV ?= $(HOME)/.cache/atts/routers
+test-routers: .venv/.dev $(ROUTERS_ENV)/.built
+	$(BIN)/python tests/contract/real_routers.py $(ROUTERS_ENV)/bin/python
+
+$(ROUTERS_ENV)/.built:
+	$(PYTHON) -m venv $(ROUTERS_ENV)
+	$(ROUTERS_ENV)/bin/python -m pip install --quiet sglang-router==0.3.2 vllm-router==0.1.17
+	touch $@
+
 # Minutes on two cores; not part of the checks, because timings depend on the machine.
 bench: .venv/.dev
 	$(BIN)/python benchmarks/inprocess.py
 	$(BIN)/python benchmarks/control.py
 	$(BIN)/python benchmarks/client.py
+	$(BIN)/python benchmarks/simulator.py servers
 	$(BIN)/python benchmarks/overhead.py
 
 clean:
@@ -65,5 +76,5 @@ clean:
 	touch $@
 
 .venv/.dev: .venv/.runtime
-	$(PIP) -c constraints.txt -e '.[inprocess,plots,data,judge,dev]'
+	$(PIP) -c constraints.txt -e '.[inprocess,plots,data,judge,simulate,dev]'
 	touch $@

@@ -9,6 +9,12 @@ sums over the rounds, and r is that of the sums, with its range over the rounds.
 
     python benchmarks/intensity.py [--in-flight 64 | --problems 4] [--samples 2 --samples 4]
                                    [--rounds 3] [--out DIR] [--json]
+    python benchmarks/intensity.py --simulated TRACES [--in-flight 256]
+
+With ``--simulated`` the same code runs in virtual time on simulated servers, of the sizes of the
+paper's pair on five H200 (four for the target), and follows recorded chains; as many chains in all
+for each row. Past the recorded chains of a problem (16 in the reference's traces) they are
+followed again.
 
 The runs stay in DIR if one is given, e.g. for ``atts profile DIR/*``; those that are there already
 are not run again.
@@ -25,13 +31,16 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from atts.config import Config, parse_config
+from atts.config import Config, MethodName, parse_config
 from atts.profiles.profile import Intensity, Profile, profile
 from atts.profiles.spans import Phase
 from atts.runs import jobs
-from atts.runs.store import read_run
+from atts.runs.store import RecordedRun, read_run
+from atts.simulation.simulate import Contender, Hardware, ModelHardware, simulate
+from atts.simulation.workload import load_workload
+from atts.types import Chain
 
-METHODS = ("atts", "sync-ranking")
+METHODS: tuple[MethodName, ...] = ("atts", "sync-ranking")
 SPLITS = ("test", "calibration", "train")
 """Of the generated problems; a round takes one."""
 
@@ -42,11 +51,18 @@ def main() -> None:
     parser.add_argument("--problems", type=int, help="problems of each run, instead")
     parser.add_argument("--samples", type=int, action="append", help="chains per problem")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--simulated", type=Path, metavar="TRACES", help="recorded chains")
+    parser.add_argument("--chains", type=int, default=1600, help="simulated, in all")
     parser.add_argument("--out", type=Path, help="where to leave the runs")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     arguments = parser.parse_args()
 
     samples = arguments.samples or [2, 4, 8, 16, 32]
+    if arguments.simulated:
+        sizes = {each: arguments.chains // each for each in samples}
+        simulated = simulate_all(sizes, arguments.simulated, arguments.in_flight)
+        print(json.dumps(simulated)) if arguments.json else show(simulated)
+        return
     sizes = {each: arguments.problems or max(1, arguments.in_flight // each) for each in samples}
     with tempfile.TemporaryDirectory() as name:
         figures = asyncio.run(measure(sizes, arguments.rounds, arguments.out or Path(name)))
@@ -88,6 +104,31 @@ async def measure(sizes: dict[int, int], rounds: int, folder: Path) -> list[dict
     return [row(found) for found in profiles.values()]
 
 
+def simulate_all(sizes: dict[int, int], traces: Path, in_flight: int) -> list[dict[str, Any]]:
+    """The figures by method and chains, in virtual time."""
+    workload = load_workload(traces)
+    hardware = Hardware(target=ModelHardware(gpus=4, tensor_parallel=4))
+    figures = []
+    for samples, problems in sizes.items():
+        for method in METHODS:
+            config = parse_config(
+                {
+                    "samples": samples,
+                    "draft": {"model": "DeepSeek-R1-Distill-Llama-8B"},
+                    "target": {"model": "QwQ-32B"},
+                    "take_over": {"control": "online"},
+                },
+                "the benchmark",
+            )
+            contender = Contender(method, method, {})
+            chains: list[Chain] = []
+            simulate(contender, config, workload, hardware, in_flight, problems, 1.0, chains.append)
+            solved = tuple(workload.problem(number) for number in range(problems))
+            run = RecordedRun(contender.config(config, in_flight), solved, tuple(chains))
+            figures.append(row([profile(run)]))
+    return figures
+
+
 def row(rounds: list[Profile]) -> dict[str, Any]:
     """Sums over the rounds of one method with one number of chains."""
     sums: dict[Phase, float] = defaultdict(float)
@@ -103,6 +144,8 @@ def row(rounds: list[Profile]) -> dict[str, Any]:
         "held back": intensity.memory,
         "waiting": intensity.synchronisation,
         "overhead": sums["overhead"],
+        "take-over": sum(found.budget.realised.estimate for found in rounds if found.budget)
+        / len(rounds),
         "r": intensity.r,
         "r by round": [found.intensity.r for found in rounds],
         "r_sync": intensity.r_sync,
@@ -112,7 +155,15 @@ def row(rounds: list[Profile]) -> dict[str, Any]:
 
 def show(figures: list[dict[str, Any]]) -> None:
     table = Table("chains", "problems", "method", "compute, s", "held back, s")
-    for column in ("waiting, s", "overhead, s", "r", "by round", "T_c / T_s", "wall, s"):
+    for column in (
+        "waiting, s",
+        "overhead, s",
+        "taken over",
+        "r",
+        "by round",
+        "T_c / T_s",
+        "wall, s",
+    ):
         table.add_column(column, justify="right")
     for each in figures:
         by_round = [ratio for ratio in each["r by round"] if ratio is not None]
@@ -121,12 +172,13 @@ def show(figures: list[dict[str, Any]]) -> None:
             str(each["problems"]),
             each["method"],
             *(f"{each[key]:,.1f}" for key in ("compute", "held back", "waiting", "overhead")),
+            f"{each['take-over']:.2f}",
             "-" if each["r"] is None else f"{each['r']:,.2f}",
             f"{min(by_round):,.2f}-{max(by_round):,.2f}" if by_round else "-",
             "-" if each["r_sync"] is None else f"{each['r_sync']:,.2f}",
             f"{each['wall']:,.1f}",
         )
-    Console(width=120).print(table)
+    Console(width=140).print(table)
 
 
 if __name__ == "__main__":

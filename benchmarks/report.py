@@ -4,7 +4,8 @@ The run is made up of recorded chains, by default 100 problems x 16 chains x 4 t
 p-values, decisions, lengths of the segments and durations are those of the recorded turns (repeated
 where a chain had fewer); the recording has no texts, so each segment is filled with words of the
 problem set's questions, in random order, up to its recorded length. Times of requests are the
-recorded duration, shared out by length.
+recorded duration, shared out by length. As ``atts report`` does, the first round grades the
+answers and remembers the verdicts; the others find them.
 
     python benchmarks/report.py [--data ../shared/data] [--turns 4] [--rounds 3] [--json]
 
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from atts.config import parse_config
+from atts.grading.cache import VerdictCache
 from atts.grading.grader import Grader
 from atts.reports.figures import make_figures
 from atts.reports.html import render_page
@@ -184,7 +186,7 @@ def make_page(run: Path, page: Path) -> dict[str, float]:
     """Write the page; the seconds of each part."""
     clock = time.perf_counter
     began = clock()
-    with Grader() as grader:
+    with Grader(cache=VerdictCache(run.parent / "verdicts.sqlite3")) as grader:
         reported = [read_reported(run_names([run])[0], run, grader)]
     read = clock()
     figures = make_figures(reported)

@@ -2,11 +2,13 @@
 
     python benchmarks/simulator.py speed TRACES [--chains 100000]
     python benchmarks/simulator.py servers
-    python benchmarks/simulator.py curve TRACES [--problems 256]
+    python benchmarks/simulator.py curve TRACES [--problems 64]
+    python benchmarks/simulator.py claim TRACES [--problems 64]
 
 ``speed``: seconds and memory of a simulation of so many chains. ``servers``: the simulated server
 beside two that were measured, with the default efficiencies and with some fitted to half of the
-figures. ``curve``: wall times and speedups by chains in flight. TRACES is a trace of the
+figures. ``curve``: wall times and speedups by chains in flight. ``claim``: speedups over the target
+alone, by how that is served: from a full pool to one request at a time. TRACES is a trace of the
 reference implementation (.jsonl.gz) or a run directory.
 """
 
@@ -36,13 +38,18 @@ from atts.simulation.workload import load_workload
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(required=True)
-    for name, work in (("speed", speed), ("servers", servers), ("curve", curve)):
+    for name, work in (
+        ("speed", speed),
+        ("servers", servers),
+        ("curve", curve),
+        ("claim", claim),
+    ):
         command = commands.add_parser(name)
         command.set_defaults(work=work)
         if name != "servers":
             command.add_argument("traces", type=Path)
         command.add_argument("--chains", type=int, default=100_000)
-        command.add_argument("--problems", type=int, default=256)
+        command.add_argument("--problems", type=int, default=64)
         command.add_argument("--methods", default="target-only,atts")
         command.add_argument("--out", type=Path, help="write the figures as JSON")
     arguments = parser.parse_args()
@@ -201,20 +208,22 @@ RATIOS = (1.0, 4.0)
 
 
 def curve(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Wall times by pair, method and chains in flight: one H200 drafts, four hold the target."""
+    """Wall times by pair, method and chains in flight: one H200 drafts, four hold the target.
+
+    Where more chains should be in flight than the problems have, there are more problems.
+    """
     workload = load_workload(arguments.traces)
     figures = []
     for name, config in PAIRS.items():
         rows = []
         for in_flight in IN_FLIGHT:
+            problems = max(arguments.problems, in_flight // config.samples)
             for method, ratio in (
                 *(("target-only", ratio) for ratio in RATIOS),
                 *((method, 1.0) for method in METHODS),
             ):
                 contender = Contender.parse(method)
-                outcome = simulate(
-                    contender, config, workload, FIVE, in_flight, arguments.problems, ratio
-                )
+                outcome = simulate(contender, config, workload, FIVE, in_flight, problems, ratio)
                 check(outcome)
                 rows.append({"pair": name, "ratio": ratio, **outcome.model_dump(mode="json")})
                 print(name, method, ratio, in_flight, f"{outcome.wall_seconds:.0f} s", flush=True)
@@ -230,9 +239,16 @@ def show(title: str, rows: Sequence[dict[str, Any]]) -> None:
                 return float(row["wall_seconds"])
         raise ValueError(name)
 
-    table = Table(title=f"{title}: {rows[0]['chains']:,} chains")
+    table = Table(title=title)
     for column in (
-        *("in flight", "method", "wall s", "x target-only", "x target-only, 4 x its tokens"),
+        *(
+            "in flight",
+            "chains",
+            "method",
+            "wall s",
+            "x target-only",
+            "x target-only, 4 x its tokens",
+        ),
         *("x sync-ranking", "tokens/s", "draft busy", "target busy", "target cache", "cached"),
         "barrier s",
     ):
@@ -242,6 +258,7 @@ def show(title: str, rows: Sequence[dict[str, Any]]) -> None:
         draft, target = row["draft"], row["target"]
         table.add_row(
             f"{in_flight:,}",
+            f"{row['chains']:,}",
             row["name"] if row["ratio"] == 1.0 else f"{row['name']}, {row['ratio']:g} x tokens",
             f"{seconds:,.0f}",
             *(f"{wall('target-only', in_flight, ratio) / seconds:.2f}" for ratio in RATIOS),
@@ -253,7 +270,65 @@ def show(title: str, rows: Sequence[dict[str, Any]]) -> None:
             f"{target['cached']:.0%}",
             f"{row['waited_seconds']:.0f}",
         )
-    Console(width=130).print(table)
+    Console(width=170).print(table)
+
+
+# claim
+
+POOL = 256
+ALONE = {
+    "256 in flight": Contender.parse("target-only"),
+    "16 in flight, a problem at a time": Contender(
+        "target-only", "target-only", {"limits.target_requests": "16"}, by_problem=True
+    ),
+    "4 in flight, a problem at a time": Contender(
+        "target-only", "target-only", {"limits.target_requests": "4"}, by_problem=True
+    ),
+    "1 in flight": Contender("target-only", "target-only", {"limits.target_requests": "1"}),
+}
+RATES = (0.4, 0.1, 0.0)
+
+
+def claim(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Speedups of atts in one pool over the target alone, by how that is served and how long it
+    thinks: the conditions under which tens are reached.
+    """
+    workload = load_workload(arguments.traces)
+    figures = []
+    for name, config in PAIRS.items():
+
+        def seconds(contender: Contender, ratio: float, config: Config = config) -> float:
+            outcome = simulate(contender, config, workload, FIVE, POOL, arguments.problems, ratio)
+            check(outcome)
+            return outcome.wall_seconds
+
+        ours = {
+            rate: seconds(Contender.parse(f"atts+take_over.rate={rate}"), 1.0) for rate in RATES
+        }
+        table = Table(title=f"{name}: wall seconds of target-only / atts with {POOL} in flight")
+        for column in ("target-only", "its tokens", "wall s", *(f"rate {rate}" for rate in RATES)):
+            table.add_column(column)
+        for served, contender in ALONE.items():
+            for ratio in RATIOS:
+                theirs = seconds(contender, ratio)
+                speedups = {rate: theirs / wall for rate, wall in ours.items()}
+                figures.append(
+                    {
+                        "pair": name,
+                        "target_only": served,
+                        "ratio": ratio,
+                        "wall_seconds": theirs,
+                        "speedups": speedups,
+                    }
+                )
+                table.add_row(
+                    served,
+                    f"x {ratio:g}",
+                    f"{theirs:,.0f}",
+                    *(f"{speedup:.1f}" for speedup in speedups.values()),
+                )
+        Console(width=110).print(table)
+    return figures
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers import decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from atts.engines.base import Completion, Sampling, Scored
+from atts.model_files import ChatTemplate
 from atts.prompts import Tokenizer
 from atts.runs.activity import Activity
 from atts.types import Chain, FinishReason, Timings
@@ -120,7 +120,7 @@ class ScriptedEngine(FakeEngine):
         return await super().score(token_ids, start)
 
 
-def byte_tokenizer(name: str = "bytes", template: str | None = None) -> Tokenizer:
+def byte_tokens() -> FastTokenizer:
     """One id for each byte, so that a prompt can be read off its ids; no merges."""
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     characters = {_character(byte): byte for byte in range(256)}
@@ -128,11 +128,15 @@ def byte_tokenizer(name: str = "bytes", template: str | None = None) -> Tokenize
     fast = FastTokenizer(models.BPE(vocab=characters, merges=[]))
     fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     fast.decoder = decoders.ByteLevel()
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=fast)
-    wrapped.chat_template = template or (
-        "{% for m in messages %}{{ m['role'][0] }}:{{ m['content'] }}\n{% endfor %}a:"
-    )
-    return Tokenizer(wrapped, name)
+    return fast
+
+
+PLAIN_TEMPLATE = "{% for m in messages %}{{ m['role'][0] }}:{{ m['content'] }}\n{% endfor %}a:"
+
+
+def byte_tokenizer(name: str = "bytes", template: str | None = None) -> Tokenizer:
+    """``byte_tokens`` with a template that is plain to read."""
+    return Tokenizer(byte_tokens(), ChatTemplate(template or PLAIN_TEMPLATE, {}), name)
 
 
 def _character(byte: int) -> str:

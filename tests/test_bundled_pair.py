@@ -12,8 +12,9 @@ from transformers import AutoConfig
 from atts.cli.demo import demo_configs
 from atts.config import Config, ModelOptions
 from atts.engines.base import Sampling
+from atts.model_files import model_path
 from atts.problems.arithmetic import stories
-from atts.prompts import Tokenizer, model_path
+from atts.prompts import Tokenizer
 from atts.runs import jobs
 from atts.runs.store import read_run
 from atts.types import Chain, ChainKey, Problem

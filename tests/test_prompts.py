@@ -1,18 +1,20 @@
 """Prompts and tokenizers: what crosses between text and token ids, and what is refused."""
 
+import json
 from pathlib import Path
 
 import pytest
-from fakes import byte_tokenizer
+from fakes import PLAIN_TEMPLATE, byte_tokenizer, byte_tokens
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer as FastTokenizer
 from tokenizers import normalizers, processors
-from transformers import PreTrainedTokenizerFast
 
 from atts.config import ModelOptions, PromptOptions, Thinking, parse_config
 from atts.errors import ConfigError
 from atts.grading.extract import extract_answer
-from atts.prompts import Tokenizer, model_path, question
+from atts.model_files import ChatTemplate
+from atts.prompts import Tokenizer, question
 from atts.types import Problem
 
 PROBLEM = Problem(id="p", question="1+1?", answer="2")
@@ -21,17 +23,23 @@ BYTES = byte_tokenizer()
 whole_text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\ufffd"))
 
 
-def unwrapped(template: str | None = None) -> PreTrainedTokenizerFast:
-    """A byte tokenizer of transformers, to be changed before it is wrapped."""
-    tokenizer = byte_tokenizer(template=template)._tokenizer
-    assert isinstance(tokenizer, PreTrainedTokenizerFast)
-    return tokenizer
+def with_special_tokens() -> FastTokenizer:
+    tokens = byte_tokens()
+    tokens.add_special_tokens(["<s>", "<|end|>"])
+    return tokens
 
 
-def with_special_tokens(template: str | None = None) -> PreTrainedTokenizerFast:
-    tokenizer = unwrapped(template)
-    tokenizer.add_special_tokens({"bos_token": "<s>", "eos_token": "<|end|>"})
-    return tokenizer
+def special(template: str = PLAIN_TEMPLATE) -> Tokenizer:
+    named = {"bos_token": "<s>", "eos_token": "<|end|>"}
+    return Tokenizer(with_special_tokens(), ChatTemplate(template, named), "special")
+
+
+def save(folder: Path, **config: object) -> None:
+    """What a model's folder holds of its tokenizer."""
+    byte_tokens().save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"chat_template": PLAIN_TEMPLATE} | config)
+    )
 
 
 @given(whole_text)
@@ -57,7 +65,7 @@ def test_every_cut_of_a_character_of_four_bytes(cut: int) -> None:
 
 
 def test_what_looks_like_a_special_token_in_a_chain_is_plain_text() -> None:
-    tokenizer = Tokenizer(with_special_tokens(), "special")
+    tokenizer = special()
     text = "so <|end|> is <s>"
     ids = tokenizer.encode(text)
     assert ids == BYTES.encode(text)
@@ -65,19 +73,21 @@ def test_what_looks_like_a_special_token_in_a_chain_is_plain_text() -> None:
 
 
 def test_special_tokens_that_a_model_writes_are_no_text() -> None:
-    plain = with_special_tokens()
-    tokenizer = Tokenizer(plain, "special")
-    assert tokenizer.decode([*tokenizer.encode("a"), plain.eos_token_id]) == "a"
+    tokenizer = special()
+    end = with_special_tokens().token_to_id("<|end|>")
+    assert end is not None
+    assert tokenizer.decode([*tokenizer.encode("a"), end]) == "a"
 
 
 def test_a_prompt_has_one_beginning_of_text_when_template_and_tokenizer_both_add_it() -> None:
-    plain = with_special_tokens("{{ bos_token }}u:{{ messages[-1]['content'] }}<|end|>a:")
-    begin, end = plain.bos_token_id, plain.eos_token_id
-    plain.backend_tokenizer.post_processor = processors.TemplateProcessing(
+    template = "{{ bos_token }}u:{{ messages[-1]['content'] }}<|end|>a:"
+    plain = with_special_tokens()
+    begin, end = plain.token_to_id("<s>"), plain.token_to_id("<|end|>")
+    plain.post_processor = processors.TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", begin)]
     )
-    assert plain.encode("x")[0] == begin  # this tokenizer does add it by itself
-    tokenizer = Tokenizer(plain, "begins")
+    assert plain.encode("x").ids[0] == begin  # this tokenizer does add it by itself
+    tokenizer = Tokenizer(plain, ChatTemplate(template, {"bos_token": "<s>"}), "begins")
     tokenizer.encode("a chain's text")  # which must not change how prompts are read
     ids = tokenizer.prompt(PROBLEM, PromptOptions(system=""))
     assert ids == [begin, *BYTES.encode("u:1+1?"), end, *BYTES.encode("a:")]
@@ -112,24 +122,22 @@ def test_choices_are_lettered_after_the_question() -> None:
 
 
 def test_a_tokenizer_without_a_chat_template_is_refused() -> None:
-    plain = unwrapped()
-    plain.chat_template = None
     with pytest.raises(ConfigError, match=r"mute.*no chat template"):
-        Tokenizer(plain, "mute")
+        Tokenizer(byte_tokens(), None, "mute")
 
 
 @pytest.mark.parametrize(
     "change", [normalizers.Lowercase(), normalizers.Strip(), normalizers.Replace("\n\n", "\n")]
 )
 def test_a_tokenizer_that_changes_text_is_refused(change: normalizers.Normalizer) -> None:
-    plain = unwrapped()
-    plain.backend_tokenizer.normalizer = change
+    plain = byte_tokens()
+    plain.normalizer = change
     with pytest.raises(ConfigError, match=r"lossy.*does not give back"):
-        Tokenizer(plain, "lossy")
+        Tokenizer(plain, ChatTemplate(PLAIN_TEMPLATE, {}), "lossy")
 
 
 def test_a_saved_tokenizer_is_loaded(tmp_path: Path) -> None:
-    unwrapped().save_pretrained(tmp_path)
+    save(tmp_path)
     tokenizer = Tokenizer.load(ModelOptions(model=str(tmp_path)))
     prompt = PromptOptions(system="")
     assert tokenizer.prompt(PROBLEM, prompt) == BYTES.prompt(PROBLEM, prompt)
@@ -138,7 +146,7 @@ def test_a_saved_tokenizer_is_loaded(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [None, "", "{", "{}", "[]"])
 def test_a_missing_or_damaged_tokenizer_is_refused(tmp_path: Path, content: str | None) -> None:
     if content is not None:
-        unwrapped().save_pretrained(tmp_path)
+        save(tmp_path)
         (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(ConfigError, match="cannot load the tokenizer"):
         Tokenizer.load(ModelOptions(model=str(tmp_path)))
@@ -147,19 +155,6 @@ def test_a_missing_or_damaged_tokenizer_is_refused(tmp_path: Path, content: str 
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nowhere"):
         Tokenizer.load(ModelOptions(model=str(tmp_path / "nowhere")))
-
-
-@pytest.mark.parametrize("name", ["bundled/xyz", "bundled", "bundled/", "bundled/draft/x"])
-def test_unknown_bundled_models_are_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match="bundled/draft and bundled/target"):
-        model_path(name)
-    with pytest.raises(ConfigError, match="bundled/draft and bundled/target"):
-        Tokenizer.load(ModelOptions(model=name))
-
-
-def test_other_models_are_what_they_are_called() -> None:
-    assert model_path("some/folder") == "some/folder"
-    assert Path(model_path("bundled/draft")).parts[-2:] == ("assets", "draft")
 
 
 def test_templates_are_filled_in_one_pass() -> None:
@@ -193,9 +188,10 @@ SILENT = PromptOptions(system="", open="{question}")
 
 def family(name: str, thinking: Thinking = "template") -> Tokenizer:
     """The template of a family on a tokenizer of bytes, where special tokens are texts."""
-    plain = unwrapped((TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8"))
-    plain.add_special_tokens({"bos_token": "<BOS>"})
-    return Tokenizer(plain, name, thinking)
+    tokens = byte_tokens()
+    tokens.add_special_tokens(["<BOS>"])
+    source = (TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
+    return Tokenizer(tokens, ChatTemplate(source, {"bos_token": "<BOS>"}), name, thinking)
 
 
 def rendered(tokenizer: Tokenizer, options: PromptOptions) -> str:

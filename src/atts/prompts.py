@@ -5,16 +5,15 @@ is never tokenised again, and text crosses from one model to the other a segment
 """
 
 import re
-from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+
+import tokenizers
+from jinja2 import TemplateError
 
 from atts.config import ModelOptions, PromptOptions, Thinking
 from atts.errors import ConfigError
 from atts.grading.extract import LETTERS
+from atts.model_files import ChatTemplate, model_folder, read_tokenizer
 from atts.types import Problem
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 _AN_ANSWER = "An answer of the model."
 _ROUND_TRIP_PROBE = " 12 + 3 = 15.\n\nSo \\boxed{15}"
@@ -24,18 +23,25 @@ class Tokenizer:
     """A model's tokenizer and chat template."""
 
     def __init__(
-        self, tokenizer: "PreTrainedTokenizerBase", name: str, thinking: Thinking = "template"
+        self,
+        tokenizer: tokenizers.Tokenizer,
+        template: ChatTemplate | None,
+        name: str,
+        thinking: Thinking = "template",
     ) -> None:
-        """Wrap a transformers tokenizer; ``thinking`` is ``ModelOptions.thinking``.
+        """Wrap a tokenizer and a chat template; ``thinking`` is ``ModelOptions.thinking``.
 
         Raises:
-            ConfigError: it has no chat template, or changes text that it encodes and decodes.
+            ConfigError: there is no template, or the tokenizer changes text that it encodes and
+                decodes.
         """
         self._tokenizer = tokenizer
         self._thinking = thinking
+        self._newest: tuple[Problem, PromptOptions, list[int]] | None = None
         self.name = name
-        if not tokenizer.chat_template:
+        if template is None:
             raise ConfigError(f"{name}: the tokenizer has no chat template; is it a chat model?")
+        self._template = template
         if self.decode(self.encode(_ROUND_TRIP_PROBE)) != _ROUND_TRIP_PROBE:
             raise ConfigError(
                 f"{name}: the tokenizer does not give back the text that it encodes, so text "
@@ -49,19 +55,14 @@ class Tokenizer:
         Raises:
             ConfigError: there is none, or it is unfit; see ``Tokenizer``.
         """
-        from transformers import AutoTokenizer  # takes seconds, where PyTorch is installed
-
         try:
-            tokenizer = AutoTokenizer.from_pretrained(
-                model_path(options.model),
-                # Without this, transformers asks on the terminal whether to run code of its own.
-                trust_remote_code=False,
-            )
-        except ConfigError:
-            raise
+            folder = model_folder(options.model)
+            tokenizer, template = read_tokenizer(folder), ChatTemplate.read(folder)
         except Exception as error:  # the tokenizers library raises bare exceptions
+            if isinstance(error, ConfigError) and options.model.startswith("bundled"):
+                raise
             raise ConfigError(f"cannot load the tokenizer of {options.model}: {error}") from error
-        return cls(tokenizer, options.model, options.thinking)
+        return cls(tokenizer, template, options.model, options.thinking)
 
     def prompt(self, problem: Problem, options: PromptOptions) -> list[int]:
         """Ids of the problem in the model's chat template, ready for the model's answer.
@@ -69,11 +70,17 @@ class Tokenizer:
         Raises:
             ConfigError: the template refuses the messages; some know no system message.
         """
+        # The chains of a problem begin one after the other, with the same prompt.
+        if self._newest is None or self._newest[:2] != (problem, options):
+            self._newest = (problem, options, self._encode_prompt(problem, options))
+        return list(self._newest[2])
+
+    def _encode_prompt(self, problem: Problem, options: PromptOptions) -> list[int]:
         messages = [{"role": "user", "content": question(problem, options)}]
         if options.system:
             messages.insert(0, {"role": "system", "content": options.system})
         # The template writes the special tokens itself, the beginning of text included.
-        return self._ids_with_specials(self._render(messages))
+        return self._encode(self._render(messages), specials_are_text=False)
 
     def next_message(self, message: str, reply: str) -> list[int]:
         """Ids of what follows the model's answer, where the user writes again and the model is
@@ -97,22 +104,14 @@ class Tokenizer:
                 f"{self.name}: the chat template does not show what the model has answered, so "
                 "it cannot be asked about it"
             )
-        return self._ids_with_specials(after) + self.encode(reply)
+        return self._encode(after, specials_are_text=False) + self.encode(reply)
 
     def _render(self, messages: list[dict[str, str]]) -> str:
         """Messages in the chat template, up to where the model goes on."""
-        from jinja2 import TemplateError  # what transformers renders chat templates with
-
         # Some templates know this variable; the others pass over it.
-        known: dict[str, Any] = {}
-        if self._thinking != "template":
-            known["enable_thinking"] = self._thinking == "on"
+        known = {} if self._thinking == "template" else {"enable_thinking": self._thinking == "on"}
         try:
-            text = str(
-                self._tokenizer.apply_chat_template(
-                    messages, tokenize=False, add_generation_prompt=True, **known
-                )
-            )
+            text = self._template.render(messages, **known)
         except TemplateError as error:
             raise ConfigError(
                 f"{self.name}: the chat template refuses the prompt: {error}; if it is the system "
@@ -120,22 +119,19 @@ class Tokenizer:
             ) from error
         return _begin_thought(text, self._thinking)
 
-    def _ids_with_specials(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
-        return ids
-
     def encode(self, text: str) -> list[int]:
         """Ids of text in the middle of a chain; what looks like a special token is plain text."""
-        ids: list[int] = self._tokenizer.encode(
-            text, add_special_tokens=False, split_special_tokens=True
-        )
+        return self._encode(text, specials_are_text=True)
+
+    def _encode(self, text: str, specials_are_text: bool) -> list[int]:
+        self._tokenizer.encode_special_tokens = specials_are_text
+        # The fast way leaves out where in the text each token stands, which nobody asks for.
+        (encoding,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
+        ids: list[int] = encoding.ids
         return ids
 
     def decode(self, token_ids: list[int]) -> str:
-        text: Any = self._tokenizer.decode(
-            token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        return str(text)
+        return self._tokenizer.decode(token_ids, skip_special_tokens=True)
 
     def decode_whole_characters(self, token_ids: list[int]) -> tuple[list[int], str]:
         """Decode, leaving out last tokens that end in the middle of a character.
@@ -192,18 +188,3 @@ def _begin_thought(prompt: str, thinking: Thinking) -> str:
     if thinking == "off" and not end.endswith("</think>"):
         return prompt + "<think>\n\n</think>\n\n"
     return prompt
-
-
-def model_path(model: str) -> str:
-    """Where a model lies: the bundled ones are part of the package.
-
-    Raises:
-        ConfigError: there is no bundled model of that name.
-    """
-    owner, _, name = model.partition("/")
-    if owner != "bundled":
-        return model
-    folder = files("atts") / "assets" / name
-    if name not in ("draft", "target"):
-        raise ConfigError(f"{model}: the bundled models are bundled/draft and bundled/target")
-    return str(folder)

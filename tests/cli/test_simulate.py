@@ -68,7 +68,7 @@ def test_json_has_every_figure_and_repeats(trace: Path, invoke: Invoke) -> None:
         (("--workload", "missing.jsonl"), "missing.jsonl"),
         (("--workload", "trace.jsonl", "--chains", "many"), "whole numbers"),
         (("--workload", "trace.jsonl", "--chains", "0"), "whole numbers"),
-        (("--workload", "trace.jsonl", "--methods", "guess"), "no method 'guess'"),
+        (("--workload", "trace.jsonl", "--methods", "guess"), "'guess' cannot follow"),
         (("--workload", "trace.jsonl", "--gpu", "abacus"), "choose from h200"),
         (("--workload", "trace.jsonl", "--fitted", "trace.jsonl"), "holds no efficiencies"),
         (("--fit", "."), "not a run directory"),

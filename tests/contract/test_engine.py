@@ -40,7 +40,8 @@ from atts.engines.loading import remote_engines
 from atts.engines.sglang import SGLangEngine
 from atts.engines.vllm import VllmEngine
 from atts.errors import ContextLengthError, EmptyInputError, EngineError, TokenIdError
-from atts.prompts import Tokenizer, model_path
+from atts.model_files import model_path
+from atts.prompts import Tokenizer
 
 InFlight = Callable[[], Awaitable[int | None]]
 

@@ -7,7 +7,8 @@ from transformers import PreTrainedModel
 from atts.config import EngineName, ModelOptions, PromptOptions
 from atts.engines.checks import Check, check_model
 from atts.engines.inprocess import load_model
-from atts.prompts import Tokenizer, model_path
+from atts.model_files import model_path
+from atts.prompts import Tokenizer
 
 BUNDLED = ModelOptions(model="bundled/draft", device="cpu")
 

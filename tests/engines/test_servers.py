@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from atts.config import ModelOptions
 from atts.engines.http import HttpClient
 from atts.engines.loading import load_engine, remote_engines
-from atts.engines.remote import RemoteEngine, vocabulary_size
+from atts.engines.remote import RemoteEngine
 from atts.engines.sglang import SGLangEngine
 from atts.engines.vllm import Scoring, VllmEngine
 from atts.errors import (
@@ -33,6 +33,7 @@ from atts.errors import (
     EngineTimeoutError,
     EngineUnavailableError,
 )
+from atts.model_files import vocabulary_size
 
 Json = Any
 
@@ -285,6 +286,6 @@ def test_the_api_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_vocabulary_is_read_from_the_models_own_configuration() -> None:
-    assert vocabulary_size(remote()) == 512
+    assert vocabulary_size(remote().model) == 512
     with pytest.raises(ConfigError, match="cannot read the configuration"):
-        vocabulary_size(remote(model="/no/such/model"))
+        vocabulary_size("/no/such/model")

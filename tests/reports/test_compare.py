@@ -282,6 +282,7 @@ def test_the_table_fits_and_says_the_same_at_any_width(three: Comparison, width:
     [
         ("atts", "atts"),
         ("speculative-thinking", "speculative-\nthinking"),
+        ("draft-only-0123456789abcdef", "draft-only-\n0123456789abcdef"),
         ("runs/a-b.c=d", "runs/a-b.c=d"),
         ("atts:take_over.mode=continue,sampling.stop=[a, b]", "atts\nmode=continue\nstop=[a, b]"),
     ],

@@ -158,3 +158,26 @@ def test_colours_on_white_are_told_apart() -> None:
     """They are replaced one by one, so none may be another's."""
     light = [light for light, _ in COLOURS.values()]
     assert len(set(light)) == len(light)
+
+
+def test_a_method_that_decides_without_scores_has_no_figure_of_rates(
+    runs: Sequence[ReportedRun],
+) -> None:
+    many = runs[1]
+    assert many.summary.take_over
+    take_over = many.summary.take_over.model_copy(update={"nominal": None})
+    chains = tuple(
+        chain.model_copy(
+            update={
+                "turns": tuple(turn.model_copy(update={"decision": None}) for turn in chain.turns)
+            }
+        )
+        for chain in many.run.chains
+    )
+    without = many._replace(
+        summary=many.summary.model_copy(update={"take_over": take_over}),
+        run=many.run._replace(chains=chains),
+    )
+    names = {figure.name for figure in make_figures([without])}
+    assert "accuracy" in names
+    assert not {"rate-by-turn", "rate-by-problem"} & names

@@ -13,7 +13,7 @@ from atts.config import Config
 from atts.errors import ConfigError, EngineError, ProblemError, StoreError
 from atts.methods.chain import Models
 from atts.runs import jobs
-from atts.runs.compare import Candidate, parse_candidate, prepare, read_all, run_missing
+from atts.runs.compare import Candidate, parse_candidates, prepare, read_all, run_missing
 
 
 class World:
@@ -60,7 +60,7 @@ def ignore(_: str) -> None:
 
 
 def candidates(file: Path, *texts: str) -> list[Candidate]:
-    return [parse_candidate(text, file, ["seed=5"], file.parent / "runs") for text in texts]
+    return parse_candidates(texts, file, ["seed=5"], file.parent / "runs")
 
 
 async def make(file: Path, *texts: str) -> tuple[list[str], list[str]]:
@@ -89,6 +89,16 @@ def test_a_method_and_its_settings(file: Path) -> None:
 def test_what_is_neither_a_method_nor_a_directory_is_refused(file: Path, text: str) -> None:
     with pytest.raises(ConfigError):
         candidates(file, text)
+
+
+def test_directories_are_named_after_their_folders(file: Path) -> None:
+    folders = [file.parent / name for name in ("x/one", "x/two", "y/one", "y/atts")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    one, two, again, atts = map(str, folders)
+    assert [c.name for c in candidates(file, "atts", one, two, two)] == ["atts", "one", "two"]
+    assert [c.name for c in candidates(file, one, again)] == [one, again]
+    assert [c.name for c in candidates(file, "atts", atts)] == ["atts", atts]
 
 
 async def test_what_is_missing_is_made_and_the_rest_is_used(file: Path, world: World) -> None:

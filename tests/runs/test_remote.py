@@ -8,7 +8,7 @@ from engines.stand_ins import BLOCK, SGLangStandIn, StandIn, VllmStandIn, serve_
 
 from atts.config import EngineName, ModelOptions
 from atts.engines.inprocess import load_model
-from atts.prompts import model_path
+from atts.model_files import model_path
 from atts.runs.store import read_run
 
 WITHOUT_TORCH = """

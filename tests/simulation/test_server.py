@@ -39,6 +39,7 @@ def serve(sent: Sequence[Sent], server: Server) -> Served:
         for request in sorted(served, key=lambda request: request.queued):
             if request.queued > loop.time():
                 await asyncio.sleep(request.queued - loop.time())
+            request.queued = loop.time()  # rounded, like all times
             server.submit(request)
         await asyncio.gather(*(request.future for request in served))
         served.usage = server.usage()
@@ -79,7 +80,7 @@ def test_one_request_takes_what_the_formula_says() -> None:
     assert request.done == pytest.approx(prefill + decode + c.request, rel=1e-9)
 
 
-@settings(max_examples=30)
+@settings(max_examples=25)
 @given(st.lists(requests, min_size=1, max_size=12), st.booleans(), st.sampled_from([256, 8192]))
 def test_it_agrees_with_one_step_at_a_time(sent: list[Sent], mixed: bool, chunk: int) -> None:
     served = serve(sent, new_server(mixed=mixed, chunk_tokens=chunk, reserved=0.0))
@@ -87,7 +88,7 @@ def test_it_agrees_with_one_step_at_a_time(sent: list[Sent], mixed: bool, chunk:
     assert [request.done for request in served] == pytest.approx(expected, rel=1e-6)
 
 
-@settings(max_examples=30)
+@settings(max_examples=25)
 @given(st.lists(requests, min_size=1, max_size=30), st.integers(3_200, 9_000), st.booleans())
 def test_no_token_is_lost_in_a_small_cache(sent: list[Sent], room: int, mixed: bool) -> None:
     served = serve(sent, new_server(room, mixed=mixed, max_running=7))

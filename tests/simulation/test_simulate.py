@@ -134,7 +134,7 @@ def test_longer_chains_of_the_target_take_longer(workload: Workload, pair: Confi
         ("atts", Hardware(target=ModelHardware(gpus=3, tensor_parallel=2)), "whole copies"),
         ("atts+take_over.score.kind=unlikely-share", Hardware(), "take mean"),
         ("atts+take_over.rte=0.1", Hardware(), "did you mean take_over.rate"),
-        ("best-guess", Hardware(), "there is no method 'best-guess'"),
+        ("best-guess", Hardware(), "'best-guess' cannot follow recorded turns"),
         ("atts+overlap", Hardware(), "is not key=value"),
     ],
 )

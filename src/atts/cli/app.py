@@ -23,7 +23,8 @@ app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode="markdown",
+    # Rich would take longer to load than all the rest.
+    rich_markup_mode=None,
     # Local variables could hold a key for a model server.
     pretty_exceptions_show_locals=False,
     epilog=f"Start with: atts demo\n\n{EXIT_CODES}",

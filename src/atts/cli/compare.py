@@ -1,6 +1,5 @@
 """``atts compare``: several methods over the same problems, side by side."""
 
-import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -99,17 +98,17 @@ def compare(
     both models, and a paired test against the reference; below it stands which runs no other one
     beats on accuracy and target tokens. docs/comparing.md explains each row.
     """
+    import asyncio
+
     from atts.reports.compare import Budget
-    from atts.runs.compare import parse_candidate, prepare
+    from atts.runs.compare import parse_candidates, prepare
 
     if plot:
         from atts.reports.plots import check_drawable
 
         check_drawable(plot)
     settings = with_folder(settings, problems_folder)
-    candidates = [
-        parse_candidate(text, config_file, settings or [], folder) for text in dict.fromkeys(runs)
-    ]
+    candidates = parse_candidates(runs, config_file, settings or [], folder)
     limit = None
     if budget is not None:
         limit = Budget(tokens=budget, draft_cost=draft_cost, score_cost=score_cost)
@@ -165,9 +164,10 @@ def _reference(candidates: "list[Candidate]", plan: "Plan", asked: str | None) -
 
     names = [candidate.name for candidate in candidates]
     if asked is not None:
-        if asked not in names:
-            raise ConfigError(f"--reference {asked} is none of the runs: {', '.join(names)}")
-        return asked
+        for candidate in candidates:
+            if asked == candidate.name or Path(asked) == candidate.directory:
+                return candidate.name
+        raise ConfigError(f"--reference {asked} is none of the runs: {', '.join(names)}")
     for name, _, config in candidates:
         if (config or plan.recorded[name].config).method == "target-only":
             return name

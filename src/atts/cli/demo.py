@@ -1,6 +1,5 @@
 """``atts demo``: the main job, with the models and the problems that come with atts."""
 
-import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -63,6 +62,8 @@ def demo(
     The draft alone, the target alone, and atts with a marginal and a conditional calibration
     solve the same problems, with two small language models that come with atts.
     """
+    import asyncio
+
     directory = directory or _numbered_folder(fresh)
     command = ["atts", "demo", "--problems", problems, "--samples", samples, "--out", directory]
     say(f"Writing to {directory}")

@@ -1,19 +1,18 @@
 """``atts doctor``: whether everything that a configuration names works, and how to mend it."""
 
-import asyncio
 import shutil
 import subprocess
-from importlib import metadata
 from typing import TYPE_CHECKING
 
 import typer
-from rich.table import Table
 
 from atts.cli.runs import ConfigFile, Settings
 from atts.cli.terminal import FAILED, err, out
 from atts.reports.escape import safe_markup
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from atts.config import Config
     from atts.engines.checks import Check
 
@@ -28,6 +27,10 @@ def doctor(config_file: ConfigFile = None, settings: Settings = None) -> None:
     atts servers up starts them. The exit code is 1 if something that a run needs is broken;
     what is poor only costs time, or makes runs differ in detail.
     """
+    import asyncio
+
+    from rich.table import Table
+
     from atts.config import load_config
 
     config = load_config(config_file, settings)
@@ -63,7 +66,9 @@ async def _check(config: "Config") -> "list[Check]":
     return checks
 
 
-def _machine() -> Table:
+def _machine() -> "Table":
+    from rich.table import Table
+
     table = Table(show_header=False, box=None, pad_edge=False)
     versions = {name: version for name in PACKAGES if (version := _version(name))}
     table.add_row("packages", ", ".join(f"{name} {v}" for name, v in versions.items()))
@@ -72,6 +77,8 @@ def _machine() -> Table:
 
 
 def _version(name: str) -> str | None:
+    from importlib import metadata
+
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
-from atts.cli.terminal import EXIT_CODES, out, say
+from atts.cli.terminal import EXIT_CODES, Group, out, say
 from atts.reports.escape import visible
 
 if TYPE_CHECKING:
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
 GENERATED = "arithmetic"
 
 app = typer.Typer(
+    cls=Group,
     no_args_is_help=True,
     help="List, show and export problem sets.",
     epilog="Examples:\n\n    atts problems show arithmetic --split calibration --count 3\n"
@@ -46,6 +46,8 @@ SplitOption = Annotated[
 @app.command("list")
 def list_sources() -> None:
     """List what problems.source can be."""
+    from rich.table import Table
+
     from atts.problems.registry import SETS
 
     table = Table("source", "problems", "what it is", "calibration takes", box=None, pad_edge=False)

@@ -1,6 +1,5 @@
 """``atts regrade``: grade a recorded run anew, without its models."""
 
-import asyncio
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -77,6 +76,8 @@ def regrade(
     endpoint is taken from OPENAI_API_KEY. Every reply is kept in judge.jsonl, so the same command
     goes on where it was stopped, and asks nothing twice.
     """
+    import asyncio
+
     from atts.grading.judge import Endpoint, Judge
     from atts.runs.grades import LEDGER
 

@@ -1,6 +1,5 @@
 """``atts calibrate``, ``atts run`` and ``atts report``."""
 
-import asyncio
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -69,6 +68,8 @@ def calibrate(
     Marginal calibration runs chains on calibration problems, conditional calibration runs other
     chains on the problems of the run itself. Their scores are written to calibration.json.
     """
+    import asyncio
+
     from atts.config import load_config
     from atts.runs.jobs import prepare_calibration
 
@@ -107,6 +108,8 @@ def run(
     A run directory is named after the digest of its configuration, so the same command resumes
     the same run.
     """
+    import asyncio
+
     from atts.config import load_config
     from atts.runs.store import config_yaml
 

@@ -1,16 +1,13 @@
 """``atts servers``: start, watch and stop the servers of a configuration's models."""
 
-import asyncio
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.live import Live
-from rich.table import Table
 
 from atts.cli.runs import ConfigFile, Settings
-from atts.cli.terminal import EXIT_CODES, FAILED, INTERRUPTED, err, out, say
+from atts.cli.terminal import EXIT_CODES, FAILED, INTERRUPTED, Group, err, out, say
 from atts.reports.escape import safe_markup, visible
 
 if TYPE_CHECKING:
@@ -19,8 +16,8 @@ if TYPE_CHECKING:
     from atts.types import Author
 
 app = typer.Typer(
+    cls=Group,
     no_args_is_help=True,
-    rich_markup_mode="markdown",
     help="Start, watch and stop the SGLang or vLLM servers of a configuration.",
     epilog=EXIT_CODES,
 )
@@ -60,6 +57,10 @@ def up(
 @app.command()
 def status(directory: Directory = DEFAULT) -> None:
     """Show the servers that were started in DIR, and whether they live and answer."""
+    import asyncio
+
+    from rich.table import Table
+
     from atts.servers.lifecycle import AUTHORS, answers
     from atts.servers.processes import processes, read_record
 
@@ -132,21 +133,37 @@ def warm(
     settings: Settings = None,
     directory: Directory = DEFAULT,
     only: Only = None,
+    deep_gemm: Annotated[
+        bool,
+        typer.Option(
+            "--deep-gemm",
+            help="First let SGLang compile DeepGEMM's kernels, for FP8 models: up to an hour.",
+        ),
+    ] = False,
 ) -> None:
     """Let the servers compile and try all that a run needs, so that the first run does not pay.
 
     Servers that do not run are started for it and ended again: what was compiled stays on disk,
     where SGLang, FlashInfer, Triton and PyTorch keep it.
     """
+    import asyncio
+
     from atts.config import load_config
     from atts.servers import lifecycle
+    from atts.servers.plan import plan_servers
     from atts.servers.processes import processes, read_record
-    from atts.servers.warm import warm_up
+    from atts.servers.warm import compile_deep_gemm, warm_up
 
     config = load_config(config_file, settings)
     wanted = [a for a in authors(only) if getattr(config, a).engine != "inprocess"]
     running = [a for a in wanted if (record := read_record(directory, a)) and processes(record)]
     missing = [author for author in wanted if author not in running]
+    if deep_gemm:
+        plans = plan_servers(config, wanted)  # refuses a server that runs: its port is taken
+        for plan in (plan for plan in plans if plan.options.engine == "sglang"):
+            say(f"{plan.author}: compiling DeepGEMM's kernels, log in {directory}")
+            seconds = compile_deep_gemm(plan, directory)
+            say(f"{plan.author}: compiled after {seconds:.0f} s")
     try:
         if missing or not wanted:
             start_servers(config, missing, directory)
@@ -183,6 +200,8 @@ def start_servers(
         ConfigError, ServerError: see ``atts.servers.lifecycle.up``.
         typer.Exit: with 130, after Ctrl-C; what was started is ended again.
     """
+    import asyncio
+
     from atts.servers import lifecycle
 
     with _Starting() as starting:
@@ -197,6 +216,8 @@ class _Starting:
     """Shows what servers are doing until they answer: live in a terminal, else now and then."""
 
     def __init__(self) -> None:
+        from rich.live import Live
+
         self._doing: dict[str, tuple[str, float]] = {}
         self._said: dict[str, float] = {}
         console = err()
@@ -207,6 +228,8 @@ class _Starting:
         )
 
     def show(self, author: str, doing: str, seconds: float) -> None:
+        from rich.table import Table
+
         self._doing[author] = (doing, seconds)
         if self._live:
             table = Table(box=None, show_header=False)

@@ -1,16 +1,16 @@
 """``atts suite``: a matrix of pairs, problem sets, methods and coverages, unattended."""
 
-import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from atts.cli.terminal import FAILED, err, out, resumable, say
 from atts.reports.escape import safe_markup
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from atts.runs.suite import Entry, Outcome
 
 
@@ -28,6 +28,8 @@ def suite(
     run, and the servers are ended. An entry that fails is reported and the others go on. The same
     command goes on where a suite was stopped, in the middle of an entry too.
     """
+    import asyncio
+
     from atts.runs.suite import load_suite
 
     entries = load_suite(file)
@@ -52,7 +54,9 @@ async def _run(entries: "list[Entry]", directory: Path) -> "list[Outcome]":
         return await run_suite(entries, directory, say, display.stage)
 
 
-def _table(outcomes: "list[Outcome]") -> Table:
+def _table(outcomes: "list[Outcome]") -> "Table":
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False)
     table.add_column("pair", overflow="fold")
     table.add_column("run", overflow="fold")

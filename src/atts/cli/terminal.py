@@ -6,14 +6,16 @@ Results go to standard output; progress, advice and errors go to standard error.
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console
 from typer.core import TyperGroup
 
 from atts.errors import AttsError, CalibrationError, ConfigError, ProblemError
 from atts.reports.escape import visible
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 FAILED = 1
 WRONG_USE = 2
@@ -26,16 +28,20 @@ EXIT_CODES = (
 )
 
 
-def out() -> Console:
+def out() -> "Console":
     """The console for results.
 
     Made when it is needed, because a test, or a shell, may have replaced the stream by then.
     """
+    from rich.console import Console
+
     return Console(highlight=False, soft_wrap=True)
 
 
-def err() -> Console:
+def err() -> "Console":
     """The console for progress, advice and errors."""
+    from rich.console import Console
+
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -44,7 +50,26 @@ def say(text: str, style: str | None = None) -> None:
     err().print(visible(text), style=style, markup=False)
 
 
-class Commands(TyperGroup):
+class Group(TyperGroup):
+    """Commands, listed with the whole first sentence of their help, and examples as written."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401
+        """List the commands."""
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, command.get_short_help_str(limit=200)) for name, command in commands]
+            )
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ANN401
+        """The command, whose help shows indented examples as they are written."""
+        command = super().get_command(ctx, cmd_name)
+        if command and command.epilog:
+            command.epilog = as_written(command.epilog)
+        return command
+
+
+class Commands(Group):
     """The commands of ``atts``: an expected error becomes a message and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  (typer's own, vendored click types)
@@ -59,6 +84,16 @@ class Commands(TyperGroup):
             say(f"Error: {error}", style="red")
             wrong_use = isinstance(error, ConfigError | ProblemError | CalibrationError)
             raise typer.Exit(WRONG_USE if wrong_use else FAILED) from None
+
+
+def as_written(text: str) -> str:
+    r"""Text for ``--help``, in which indented paragraphs keep their lines.
+
+    >>> as_written("Examples:\n\n    atts run\n    atts report")
+    'Examples:\n\n\x08\n    atts run\n    atts report'
+    """
+    paragraphs = text.split("\n\n")
+    return "\n\n".join(f"\b\n{each}" if each.startswith("  ") else each for each in paragraphs)
 
 
 def command_line(*parts: object) -> str:

@@ -1,6 +1,5 @@
 """``atts tune``: the cheapest take-over rate whose accuracy loss is certified."""
 
-import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -47,6 +46,8 @@ def tune(
     and tests from the highest rate down whether the accuracy by majority vote is at most LOSS
     below that of the target alone. Problems that the run evaluates are not touched.
     """
+    import asyncio
+
     from atts.config import load_config
     from atts.runs.store import CALIBRATION, CERTIFICATE
     from atts.runs.tuning import prepare_tuning

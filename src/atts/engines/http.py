@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import orjson
 
+from atts.engines.replicas import chain_headers
 from atts.errors import (
     ConfigError,
     ContextLengthError,
@@ -144,7 +145,12 @@ class HttpClient:
     ) -> bytes:
         timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT_SECONDS)
         async with self._open().request(
-            method, self.url + path, data=body, timeout=timeout, allow_redirects=False
+            method,
+            self.url + path,
+            data=body,
+            headers=chain_headers(),
+            timeout=timeout,
+            allow_redirects=False,
         ) as reply:
             content = await reply.read()
         if reply.status != 200:

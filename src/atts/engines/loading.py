@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from atts.config import ModelOptions
 from atts.engines.base import Engine
 from atts.errors import ConfigError, EngineUnavailableError
-from atts.prompts import model_path
+from atts.model_files import end_of_sequence_ids, model_path, vocabulary_size
 
 if TYPE_CHECKING:
     from atts.engines.remote import RemoteEngine
@@ -66,7 +66,6 @@ def remote_engines(options: ModelOptions) -> "list[RemoteEngine]":
         ConfigError: an address is none, the API key is not set, or the model is unknown.
     """
     from atts.engines.http import HttpClient
-    from atts.engines.remote import end_of_sequence_ids, vocabulary_size
     from atts.engines.sglang import SGLangEngine
     from atts.engines.vllm import VllmEngine
 
@@ -79,7 +78,7 @@ def remote_engines(options: ModelOptions) -> "list[RemoteEngine]":
                 f"{options.model}: the environment variable {options.api_key_env}, which "
                 "api_key_env names, is not set"
             )
-    size, end_ids = vocabulary_size(options), end_of_sequence_ids(options)
+    size, end_ids = vocabulary_size(options.model), end_of_sequence_ids(options.model)
     return [
         kind(
             HttpClient(url, options.model, api_key, options.timeout_seconds), options, size, end_ids

@@ -3,10 +3,10 @@
 import asyncio
 import time
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +23,7 @@ from atts.errors import (
     RequestRefusedError,
     TokenIdError,
 )
-from atts.prompts import model_path
+from atts.model_files import model_path
 from atts.types import FinishReason, Timings
 
 PROBE_SECONDS = 60.0
@@ -182,7 +182,11 @@ class RemoteEngine(ABC):
         if not ids:
             raise EmptyInputError("no tokens to continue or to score")
         # An id past the vocabulary does not fail alone: it can take the whole server down.
-        if min(ids) < 0 or max(ids) >= self.vocab_size:
+        try:  # for thousands of ids, in a third of the time of min and max
+            largest = np.frombuffer(array("I", ids), dtype=np.uint32).max()
+        except OverflowError:  # a negative one
+            largest = self.vocab_size
+        if largest >= self.vocab_size:
             wrong = next(i for i in ids if not 0 <= i < self.vocab_size)
             raise TokenIdError(
                 f"token id {wrong} is outside the vocabulary of {self.vocab_size}; do the "
@@ -226,49 +230,6 @@ def _last_name(model: str) -> str:
         if part.startswith("models--"):
             return part.rpartition("--")[2].lower()
     return (parts or ("",))[-1].lower()
-
-
-def vocabulary_size(options: ModelOptions) -> int:
-    """How many token ids a model knows, from its own ``config.json``; no weights are read.
-
-    Raises:
-        ConfigError: the model's configuration cannot be read, or does not say.
-    """
-    path = model_path(options.model)
-    if path != options.model and not Path(path).is_dir():
-        raise ConfigError(f"{options.model}: there is no folder {path}")
-    tree = _config_file(options, "config.json")
-    size = tree.get("vocab_size") or field(tree, "text_config", "vocab_size")
-    if not isinstance(size, int):
-        raise ConfigError(f"{options.model}: its config.json does not name a vocab_size")
-    return size
-
-
-def end_of_sequence_ids(options: ModelOptions) -> frozenset[int]:
-    """The tokens that end a text of a model, from its configuration and that of generation.
-
-    Raises:
-        ConfigError: the model's configuration cannot be read.
-    """
-    tree = _config_file(options, "config.json")
-    found = [tree.get("eos_token_id"), field(tree, "text_config", "eos_token_id")]
-    with suppress(ConfigError):  # not every model has this file
-        found.append(_config_file(options, "generation_config.json").get("eos_token_id"))
-    ids = [each if isinstance(each, list) else [each] for each in found]
-    return frozenset(i for each in ids for i in each if isinstance(i, int))
-
-
-def _config_file(options: ModelOptions, name: str) -> dict[str, Json]:
-    from transformers import PreTrainedConfig
-
-    try:
-        tree: dict[str, Json]
-        tree, _ = PreTrainedConfig.get_config_dict(
-            model_path(options.model), _configuration_file=name
-        )
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read the {name} of {options.model}: {error}") from error
-    return tree
 
 
 def _since(sent: float) -> Timings:

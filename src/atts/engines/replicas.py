@@ -6,6 +6,7 @@ fewest. When a replica is gone, its chains move to another one, request by reque
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
@@ -26,6 +27,9 @@ _log = logging.getLogger(__name__)
 class ChainMark:
     """Stands for one chain; the replicas of its models are forgotten when it is gone."""
 
+    def __init__(self) -> None:
+        self.name = secrets.token_hex(16)
+
 
 _chain: ContextVar[ChainMark | None] = ContextVar("_chain", default=None)
 
@@ -33,6 +37,16 @@ _chain: ContextVar[ChainMark | None] = ContextVar("_chain", default=None)
 def start_chain() -> None:
     """From here on, the requests of this task belong to a new chain."""
     _chain.set(ChainMark())
+
+
+def chain_headers() -> dict[str, str]:
+    """What tells a router in front of several servers which chain a request belongs to.
+
+    The first is read by vLLM's router, the second by SGLang's with ``--policy consistent_hashing``
+    or ``manual``; a server passes over both.
+    """
+    chain = _chain.get()
+    return {"X-Session-ID": chain.name, "X-SMG-Routing-Key": chain.name} if chain else {}
 
 
 class Replicas:

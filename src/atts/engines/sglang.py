@@ -34,10 +34,21 @@ class SGLangEngine(RemoteEngine):
     async def _ask(self) -> ServerFacts:
         models = await self.client.get("/v1/models", ABORT_SECONDS)
         context_length = field(models, "data", 0, "max_model_len")
+        is_router = not isinstance(context_length, int)
+        if is_router:
+            context_length = self._options.server.context_length
         if not isinstance(context_length, int):
-            raise self.unusable("/v1/models names no max_model_len; is this an SGLang server?")
+            raise self.unusable(
+                "/v1/models names no max_model_len; a router does not know it: set "
+                "server.context_length to that of the servers behind it"
+            )
         info = await self._server_info()
         remarks = []
+        if is_router:
+            remarks.append(
+                "it is a router, which passes no abort on: a server notices only after seconds "
+                "that a request was cancelled"
+            )
         if info.get("disable_radix_cache"):
             remarks.append(
                 "its prefix cache is off, so every turn computes the whole chain again: start it "
@@ -50,7 +61,11 @@ class SGLangEngine(RemoteEngine):
             )
         return ServerFacts(
             version=str(info.get("version", "unknown")),
-            model=str(info.get("model_path") or field(models, "data", 0, "root")),
+            model=str(
+                info.get("model_path")
+                or field(models, "data", 0, "root")
+                or field(models, "data", 0, "id")
+            ),
             context_length=context_length,
             scoring="/generate with logprob_start_len",
             remarks=tuple(remarks),
@@ -78,9 +93,9 @@ class SGLangEngine(RemoteEngine):
                 info = await self.client.get(path, ABORT_SECONDS)
             except EngineUnavailableError:
                 raise
-            except EngineError:  # a router does not know these
+            except EngineError:
                 continue
-            if isinstance(info, dict):
+            if isinstance(info, dict) and "model_path" in info:  # a router tells of itself
                 return info
         return {}
 
@@ -162,6 +177,8 @@ class SGLangEngine(RemoteEngine):
     async def _abort(self, rid: str) -> None:
         try:
             await self.client.post("/abort_request", {"rid": rid}, ABORT_SECONDS)
+        except RequestRefusedError as error:  # a router has no such route
+            _log.debug("could not abort request %s: %s", rid, error)
         except EngineError as error:
             _log.warning("could not abort request %s: %s", rid, error)
 

@@ -79,8 +79,9 @@ async def _average(engine: Engine, tokenizer: Tokenizer, asked: list[int], read:
 def mean_digit(logprobs: NDArray[np.float64]) -> float:
     """sum_d d p_d / sum_d p_d, of the log-probabilities of the ten digits, shape (10,), in nats.
 
-    >>> round(mean_digit(np.log([0, 0, 0, 0, 0, 0, 0, 0.1, 0, 0.3]) - 5.0), 3)
-    8.5
+    >>> likely = {7: -6.0, 9: -6.0}
+    >>> round(mean_digit(np.array([likely.get(digit, -100.0) for digit in range(10)])), 3)
+    8.0
     """
     weights = np.exp(logprobs - logprobs.max())
     return float(np.arange(10) @ weights / weights.sum())

@@ -122,7 +122,7 @@ def _late(chain: Chain, seconds: Mapping[Phase, float], mean: Mapping[str, float
         seconds=chain.done - chain.started,
         turns=len(chain.turns),
         tokens=sum(segment.tokens for segment in segments),
-        take_overs=sum(bool(turn.decision and turn.decision.take_over) for turn in chain.turns),
+        take_overs=sum(bool(turn.take_over) for turn in chain.turns),
         excess=excess,
         why=_why(excess),
     )

@@ -53,7 +53,7 @@ def heading(name: str) -> str:
     """
     method, colon, settings = name.partition(":")
     if len(method) >= COLUMN:
-        method = method.replace("-", "-\n", 1)
+        method = "-\n".join(method.rsplit("-", 1))
     if not colon:
         return method
     settings = re.sub(r"[\w.]+\.(?=\w+=)", "", settings)

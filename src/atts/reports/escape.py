@@ -2,8 +2,6 @@
 
 import unicodedata
 
-from rich.markup import escape
-
 
 def visible(text: str) -> str:
     r"""Show control characters instead of sending them to the terminal.
@@ -29,6 +27,8 @@ def safe_markup(text: str) -> str:
     >>> print(safe_markup("[bold]\x07"))
     \[bold]\x07
     """
+    from rich.markup import escape
+
     return escape(visible(text))
 
 

@@ -10,6 +10,7 @@ from atts.errors import AttsError, ConfigError
 from atts.methods import METHODS
 from atts.problems import load_problems
 from atts.reports.compare import Named, shared_problems
+from atts.reports.names import run_names
 from atts.runs import jobs
 from atts.runs.complete import calibration_directory, complete, finished
 from atts.runs.grades import read_grades
@@ -34,20 +35,31 @@ class Plan(NamedTuple):
     missing: list[Candidate]
 
 
-def parse_candidate(
-    text: str, config_file: Path | None, settings: Sequence[str], folder: Path
-) -> Candidate:
-    """``METHOD``, ``METHOD:key=value,...`` (keys as of ``--set``), or the path of a run directory.
+def parse_candidates(
+    texts: Sequence[str], config_file: Path | None, settings: Sequence[str], folder: Path
+) -> list[Candidate]:
+    """Each is ``METHOD``, ``METHOD:key=value,...`` (keys as of ``--set``), or a run directory.
+
+    A method is named as it is given, a directory after its folder if that tells it from the others.
 
     Args:
-        text: what the user wrote; the name of the candidate.
+        texts: what the user wrote.
         config_file: the configuration that a method changes.
         settings: further settings of that configuration.
         folder: in which runs are kept under the names that ``atts run`` gives them.
 
     Raises:
-        ConfigError: it is neither, or its configuration is wrong.
+        ConfigError: a text is none of these, or a configuration is wrong.
     """
+    candidates = [_parse(text, config_file, settings, folder) for text in dict.fromkeys(texts)]
+    names = run_names([candidate.directory for candidate in candidates if not candidate.config])
+    if not {candidate.name for candidate in candidates if candidate.config}.isdisjoint(names):
+        return candidates
+    short = iter(names)
+    return [each if each.config else each._replace(name=next(short)) for each in candidates]
+
+
+def _parse(text: str, config_file: Path | None, settings: Sequence[str], folder: Path) -> Candidate:
     method, _, changes = text.partition(":")
     if method in METHODS:
         # A comma belongs to a value unless a key follows.

@@ -27,6 +27,7 @@ from atts.reports.summary import Summary, drift_alarm
 from atts.runs.activity import Activity
 from atts.runs.admission import Admission, Room
 from atts.runs.environment import record_environment
+from atts.runs.garbage import collected_seldom
 from atts.runs.grades import read_grades, summarise_graded
 from atts.runs.limits import LimitedEngine
 from atts.runs.runner import Clock, run_chains
@@ -241,6 +242,7 @@ async def _make_chains(
     clock = Clock(max((chain.done for chain in store.chains.values()), default=0.0))
     stop = job.config.stop
     async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(collected_seldom())
         stopping = None
         if stop.when != "never" and job.stream == "run":  # a calibration needs every score
             stopping = stack.enter_context(Stopping(stop, job.config.samples))

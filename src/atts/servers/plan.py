@@ -12,7 +12,7 @@ from typing import NamedTuple
 from atts.config import Config, ModelOptions
 from atts.engines.loading import server_urls
 from atts.errors import ConfigError
-from atts.prompts import model_path
+from atts.model_files import model_path
 from atts.types import Author
 
 PROBE_SECONDS = 60.0

@@ -7,16 +7,24 @@ sends a few of each kind and size that a run sends.
 
 import asyncio
 import itertools
+import os
 import random
+import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from atts.config import ModelOptions
 from atts.engines.base import Engine, Sampling
 from atts.engines.loading import remote_engines
+from atts.errors import ServerError
+from atts.servers.plan import MODULES, ServerPlan
+from atts.servers.processes import tail
 
 AT_ONCE = (1, 4, 16, 64, 128)
 LENGTHS = (16, 256, 1024)
+DEEP_GEMM = "sglang.compile_deep_gemm"
+LOG_LINES = 25
 
 
 async def warm_up(options: ModelOptions) -> float:
@@ -38,6 +46,36 @@ async def warm_up(options: ModelOptions) -> float:
                 )
         finally:
             await engine.aclose()
+    return time.monotonic() - began
+
+
+def compile_deep_gemm(plan: ServerPlan, directory: Path) -> float:
+    """Have SGLang compile DeepGEMM's kernels for a server, in every shape; its GPUs must be free.
+
+    Returns:
+        The seconds that it took.
+
+    Raises:
+        ServerError: it failed, with the end of its log.
+    """
+    began = time.monotonic()
+    command = [DEEP_GEMM if word == MODULES["sglang"] else word for word in plan.command]
+    directory.mkdir(parents=True, exist_ok=True)
+    log = directory / f"{plan.author}-deep-gemm.log"
+    with log.open("wb") as file:
+        done = subprocess.run(  # noqa: S603 - the configuration's own Python
+            command,
+            env=os.environ | plan.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    if done.returncode:
+        raise ServerError(
+            f"{DEEP_GEMM} for the {plan.author} ended with status {done.returncode}; what it had "
+            f"compiled is kept, so it may be run again. The end of {log}:\n{tail(log, LOG_LINES)}"
+        )
     return time.monotonic() - began
 
 

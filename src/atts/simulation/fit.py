@@ -8,7 +8,7 @@ out of the sum, though they are sent: on these the error is reported.
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -47,6 +47,7 @@ class Measured(NamedTuple):
     phase: Phase
     problem_id: str
     queued: float
+    """When it was made, before it waited for a place."""
     seconds: float
     length: int
     """Tokens that were sent."""
@@ -181,8 +182,14 @@ def least_squares(
 
     Outliers, such as a first request that has code compiled, weigh less than their square
     (``soft_l1``). Where the residuals do not depend on a parameter it stays near its start.
+
+    Raises:
+        ConfigError: SciPy is not installed.
     """
-    from scipy import optimize
+    try:
+        from scipy import optimize
+    except ImportError as error:
+        raise ConfigError("a fit needs SciPy: pip install 'atts[simulate]'") from error
 
     names = list(Efficiency.model_fields)
     first = np.log([[max(getattr(each, name), _SMALLEST) for name in names] for each in start])
@@ -284,37 +291,54 @@ def measured_requests(run: RecordedRun) -> list[Measured]:
 
 
 def replay(requests: Sequence[Measured], config: Config, hardware: Hardware) -> Floats:
-    """Seconds that each request takes if all are sent when they were: shape (requests,)."""
+    """Seconds that each request takes if all are made when they were: shape (requests,).
+
+    As in the run they wait for a place if ``limits`` are reached, which is part of their time.
+    """
     authors = sorted({request.author for request in requests})
-    return run_virtually(_replay(requests, make_servers(config, authors, hardware)))
+    servers = make_servers(config, authors, hardware)
+    limits = config.limits
+    places: dict[Author, int] = {"draft": limits.draft_requests, "target": limits.target_requests}
+    return run_virtually(_replay(requests, servers, places))
 
 
-async def _replay(requests: Sequence[Measured], servers: dict[Author, list[Server]]) -> Floats:
+async def _replay(
+    requests: Sequence[Measured],
+    servers: Mapping[Author, Sequence[Server]],
+    places: Mapping[Author, int],
+) -> Floats:
     loop = asyncio.get_running_loop()
+    rooms = {author: asyncio.Semaphore(count) for author, count in places.items()}
     zero = requests[0].queued
-    sent: list[Request] = []
-    for number, each in enumerate(requests):
+
+    async def serve(number: int, each: Measured) -> float:
+        asked = loop.time()
         copies = servers[each.author]
-        request = Request(
-            chain=number,
-            problem=-1 - number,
-            prompt=1,
-            ids=range(each.length),
-            scored_from=each.scored_from,
-            write=each.write,
-            most=max(each.write, 1),
-            last_id=-1,
-            future=loop.create_future(),
-            queued=each.queued - zero,
-            known_cached=each.cached,
-        )
+        async with rooms[each.author]:
+            request = Request(
+                chain=number,
+                problem=-1 - number,
+                prompt=1,
+                ids=range(each.length),
+                scored_from=each.scored_from,
+                write=each.write,
+                most=max(each.write, 1),
+                last_id=-1,
+                future=loop.create_future(),
+                queued=loop.time(),
+                known_cached=each.cached,
+            )
+            copies[number % len(copies)].submit(request)
+            await request.future
+        return request.done - asked
+
+    served = []
+    for number, each in enumerate(requests):
         # One by one: timers of the same moment would go off in any order.
-        if request.queued > loop.time():
-            await asyncio.sleep(request.queued - loop.time())
-        copies[number % len(copies)].submit(request)
-        sent.append(request)
-    await asyncio.gather(*(request.future for request in sent))
-    return np.array([request.done - request.queued for request in sent])
+        if each.queued - zero > loop.time():
+            await asyncio.sleep(each.queued - zero - loop.time())
+        served.append(asyncio.create_task(serve(number, each)))
+    return np.array(await asyncio.gather(*served))
 
 
 def _errors(

@@ -29,6 +29,8 @@ from atts.types import Author, Chain, Record
 
 REFERENCE = "reference"
 """The reference implementation's schedule of ``atts``, as a name for the command line."""
+FOLLOWING: tuple[MethodName, ...] = ("target-only", "draft-only", "sync-ranking", "atts")
+"""Methods whose turns are those of a recording; of the steps of others it says nothing."""
 
 
 class Contender(NamedTuple):
@@ -65,12 +67,13 @@ class Contender(NamedTuple):
             if not key or not equals:
                 raise ConfigError(f"--methods {name}: {setting!r} is not key=value")
             pairs[key] = value
-        if method not in METHODS:
+        known = next((each for each in FOLLOWING if each == method), None)
+        if known is None:
             raise ConfigError(
-                f"--methods {name}: there is no method {method!r}; choose from "
-                f"{', '.join(METHODS)} and {REFERENCE}"
+                f"--methods {name}: {method!r} cannot follow recorded turns; choose from "
+                f"{', '.join(FOLLOWING)} and {REFERENCE}"
             )
-        return cls(name, method, pairs)
+        return cls(name, known, pairs)
 
     def config(self, config: Config, chains: int) -> Config:
         """The configuration to run with, with ``chains`` in flight.

@@ -21,7 +21,8 @@ from atts.engines.simulated import Script, ScriptTurn
 from atts.errors import ConfigError, StoreError
 from atts.methods import METHODS
 from atts.methods.seeds import seed_at
-from atts.prompts import Tokenizer, model_path, question
+from atts.model_files import model_path
+from atts.prompts import Tokenizer, question
 from atts.runs.store import RecordedRun, read_run
 from atts.types import Chain, Problem
 

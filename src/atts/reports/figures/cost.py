@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from atts.reports.figures.base import Cell, Figure, Style, colour, label
 from atts.reports.figures.outcomes import INTERVALS, legend
+from atts.reports.frontier import Point, beaten_by
 from atts.reports.reported import ReportedRun
 
 if TYPE_CHECKING:
@@ -68,20 +69,20 @@ def frontier(runs: Sequence[ReportedRun]) -> Figure | None:
     if len(runs) < 2 or not any(run.summary.tokens.target_written for run in runs):
         return None
     points = [
-        (run.summary.tokens.target_written / run.summary.chains, run.summary.accuracy.estimate)
+        Point(run.summary.accuracy.estimate, run.summary.tokens.target_written / run.summary.chains)
         for run in runs
     ]
-    best = [not any(_beats(other, point) for other in points) for point in points]
+    best = [winner is None for winner in beaten_by(points)]
     rows: list[tuple[Cell, ...]] = [
         (run.name, tokens, right, run.summary.accuracy.low, run.summary.accuracy.high, on)
-        for run, (tokens, right), on in zip(runs, points, best, strict=True)
+        for run, (right, tokens), on in zip(runs, points, best, strict=True)
     ]
 
     def draw(axes: "Axes") -> None:
         edge = sorted(point for point, on in zip(points, best, strict=True) if on)
         axes.step(
-            [tokens for tokens, _ in edge],
-            [100 * right for _, right in edge],
+            [point.cost for point in edge],
+            [100 * point.value for point in edge],
             where="post",
             color=colour("ink"),
             linewidth=0.9,
@@ -89,7 +90,7 @@ def frontier(runs: Sequence[ReportedRun]) -> Figure | None:
         )
         for number, run in enumerate(runs):
             style = Style.of(number)
-            tokens, right = points[number]
+            right, tokens = points[number]
             found = run.summary.accuracy
             axes.errorbar(
                 [tokens],
@@ -103,7 +104,7 @@ def frontier(runs: Sequence[ReportedRun]) -> Figure | None:
             )
         axes.set_xlabel("target tokens written per chain")
         axes.set_ylabel("accuracy per chain, %")
-        axes.set_xlim(left=min(0.0, -0.03 * max(tokens for tokens, _ in points)))
+        axes.set_xlim(left=min(0.0, -0.03 * max(point.cost for point in points)))
         legend(axes, len(runs))
 
     on = ", ".join(run.name for run, is_on in zip(runs, best, strict=True) if is_on)
@@ -116,12 +117,3 @@ def frontier(runs: Sequence[ReportedRun]) -> Figure | None:
         rows,
         draw,
     )
-
-
-def _beats(one: tuple[float, float], other: tuple[float, float]) -> bool:
-    """Whether the first costs no more and is right no less often, and not the same.
-
-    >>> _beats((10.0, 0.5), (20.0, 0.5)), _beats((10.0, 0.5), (10.0, 0.5))
-    (True, False)
-    """
-    return one != other and one[0] <= other[0] and one[1] >= other[1]

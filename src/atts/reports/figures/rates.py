@@ -19,7 +19,7 @@ Tally = dict[_Group, dict[str, list[bool]]]
 
 def rate_by_turn(runs: Sequence[ReportedRun]) -> Figure | None:
     """The realised rate of each turn, with intervals."""
-    decided = [(number, run) for number, run in enumerate(runs) if run.summary.take_over]
+    decided = _aiming(runs)
     if not decided:
         return None
     rows: list[tuple[Cell, ...]] = []
@@ -74,7 +74,7 @@ def rate_by_turn(runs: Sequence[ReportedRun]) -> Figure | None:
 
 def rate_by_problem(runs: Sequence[ReportedRun]) -> Figure | None:
     """The realised rate of each problem, from the lowest to the highest."""
-    decided = [(number, run) for number, run in enumerate(runs) if run.summary.take_over]
+    decided = _aiming(runs)
     if not decided:
         return None
     rows: list[tuple[Cell, ...]] = []
@@ -187,6 +187,15 @@ def rate_over_time(runs: Sequence[ReportedRun]) -> Figure | None:
         rows,
         draw,
     )
+
+
+def _aiming(runs: Sequence[ReportedRun]) -> list[tuple[int, ReportedRun]]:
+    """Runs of methods that decide by scores and aim at a rate; a run's place is its style."""
+    return [
+        (number, run)
+        for number, run in enumerate(runs)
+        if run.summary.take_over and run.summary.take_over.nominal is not None
+    ]
 
 
 def _nominal(axes: "Axes", decided: Sequence[tuple[int, ReportedRun]]) -> None:

@@ -76,7 +76,7 @@ def _listed(run: ReportedRun, chain: Chain) -> Iterator[Any]:
     yield run.outcomes[chain.key]
     yield None if answer is None else visible(answer)
     yield len(chain.turns)
-    yield sum(bool(turn.decision and turn.decision.take_over) for turn in chain.turns)
+    yield sum(bool(turn.take_over) for turn in chain.turns)
     yield sum(segment.tokens for segment in segments if segment.author == "draft")
     yield sum(segment.tokens for segment in segments if segment.author == "target")
     yield round(chain.done - chain.started, 2)

@@ -1,0 +1,1 @@
+"""Asynchronous test-time scaling (arXiv 2509.15148): see ``docs/architecture.md``."""

@@ -1,0 +1,225 @@
+"""A model's files without its weights: tokenizer, chat template, and the size of its vocabulary.
+
+Read with the tokenizers library itself. transformers would import PyTorch wherever that is
+installed, which takes seconds, and spends as much time on a segment as its tokenizer does.
+"""
+
+import json
+from datetime import datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jinja2 import TemplateError, nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import AddedToken, Tokenizer
+
+from atts.errors import ConfigError
+
+_CONFIG = "config.json"
+_GENERATION_CONFIG = "generation_config.json"
+_TOKENIZER = "tokenizer.json"
+_TOKENIZER_CONFIG = "tokenizer_config.json"
+_SPECIAL_TOKENS = "special_tokens_map.json"  # of older models
+_TEMPLATE = "chat_template.jinja"  # of newer ones
+
+
+def model_path(model: str) -> str:
+    """Where a model lies: the bundled ones are part of the package.
+
+    Raises:
+        ConfigError: there is no bundled model of that name.
+    """
+    owner, _, name = model.partition("/")
+    if owner != "bundled":
+        return model
+    folder = files("atts") / "assets" / name
+    if name not in ("draft", "target"):
+        raise ConfigError(f"{model}: the bundled models are bundled/draft and bundled/target")
+    return str(folder)
+
+
+def model_folder(model: str) -> Path:
+    """A folder with a model's small files, from the Hugging Face hub or its cache if need be.
+
+    Raises:
+        ConfigError: there is no bundled model of that name.
+        OSError, ValueError: it is neither a folder nor can be found on the hub.
+    """
+    path = Path(model_path(model)).expanduser()
+    if path.is_dir():
+        return path
+    from huggingface_hub import snapshot_download  # takes long, and most often is not needed
+
+    wanted = [
+        *(_CONFIG, _GENERATION_CONFIG),
+        *(_TOKENIZER, _TOKENIZER_CONFIG, _SPECIAL_TOKENS, _TEMPLATE),
+    ]
+    return Path(snapshot_download(model, allow_patterns=wanted))
+
+
+def vocabulary_size(model: str) -> int:
+    """How many token ids a model knows, from its own ``config.json``.
+
+    Raises:
+        ConfigError: the file cannot be read, or does not say.
+    """
+    tree = _read_config(model, _CONFIG)
+    text_config = tree.get("text_config")  # of a model that takes more than text
+    size = (text_config if isinstance(text_config, dict) else tree).get("vocab_size")
+    if not isinstance(size, int):
+        raise ConfigError(f"{model}: its config.json does not name a vocab_size")
+    return size
+
+
+def end_of_sequence_ids(model: str) -> frozenset[int]:
+    """The tokens that end a text of a model, from its configuration and that of generation.
+
+    Raises:
+        ConfigError: the model's configuration cannot be read.
+    """
+    tree = _read_config(model, _CONFIG)
+    text_config = tree.get("text_config")
+    trees = [tree, _read_config(model, _GENERATION_CONFIG)]  # not every model has the second
+    trees += [text_config] if isinstance(text_config, dict) else []
+    found = [each.get("eos_token_id") for each in trees]
+    ids = [i for each in found for i in (each if isinstance(each, list) else [each])]
+    return frozenset(i for i in ids if isinstance(i, int))
+
+
+def _read_config(model: str, name: str) -> dict[str, Any]:
+    try:
+        return _read_json(model_folder(model) / name)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read the configuration of {model}: {error}") from error
+
+
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of ``tokenizer.json``, with the tokens that only the other files name.
+
+    Raises:
+        ConfigError: there is no such file.
+        Exception: it is damaged; the tokenizers library raises nothing more exact.
+    """
+    if not (folder / _TOKENIZER).is_file():
+        raise ConfigError(
+            f"there is no {_TOKENIZER} in {folder}; where a model has a tokenizer of another kind, "
+            "transformers makes that file: AutoTokenizer.from_pretrained(...).save_pretrained(...)"
+        )
+    tokenizer = Tokenizer.from_file(str(folder / _TOKENIZER))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    added = _read_json(folder / _TOKENIZER_CONFIG).get("added_tokens_decoder") or {}
+    in_order = sorted(added.items(), key=lambda item: int(item[0]))
+    tokens = [AddedToken(**fields) for _, fields in in_order]
+    tokens += [AddedToken(text, special=True) for text in _named_tokens(folder).values()]
+    known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    tokenizer.add_tokens([token for token in tokens if token.content not in known])
+    return tokenizer
+
+
+class ChatTemplate:
+    """Turns messages into a prompt, as the model was trained on them.
+
+    It comes with the model and is not trusted: it runs in Jinja's sandbox.
+
+    >>> template = ChatTemplate("{{ bos }}{% for m in messages %}<{{ m['content'] }}>{% endfor %}",
+    ...                         {"bos": "^"})
+    >>> template.render([{"role": "user", "content": "1 + 1?"}])
+    '^<1 + 1?>'
+    """
+
+    def __init__(self, source: str, special_tokens: dict[str, str]) -> None:
+        """``special_tokens`` are what the template may call by name, such as ``bos_token``.
+
+        Raises:
+            jinja2.TemplateError: the source is no template.
+        """
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=["jinja2.ext.loopcontrols", _Generation],
+        )
+        environment.filters["tojson"] = _to_json
+        environment.globals |= {"raise_exception": _raise, "strftime_now": _now}
+        self._template = environment.from_string(source)
+        self._special_tokens = special_tokens
+
+    @classmethod
+    def read(cls, folder: Path) -> "ChatTemplate | None":
+        """The template in a model's folder; None if there is none.
+
+        Raises:
+            jinja2.TemplateError: it is no template.
+        """
+        source: Any
+        if (folder / _TEMPLATE).is_file():
+            source = (folder / _TEMPLATE).read_text(encoding="utf-8")
+        else:
+            source = _read_json(folder / _TOKENIZER_CONFIG).get("chat_template")
+        if isinstance(source, list):  # several, for several purposes
+            source = {each["name"]: each["template"] for each in source}.get("default")
+        return cls(source, _named_tokens(folder)) if source else None
+
+    def render(self, messages: list[dict[str, str]], **variables: object) -> str:
+        """The prompt, up to where the model's answer begins.
+
+        Raises:
+            jinja2.TemplateError: the template refuses the messages, or fails.
+        """
+        return self._template.render(
+            messages=messages,
+            tools=None,
+            documents=None,
+            add_generation_prompt=True,
+            **self._special_tokens,
+            **variables,
+        )
+
+
+class _Generation(Extension):
+    """``{% generation %}`` marks what a model is trained on; here it changes nothing."""
+
+    tags = {"generation"}  # noqa: RUF012 - as Jinja has it
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _to_json(value: object, ensure_ascii: bool = False, **options: Any) -> str:  # noqa: ANN401
+    # Jinja's own filter would escape for HTML.
+    return json.dumps(value, ensure_ascii=ensure_ascii, **options)
+
+
+def _raise(message: str) -> NoReturn:
+    raise TemplateError(message)
+
+
+def _now(form: str) -> str:
+    return datetime.now().strftime(form)  # noqa: DTZ005 - the day where the user is
+
+
+def _named_tokens(folder: Path) -> dict[str, str]:
+    """``bos_token``, ``eos_token`` and so on."""
+    tree: dict[str, Any] = {}
+    for name in (_SPECIAL_TOKENS, _TOKENIZER_CONFIG):
+        tree |= _read_json(folder / name)
+    texts = {
+        key: value["content"] if isinstance(value, dict) and "content" in value else value
+        for key, value in tree.items()
+        if key.endswith("_token")
+    }
+    return {key: text for key, text in texts.items() if isinstance(text, str)}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """An object; empty where there is no such file."""
+    if not path.is_file():
+        return {}
+    tree = json.loads(path.read_bytes())
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path} does not hold an object")  # noqa: TRY004
+    return tree
