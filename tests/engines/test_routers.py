@@ -149,7 +149,8 @@ async def test_the_context_length_behind_a_router_comes_from_the_configuration(
 async def test_cancelling_through_a_router_that_knows_no_abort_is_quiet(
     tiny: PreTrainedModel, caplog: pytest.LogCaptureFixture
 ) -> None:
-    told = ModelOptions(model="tiny", server=ServerOptions(context_length=400))
+    room = tiny.config.max_position_embeddings
+    told = ModelOptions(model="tiny", server=ServerOptions(context_length=room))
     async with routed(lambda: SGLangStandIn(tiny), SGLangRouter, SGLangEngine, told) as (
         engine,
         servers,

@@ -99,6 +99,13 @@ def test_histograms_hold_every_segment(figures: dict[str, Figure]) -> None:
     assert figures["p-values-1"].rows[-1][1:] == (1.0, 1.0, 1.0)
 
 
+def test_ranks_among_chains_are_no_calibration(runs: Sequence[ReportedRun]) -> None:
+    summary = runs[1].summary.model_copy(update={"method": "sync-ranking"})
+    names = {figure.name for figure in make_figures([runs[1]._replace(summary=summary)])}
+    assert "scores-0" in names
+    assert "p-values-0" not in names
+
+
 def test_svg_of_the_page(figures: dict[str, Figure]) -> None:
     seen: set[str] = set()
     for figure in figures.values():

@@ -19,6 +19,9 @@ from atts.exchange.tables import rows
 from atts.grading.grader import Grader
 from atts.methods import METHODS
 from atts.methods.chain import Model, OpenChain
+from atts.reports.figures import make_figures
+from atts.reports.html import render_page
+from atts.reports.reported import read_reported
 from atts.reports.summary import summarise
 from atts.reports.table import comparison
 from atts.runs import jobs
@@ -245,6 +248,12 @@ async def test_what_was_not_needed_has_no_grade_anywhere(tmp_path: Path) -> None
         assert {(row["problem_id"], row["sample"]) for row in table if row["end"] == "not-needed"}
         assert all((row["correct"] is None) == (row["end"] == "not-needed") for row in table)
         outcome = await regrade(tmp_path / "run", "regex", "rules", None, grader)
+        reported = read_reported("run", tmp_path / "run", grader)
+    assert {key for key, what in reported.outcomes.items() if what == "not needed"} == idle
+    figures = {figure.name: figure for figure in make_figures([reported])}
+    assert "pass-at-k" not in figures
+    assert {row[1] for row in figures["accuracy"].rows} == {"accuracy per chain", "majority vote"}
+    assert "not needed" in render_page([reported], [])
     assert outcome.before == outcome.after
     assert outcome.changes == []
     written = write_folder(run.problems, run.chains, 8, lambda name, text: None)  # noqa: ARG005

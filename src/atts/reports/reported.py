@@ -12,7 +12,7 @@ from atts.runs.regrade import states
 from atts.runs.store import RecordedRun, read_run
 from atts.types import Chain, ChainKey
 
-Outcome = Literal["right", "wrong", "ungraded", "no answer", "failed"]
+Outcome = Literal["right", "wrong", "ungraded", "no answer", "failed", "not needed"]
 
 
 class ReportedRun(NamedTuple):
@@ -57,6 +57,8 @@ def read_reported(name: str, directory: Path, grader: Grader) -> ReportedRun:
 def _outcome(chain: Chain, answer: str | None, correct: bool | None) -> Outcome:
     if chain.end == "failed":
         return "failed"
+    if not chain.is_needed:
+        return "not needed"
     if answer is None:
         return "no answer"
     if correct is None:

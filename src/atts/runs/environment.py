@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from atts.config import Config
 from atts.errors import StoreError
-from atts.methods import METHODS
+from atts.methods import authors_of
 from atts.runs.store import atomic_write
 from atts.types import Record
 
@@ -52,7 +52,7 @@ class Environment(Record):
             packages=_packages(),
             engines={
                 author: f"{options[author].engine}: {options[author].model}"
-                for author in METHODS[config.method].authors
+                for author in authors_of(config)
             },
         )
 

@@ -18,8 +18,10 @@ def accuracy(runs: Sequence[ReportedRun]) -> Figure:
     metrics: list[tuple[str, list[Interval]]] = [
         ("accuracy per chain", [run.summary.accuracy for run in runs]),
         ("majority vote", [run.summary.majority_vote for run in runs]),
-        ("pass@all", [run.summary.pass_at_k[max(run.summary.pass_at_k)] for run in runs]),
     ]
+    if all(run.summary.pass_at_k for run in runs):  # none where chains were ended early
+        at_all = [run.summary.pass_at_k[max(run.summary.pass_at_k)] for run in runs]
+        metrics.append(("pass@all", at_all))
     rows: list[tuple[Cell, ...]] = [
         (run.name, metric, found.estimate, found.low, found.high)
         for metric, intervals in metrics
@@ -68,8 +70,9 @@ def accuracy(runs: Sequence[ReportedRun]) -> Figure:
 
 def pass_at_k(runs: Sequence[ReportedRun]) -> Figure | None:
     """The chance that one of k chains is right, by k."""
-    if all(len(run.summary.pass_at_k) == 1 for run in runs):
+    if all(len(run.summary.pass_at_k) <= 1 for run in runs):
         return None
+    runs = [run for run in runs if run.summary.pass_at_k]
     rows: list[tuple[Cell, ...]] = [
         (run.name, k, found.estimate, found.low, found.high)
         for run in runs

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from atts.methods import METHODS
 from atts.reports.figures.base import Cell, Figure, colour
 from atts.reports.reported import Outcome, ReportedRun
 from atts.types import Decision
@@ -25,7 +26,7 @@ def scores(run: ReportedRun, number: int) -> Figure | None:
     groups = {
         "right chains": _scores(decisions, "right"),
         "wrong chains": _scores(decisions, "wrong"),
-        "others": _scores(decisions, "no answer", "ungraded", "failed"),
+        "others": _scores(decisions, "no answer", "ungraded", "failed", "not needed"),
         "calibration": np.array(
             [score for turn in run.run.calibration.by_turn() for score in turn]
             if run.run.calibration
@@ -77,9 +78,13 @@ def scores(run: ReportedRun, number: int) -> Figure | None:
 
 
 def p_values(run: ReportedRun, number: int) -> Figure | None:
-    """How often the p-value is at most p: the diagonal, if the calibration holds."""
+    """How often the p-value is at most p: the diagonal, if the calibration holds.
+
+    Not for a method that ranks a problem's chains among each other: its ranks say nothing of a
+    calibration.
+    """
     decisions = _decisions(run)
-    if not decisions:
+    if not decisions or not METHODS[run.summary.method].needs_calibration:
         return None
     everything = np.sort([decision.p_value for decision, _ in decisions])
     groups = {

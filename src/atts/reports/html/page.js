@@ -4,7 +4,9 @@
   const byId = (id) => document.getElementById(id);
   const runs = JSON.parse(byId("listing").textContent);
   const PAGE = 25;
-  const MARKS = { right: "✓", wrong: "✗", "no answer": "∅", ungraded: "?", failed: "!" };
+  const MARKS = {
+    right: "✓", wrong: "✗", "no answer": "∅", ungraded: "?", failed: "!", "not needed": "–",
+  };
   // Title, place in a row of the listing, and whether a narrow screen leaves it out.
   const COLUMNS = [
     ["Problem", 0, false], ["Chain", 1, false], ["Outcome", 2, false], ["Answer", 3, false],
