@@ -48,6 +48,8 @@ def test_known_parameters_are_recovered(pair: Config) -> None:
                 )
             )
     hardware = Hardware(target=ModelHardware(cache_tokens=10**7))
+    limits = pair.limits.model_copy(update={"target_requests": 300})
+    pair = pair.model_copy(update={"limits": limits})
     truth = replay(requests, pair, with_efficiency(hardware, {"target": TRUE}))
     (found,) = least_squares(
         lambda each: np.log(

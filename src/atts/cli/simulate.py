@@ -249,7 +249,7 @@ def outcomes_table(outcomes: "list[Outcome]", gpu: str, shared: bool) -> "Table"
         table.add_row(
             safe_markup(each.name),
             f"{each.chains_in_flight:,}",
-            str(uses[0].gpus) if shared else " + ".join(str(use.gpus) for use in uses),
+            str(uses[0].gpus) if shared else "+".join(str(use.gpus) for use in uses),
             _duration(each.wall_seconds),
             f"{reference / each.wall_seconds:.2f}" if reference else "-",
             f"{each.tokens_per_second:,.0f}",
