@@ -50,7 +50,7 @@ def main() -> None:
             command.add_argument("traces", type=Path)
         command.add_argument("--chains", type=int, default=100_000)
         command.add_argument("--problems", type=int, default=64)
-        command.add_argument("--methods", default="target-only,atts")
+        command.add_argument("--methods", nargs="+", default=["target-only", "atts"])
         command.add_argument("--out", type=Path, help="write the figures as JSON")
     arguments = parser.parse_args()
     figures = arguments.work(arguments)
@@ -71,7 +71,7 @@ def speed(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     hardware = Hardware(target=ModelHardware(gpus=4, tensor_parallel=4))
     problems = -(-arguments.chains // pair().samples)
     figures = []
-    for name in arguments.methods.split(","):
+    for name in arguments.methods:
         wall, processor = time.perf_counter(), time.process_time()
         outcome = simulate(Contender.parse(name), pair(), workload, hardware, 1_024, problems)
         check(outcome)
@@ -202,7 +202,7 @@ PAIRS = {
     "1.5B + 70B": pair("DeepSeek-R1-Distill-Qwen-1.5B", "DeepSeek-R1-Distill-Llama-70B"),
 }
 IN_FLIGHT = (16, 64, 256, 1_024, 4_096)
-METHODS = ("sync-ranking", "atts", "atts+take_over.rate=0.1")
+METHODS = ("sync-ranking", "atts", "atts:take_over.rate=0.1")
 RATIOS = (1.0, 4.0)
 """Tokens of a chain that the target writes alone, as multiples of the recorded ones."""
 
@@ -303,7 +303,7 @@ def claim(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             return outcome.wall_seconds
 
         ours = {
-            rate: seconds(Contender.parse(f"atts+take_over.rate={rate}"), 1.0) for rate in RATES
+            rate: seconds(Contender.parse(f"atts:take_over.rate={rate}"), 1.0) for rate in RATES
         }
         table = Table(title=f"{name}: wall seconds of target-only / atts with {POOL} in flight")
         for column in ("target-only", "its tokens", "wall s", *(f"rate {rate}" for rate in RATES)):

@@ -35,7 +35,7 @@ def test_a_table_of_methods_and_concurrency(trace: Path, invoke: Invoke) -> None
     result = invoke(
         *("simulate", "--workload", trace, *PAIR, "--set", "samples=2"),
         *("--chains", "2,4", "--target-gpus", 2, "--set", "target.server.tensor_parallel=2"),
-        *("--methods", "target-only,sync-ranking,atts,atts+limits.overlap=off,reference"),
+        *("target-only", "sync-ranking", "atts", "atts:limits.overlap=off", "reference"),
     )
     assert result.exit_code == 0, result.output
     rows = [line for line in result.stdout.splitlines() if " s " in line and line[:1].isalpha()]
@@ -68,7 +68,7 @@ def test_json_has_every_figure_and_repeats(trace: Path, invoke: Invoke) -> None:
         (("--workload", "missing.jsonl"), "missing.jsonl"),
         (("--workload", "trace.jsonl", "--chains", "many"), "whole numbers"),
         (("--workload", "trace.jsonl", "--chains", "0"), "whole numbers"),
-        (("--workload", "trace.jsonl", "--methods", "guess"), "'guess' cannot follow"),
+        (("--workload", "trace.jsonl", "guess"), "'guess' cannot follow"),
         (("--workload", "trace.jsonl", "--gpu", "abacus"), "choose from h200"),
         (("--workload", "trace.jsonl", "--fitted", "trace.jsonl"), "holds no efficiencies"),
         (("--fit", "."), "not a run directory"),

@@ -71,7 +71,7 @@ def test_a_simulated_run_is_fitted(
         )
     hardware = Hardware(draft=ModelHardware(efficiency=TRUE), target=ModelHardware(efficiency=TRUE))
     chains: list[Chain] = []
-    contender = Contender.parse("atts+limits.overlap=off")
+    contender = Contender.parse("atts:limits.overlap=off")
     outcome = simulate(contender, pair, workload, hardware, 8, 12, finished=chains.append)
     config = contender.config(pair, 8)
     problems = [workload.problem(number) for number in range(12)]

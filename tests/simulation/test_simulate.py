@@ -67,7 +67,7 @@ def test_a_run_repeats_exactly(name: str, workload: Workload, pair: Config) -> N
 
 def test_writing_ahead_changes_the_time_and_no_decision(workload: Workload, pair: Config) -> None:
     (ahead, chains), (after, others) = (
-        run(f"atts+limits.overlap={way}", pair, workload) for way in ("on", "off")
+        run(f"atts:limits.overlap={way}", pair, workload) for way in ("on", "off")
     )
 
     def decisions(made: list[Chain]) -> list[object]:
@@ -83,7 +83,7 @@ def test_writing_ahead_changes_the_time_and_no_decision(workload: Workload, pair
 
 
 def test_replaced_segments_do_not_confuse_the_places(workload: Workload, pair: Config) -> None:
-    outcome, chains = run("atts+take_over.mode=replace", pair, workload)
+    outcome, chains = run("atts:take_over.mode=replace", pair, workload)
     assert outcome.failed == 0
     assert any(not s.kept for c in chains for t in c.turns for s in t.segments)
 
@@ -115,7 +115,7 @@ def test_one_chain_at_a_time_takes_the_sum_of_all(workload: Workload, pair: Conf
 def test_chains_in_flight_may_follow_the_load(workload: Workload, pair: Config) -> None:
     small = Hardware(target=ModelHardware(cache_tokens=4_000))
     fixed, _ = run("atts", pair, workload, small, in_flight=24, problems=12)
-    follows, _ = run("atts+limits.chains_min=2", pair, workload, small, in_flight=24, problems=12)
+    follows, _ = run("atts:limits.chains_min=2", pair, workload, small, in_flight=24, problems=12)
     assert fixed.failed == follows.failed == 0
     assert fixed.target
     assert follows.target
@@ -144,10 +144,10 @@ def test_longer_chains_of_the_target_take_longer(workload: Workload, pair: Confi
         ("atts", Hardware(gpu="abacus"), "choose from h200"),
         ("atts", Hardware(gpu="l40s"), "66 GB of weights do not fit"),
         ("atts", Hardware(target=ModelHardware(gpus=3, tensor_parallel=2)), "whole copies"),
-        ("atts+take_over.score.kind=unlikely-share", Hardware(), "take mean"),
-        ("atts+take_over.rte=0.1", Hardware(), "did you mean take_over.rate"),
+        ("atts:take_over.score.kind=unlikely-share", Hardware(), "take mean"),
+        ("atts:take_over.rte=0.1", Hardware(), "did you mean take_over.rate"),
         ("best-guess", Hardware(), "'best-guess' cannot follow recorded turns"),
-        ("atts+overlap", Hardware(), "is not key=value"),
+        ("atts:overlap", Hardware(), "is not key=value"),
     ],
 )
 def test_what_cannot_be_simulated_is_refused(

@@ -166,7 +166,7 @@ SIMULATE_EXAMPLES = f"""Which method, on how many GPUs, with how many chains in 
     atts simulate --workload trace.jsonl.gz --set draft.model=DeepSeek-R1-Distill-Llama-8B \\
         --set target.model=QwQ-32B --target-gpus 2 --chains 16,64,256
     atts simulate --workload runs/atts-1234 --gpu h100 --set target.server.tensor_parallel=2 \\
-        --target-gpus 2 --methods target-only,atts,atts+limits.overlap=off,reference
+        --target-gpus 2 target-only atts atts:limits.overlap=off reference
 
 With the efficiencies of servers that were measured:
 

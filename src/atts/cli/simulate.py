@@ -18,11 +18,21 @@ if TYPE_CHECKING:
     from atts.simulation.fit import Fit
     from atts.simulation.simulate import Hardware, Outcome
 
-METHODS = "target-only,sync-ranking,atts"
+METHODS = ("target-only", "sync-ranking", "atts")
 _MODELS = "The models, served by"
 
 
 def simulate(
+    methods: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="METHOD...",
+            help="What to compare: METHOD, or METHOD:KEY=VALUE,... (keys as of --set). 'reference' "
+            "is atts on the reference's schedule: one problem at a time, 16 requests in flight on "
+            "the draft and 4 on the target.",
+            show_default=" ".join(METHODS),
+        ),
+    ] = None,
     workload_path: Annotated[
         Path | None,
         typer.Option(
@@ -35,14 +45,6 @@ def simulate(
     ] = None,
     config_file: ConfigFile = None,
     settings: Settings = None,
-    methods: Annotated[
-        str,
-        typer.Option(
-            help="What to compare, with commas between. A method may have settings of its own: "
-            "atts+limits.overlap=off. 'reference' is atts on the reference's schedule: one problem "
-            "at a time, 16 requests in flight on the draft and 4 on the target."
-        ),
-    ] = METHODS,
     chains: Annotated[
         str, typer.Option(help="Chains in flight, with commas between; as many requests, too.")
     ] = "16,64,256",
@@ -153,7 +155,7 @@ def simulate(
 
     config = _config(config_file, settings, workload_path)
     workload = load_workload(workload_path)
-    contenders = [Contender.parse(name) for name in methods.split(",")]
+    contenders = [Contender.parse(name) for name in methods or METHODS]
     outcomes = []
     for hardware, in_flight, contender in product(
         layouts, _numbers("--chains", chains), contenders

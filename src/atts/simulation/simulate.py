@@ -45,13 +45,13 @@ class Contender(NamedTuple):
 
     @classmethod
     def parse(cls, name: str) -> "Contender":
-        """A method, and keys of the configuration, with + between; or ``reference``: one problem
-        at a time, with at most 16 requests of the draft and 4 of the target in flight.
+        """``METHOD``, ``METHOD:key=value,...``, or ``reference``: one problem at a time, with at
+        most 16 requests of the draft and 4 of the target in flight.
 
         Raises:
             ConfigError: a setting is not key=value.
 
-        >>> Contender.parse("atts+take_over.rate=0.2").settings
+        >>> Contender.parse("atts:take_over.rate=0.2").settings
         {'take_over.rate': '0.2'}
         """
         if name == REFERENCE:
@@ -61,17 +61,17 @@ class Contender(NamedTuple):
                 "limits.overlap": "off",
             }
             return cls(name, "atts", limits, by_problem=True)
-        method, *settings = name.split("+")
+        method, _, settings = name.partition(":")
         pairs = {}
-        for setting in settings:
+        for setting in settings.split(",") if settings else []:
             key, equals, value = setting.partition("=")
             if not key or not equals:
-                raise ConfigError(f"--methods {name}: {setting!r} is not key=value")
+                raise ConfigError(f"{name}: {setting!r} is not key=value")
             pairs[key] = value
         known = next((each for each in FOLLOWING if each == method), None)
         if known is None:
             raise ConfigError(
-                f"--methods {name}: {method!r} cannot follow recorded turns; choose from "
+                f"{method!r} cannot follow recorded turns; choose from "
                 f"{', '.join(FOLLOWING)} and {REFERENCE}"
             )
         return cls(name, known, pairs)
@@ -96,7 +96,7 @@ class Contender(NamedTuple):
             for parent in parents:
                 group = group.setdefault(parent, {})
             group[leaf] = value
-        return parse_config(tree, f"--methods {self.name}")
+        return parse_config(tree, self.name)
 
 
 class ModelHardware(Options):
