@@ -24,6 +24,7 @@ from atts.methods.ranking import Ranking
 from atts.methods.rating import rate_step
 from atts.methods.repetition import repeats
 from atts.methods.seeds import seed_at, tie_breaker
+from atts.methods.written import Written
 from atts.prompts import Tokenizer
 from atts.types import (
     Author,
@@ -31,7 +32,6 @@ from atts.types import (
     ChainEnd,
     Decision,
     Discarded,
-    FinishReason,
     Problem,
     Rating,
     Segment,
@@ -47,34 +47,6 @@ class Model(NamedTuple):
 
 
 Models = dict[Author, Model]
-
-
-class Written(NamedTuple):
-    """What a model wrote, before it is part of the chain."""
-
-    segment: Segment
-    token_ids: dict[Author, list[int]]
-    """The segment as each model of the chain sees it."""
-    stop: tuple[str, ...] = ()
-    """The texts at which its author was to stop for a while."""
-
-    @property
-    def at_stop_string(self) -> bool:
-        """Whether its author stopped at one of them, and would go on."""
-        return self.finish_reason == "stop" and any(text in self.segment.text for text in self.stop)
-
-    @property
-    def is_last(self) -> bool:
-        """Whether its author wrote its end-of-sequence."""
-        return self.finish_reason == "stop" and not self.at_stop_string
-
-    @property
-    def is_empty(self) -> bool:
-        return not all(self.token_ids.values())
-
-    @property
-    def finish_reason(self) -> FinishReason:
-        return self.segment.finish_reason
 
 
 class Watcher(Protocol):
