@@ -42,7 +42,8 @@ from atts.methods.chain import Model, OpenChain
 from atts.methods.ranking import Ranking
 from atts.runs.limits import LimitedEngine
 from atts.runs.runner import Clock, run_chains
-from atts.simulation.simulate import Contender, Hardware, ModelHardware, simulate
+from atts.simulation.contender import Contender
+from atts.simulation.simulate import Hardware, ModelHardware, simulate
 from atts.simulation.workload import Workload, load_workload
 from atts.types import Author, Chain
 

@@ -150,7 +150,8 @@ def simulate(
         return
     if workload_path is None:
         raise ConfigError("--workload: name a run directory or a trace that chains should follow")
-    from atts.simulation.simulate import Contender, check, simulate
+    from atts.simulation.contender import Contender
+    from atts.simulation.simulate import check, simulate
     from atts.simulation.workload import load_workload
 
     config = _config(config_file, settings, workload_path)

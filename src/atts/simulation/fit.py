@@ -22,9 +22,10 @@ from atts.methods import METHODS
 from atts.runs.limits import Places
 from atts.runs.store import RecordedRun, read_run
 from atts.simulation.clock import run_virtually
+from atts.simulation.contender import Contender
 from atts.simulation.hardware import Efficiency
 from atts.simulation.server import Request, Server
-from atts.simulation.simulate import Contender, Hardware, ModelHardware, make_servers, simulate
+from atts.simulation.simulate import Hardware, ModelHardware, make_servers, simulate
 from atts.simulation.workload import load_workload, prompt_lengths
 from atts.types import Author, Record, Timings
 

@@ -1,0 +1,76 @@
+"""What is simulated: a method with settings of its own, or the reference's schedule."""
+
+from typing import NamedTuple
+
+from atts.config import Config, MethodName, parse_config
+from atts.errors import ConfigError
+
+REFERENCE = "reference"
+"""The reference implementation's schedule of ``atts``, as a name for the command line."""
+FOLLOWING: tuple[MethodName, ...] = ("target-only", "draft-only", "sync-ranking", "atts")
+"""Methods whose turns are those of a recording; of the steps of others it says nothing."""
+
+
+class Contender(NamedTuple):
+    """A method with settings of its own, as the command line names it."""
+
+    name: str
+    method: MethodName
+    settings: dict[str, str]
+    by_problem: bool = False
+    """All chains of a problem end before the next problem is begun."""
+
+    @classmethod
+    def parse(cls, name: str) -> "Contender":
+        """``METHOD``, ``METHOD:key=value,...``, or ``reference``: one problem at a time, with at
+        most 16 requests of the draft and 4 of the target in flight.
+
+        Raises:
+            ConfigError: a setting is not key=value.
+
+        >>> Contender.parse("atts:take_over.rate=0.2").settings
+        {'take_over.rate': '0.2'}
+        """
+        if name == REFERENCE:
+            limits = {
+                "limits.draft_requests": "16",
+                "limits.target_requests": "4",
+                "limits.overlap": "off",
+            }
+            return cls(name, "atts", limits, by_problem=True)
+        method, _, settings = name.partition(":")
+        pairs = {}
+        for setting in settings.split(",") if settings else []:
+            key, equals, value = setting.partition("=")
+            if not key or not equals:
+                raise ConfigError(f"{name}: {setting!r} is not key=value")
+            pairs[key] = value
+        known = next((each for each in FOLLOWING if each == method), None)
+        if known is None:
+            raise ConfigError(
+                f"{method!r} cannot follow recorded turns; choose from "
+                f"{', '.join(FOLLOWING)} and {REFERENCE}"
+            )
+        return cls(name, known, pairs)
+
+    def config(self, config: Config, chains: int) -> Config:
+        """The configuration to run with, with ``chains`` in flight.
+
+        Raises:
+            ConfigError: a setting is wrong.
+        """
+        tree = config.model_dump()
+        tree["method"] = self.method
+        # As many as the command line says, unless a setting lets the number follow the load.
+        numbers = ("chains", "chains_min", "draft_requests", "target_requests")
+        limits = dict.fromkeys(numbers, chains)
+        tree["limits"] |= limits
+        for author in ("draft", "target"):  # what is simulated are servers
+            tree[author]["engine"] = "sglang"
+        for key, value in self.settings.items():
+            group = tree
+            *parents, leaf = key.split(".")
+            for parent in parents:
+                group = group.setdefault(parent, {})
+            group[leaf] = value
+        return parse_config(tree, self.name)
