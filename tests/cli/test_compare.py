@@ -58,7 +58,8 @@ def test_it_runs_compares_and_writes(invoke: Invoke, tmp_path: Path) -> None:
     again = invoke("compare", *directories, "--json", "--reference", directories[0])
     assert again.exit_code == 0, again.output
     comparison = Comparison.model_validate_json(again.stdout)
-    assert comparison.reference == directories[0].name
+    assert comparison.reference == comparison.runs[0].name
+    assert directories[0].name.startswith(comparison.reference)
     assert [run.directory for run in comparison.runs] == [str(path) for path in directories]
     assert [run.summary.method for run in comparison.runs] == ["atts", "draft-only", "target-only"]
     assert {path: path.stat().st_mtime_ns for path in before} == before

@@ -46,7 +46,7 @@ def cost(runs: Sequence[ReportedRun]) -> Figure | None:
         axes.set_ylim(len(runs) - 0.5, -0.5)
         axes.grid(visible=False, axis="y")
         axes.set_xlabel("tokens per chain")
-        axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3, borderaxespad=0.2)
+        axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, borderaxespad=0.2)
 
     seen = "; ".join(
         f"{row[0]}: {row[1]:,.0f} draft tokens written, {row[2]:,.0f} target tokens written and "

@@ -125,7 +125,7 @@ def pass_at_k(runs: Sequence[ReportedRun]) -> Figure | None:
 def legend(axes: "Axes", runs: int) -> None:
     """A legend above the axes, where there is something to tell apart."""
     if runs > 1:
-        axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2, borderaxespad=0.2)
+        axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderaxespad=0.2)
 
 
 def whole_numbers(axes: "Axes") -> None:

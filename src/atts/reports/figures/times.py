@@ -73,7 +73,7 @@ def phases(runs: Sequence[ReportedRun]) -> Figure | None:
         axes.set_xlim(0, 100)
         axes.grid(visible=False, axis="y")
         axes.set_xlabel("% of the chain-seconds")
-        axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3, borderaxespad=0.2)
+        axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, borderaxespad=0.2)
 
     seen = "; ".join(
         f"{run.name}: "
@@ -125,7 +125,7 @@ def timeline(run: ReportedRun, number: int) -> Figure | None:
         axes.set_xlabel("seconds of the run")
         axes.set_ylabel("chains")
         axes.set_xlim(0, wall)
-        axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3, borderaxespad=0.2)
+        axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, borderaxespad=0.2)
 
     return Figure(
         f"timeline-{number}",
