@@ -226,6 +226,7 @@ def outcomes_table(outcomes: "list[Outcome]", gpu: str, shared: bool) -> "Table"
     """One row an outcome, with its speedup over target-only with as many chains in flight and as
     many GPUs of the target.
     """
+    from atts.reports.compare_table import heading
     from atts.reports.escape import safe_markup
     from atts.reports.table import plain_table
 
@@ -243,19 +244,18 @@ def outcomes_table(outcomes: "list[Outcome]", gpu: str, shared: bool) -> "Table"
         "requests. Barrier: mean over chains of the time spent waiting for others."
     )
     table.add_column("method", overflow="fold")
-    names = ("chains", "GPUs", "wall", "speedup", "tokens/s", "busy", "cache", "queue", "barrier")
+    names = ("chains", "GPUs", "wall", "speedup", "busy", "cache", "queue", "barrier")
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
     for each in outcomes:
         reference = alone.get(place(each))
         uses = [use for use in (each.draft, each.target) if use]
         table.add_row(
-            safe_markup(each.name),
+            safe_markup(heading(each.name)),
             f"{each.chains_in_flight:,}",
             str(uses[0].gpus) if shared else "+".join(str(use.gpus) for use in uses),
             _duration(each.wall_seconds),
             f"{reference / each.wall_seconds:.2f}" if reference else "-",
-            f"{each.tokens_per_second:,.0f}",
             _shares([use.busy if use else None for use in (each.draft, each.target)]),
             _shares([use.peak_cache if use else None for use in (each.draft, each.target)]),
             _duration(each.target.queued_seconds) if each.target else "-",
