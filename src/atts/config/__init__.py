@@ -4,7 +4,7 @@ A configuration is a YAML file, changed by ``--set key=value`` on the command li
 keys are errors. ``atts run --show-config`` prints all keys.
 """
 
-from atts.config.loading import load_config, parse_config
+from atts.config.loading import apply_setting, load_config, method_and_settings, parse_config
 from atts.config.methods import (
     BestOfNOptions,
     SelfConsistencyOptions,
@@ -73,8 +73,10 @@ __all__ = [
     "Thinking",
     "Track",
     "TurnsOptions",
+    "apply_setting",
     "differing_keys",
     "flatten",
     "load_config",
+    "method_and_settings",
     "parse_config",
 ]

@@ -1,6 +1,7 @@
 """Configurations from YAML files and from settings of the command line."""
 
 import difflib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def load_config(path: Path | None = None, settings: list[str] | None = None) -> 
     if is_original(tree):
         tree = from_original(tree, str(path))
     for setting in settings or []:
-        _apply(tree, setting)
+        apply_setting(tree, setting)
     return parse_config(tree, source=str(path) if path else "the command line")
 
 
@@ -81,7 +82,22 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _apply(tree: dict[str, Any], setting: str) -> None:
+def method_and_settings(text: str) -> tuple[str, list[str]]:
+    """What ``METHOD:key=value,...`` names; a comma belongs to a value unless a key follows.
+
+    >>> method_and_settings("atts:take_over.rate=0.2,draft.urls=[a,b],seed=1")
+    ('atts', ['take_over.rate=0.2', 'draft.urls=[a,b]', 'seed=1'])
+    """
+    method, _, settings = text.partition(":")
+    return method, re.split(r",(?=[\w.]+=)", settings) if settings else []
+
+
+def apply_setting(tree: dict[str, Any], setting: str) -> None:
+    """Change a key of a nested mapping, as ``--set key=value`` does.
+
+    Raises:
+        ConfigError: the setting cannot be read, or goes through a value.
+    """
     key, equals, text = setting.partition("=")
     if not equals or not key:
         raise ConfigError(f"--set takes key=value, e.g. --set take_over.rate=0.3; got {setting!r}")

@@ -201,7 +201,7 @@ class OpenChain:
             for author, model in self._models.items()
         }
 
-    def draft_ahead(self, written: Written) -> None:
+    def _draft_ahead(self, written: Written) -> None:
         """Let the draft begin with the segment that comes next if ``written`` stays.
 
         What it writes is what ``generate`` would have had it write later, and waits for that
@@ -224,7 +224,7 @@ class OpenChain:
         )
 
     async def decide(self, written: Written) -> bool:
-        """Have the target score a segment; whether it takes over.
+        """Have the target score a segment, while the draft writes ahead; whether it takes over.
 
         The score is by default s = -(1/n) sum_i log q(y_i | x, y_<i), in nats per target token
         (arXiv 2509.15148, section 3); ``atts.conformal.scores`` has the others.
@@ -234,6 +234,7 @@ class OpenChain:
         """
         if self._control is None:
             raise ValueError("this chain has no control to decide by")
+        self._draft_ahead(written)
         scored, scores = await self._scores(written)
         verdict = self._control.decide(
             self.problem.id,

@@ -1,11 +1,10 @@
 """Making the runs that a comparison lacks."""
 
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from atts.config import Config, load_config
+from atts.config import Config, load_config, method_and_settings
 from atts.errors import AttsError, ConfigError
 from atts.methods import METHODS
 from atts.problems import load_problems
@@ -60,10 +59,8 @@ def parse_candidates(
 
 
 def _parse(text: str, config_file: Path | None, settings: Sequence[str], folder: Path) -> Candidate:
-    method, _, changes = text.partition(":")
+    method, own = method_and_settings(text)
     if method in METHODS:
-        # A comma belongs to a value unless a key follows.
-        own = re.split(r",(?=[\w.]+=)", changes) if changes else []
         config = load_config(config_file, [*settings, f"method={method}", *own])
         return Candidate(text, folder / f"{config.method}-{config.digest()}", config)
     if not Path(text).is_dir():

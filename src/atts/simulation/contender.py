@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from atts.config import Config, MethodName, parse_config
+from atts.config import Config, MethodName, apply_setting, method_and_settings, parse_config
 from atts.errors import ConfigError
 
 REFERENCE = "reference"
@@ -38,9 +38,9 @@ class Contender(NamedTuple):
                 "limits.overlap": "off",
             }
             return cls(name, "atts", limits, by_problem=True)
-        method, _, settings = name.partition(":")
+        method, settings = method_and_settings(name)
         pairs = {}
-        for setting in settings.split(",") if settings else []:
+        for setting in settings:
             key, equals, value = setting.partition("=")
             if not key or not equals:
                 raise ConfigError(f"{name}: {setting!r} is not key=value")
@@ -68,9 +68,5 @@ class Contender(NamedTuple):
         for author in ("draft", "target"):  # what is simulated are servers
             tree[author]["engine"] = "sglang"
         for key, value in self.settings.items():
-            group = tree
-            *parents, leaf = key.split(".")
-            for parent in parents:
-                group = group.setdefault(parent, {})
-            group[leaf] = value
+            apply_setting(tree, f"{key}={value}")
         return parse_config(tree, self.name)
