@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from models import SPECIAL, VOCABULARY
 
-from atts.engines.base import Completion, Sampling, Scored
+from atts.engines.base import Completion, Load, Sampling, Scored
 from atts.engines.http import Json
 from atts.engines.sglang import SGLangEngine
 from atts.engines.simulated import Script, place_of, segment_id, turn_after
@@ -69,6 +69,9 @@ class FollowingEngine:
         scored = await self._server.score(self._real(script, token_ids), start)
         score = script.turns[place_of(token_ids[start])[0]].score
         return scored._replace(logprobs=np.full(len(token_ids) - start, -score))
+
+    async def meter(self) -> Load | None:
+        return await self._server.meter()
 
     async def aclose(self) -> None:
         await self._server.aclose()

@@ -1,13 +1,15 @@
-"""Wall times at full size: one GPU, two SGLang servers, recorded chains, five schedules.
+"""Wall times at full size: two SGLang servers, recorded chains, several schedules.
 
-    python benchmarks/full_size/run.py TRACES [--problems 8] [--out full_size.json]
+    python benchmarks/full_size/run.py TRACES [--gpus 2] [--problems 8] [--out full_size.json]
 
 The draft has the architecture of R1-Distill-Llama-8B, the target that of QwQ-32B, both random
-weights (``--load-format dummy``); both share one GPU of at least 100 GB. Chains are recorded ones
+weights (``--load-format dummy``). With ``--gpus 1`` they share a GPU of at least 100 GB; with two,
+each has its own. Chains are recorded ones
 (TRACES, of R1-Distill-Llama-8B and QwQ-32B): turns, lengths of segments and scores are theirs. The
 decisions are made by conformal p-values, by turn, at the nominal rate of 0.4. Alone, the target
-writes as many tokens as both models wrote in the recording. Servers are started one after the
-other (``atts servers up``), warmed up, and their caches emptied before each schedule.
+writes as many tokens as both models wrote in the recording. Servers are started (``atts servers
+up``) and warmed up, and their caches emptied before each schedule. A schedule that OUT already has
+is kept unless it is run again.
 
 ``--predict FILE`` needs no GPU: it simulates what FILE measured and prints both side by side.
 """
@@ -33,13 +35,14 @@ from rich.table import Table
 
 from atts.config import Config, ModelOptions, parse_config
 from atts.conformal.controls import make_control
-from atts.engines.base import Sampling
+from atts.engines.base import Engine, Sampling
 from atts.engines.http import HttpClient
 from atts.engines.loading import server_urls
 from atts.engines.simulated import Script, ScriptTokenizer
 from atts.methods import METHODS
 from atts.methods.chain import Model, OpenChain
 from atts.methods.ranking import Ranking
+from atts.runs.jobs import adapting_room
 from atts.runs.limits import LimitedEngine
 from atts.runs.runner import Clock, run_chains
 from atts.simulation.contender import Contender
@@ -55,6 +58,10 @@ SCHEDULES = {
         Contender("atts", "atts", {"limits.overlap": "off"}),
         Contender("target-only", "target-only", {}),
         Contender("sync-ranking", "sync-ranking", {}),
+        Contender(
+            "atts, follows load", "atts", {"limits.chains_min": "16", "limits.overlap": "off"}
+        ),
+        Contender("atts, rate 0.1", "atts", {"take_over.rate": "0.1", "limits.overlap": "off"}),
         Contender.parse("reference"),
     )
 }
@@ -68,13 +75,14 @@ ARGUMENTS = [
     *("--cuda-graph-max-bs", "128"),
     "--disable-piecewise-cuda-graph",
 ]
-MEMORY = {"draft": 0.25, "target": 0.88}
-"""Of what the GPU has free when the server starts; the draft's comes first."""
+MEMORY = {1: {"draft": 0.25, "target": 0.88}, 2: {"draft": 0.88, "target": 0.88}}
+"""By number of GPUs: of what a GPU has free when the server starts; the draft's comes first."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("traces", type=Path)
+    parser.add_argument("--gpus", type=int, choices=MEMORY, default=1)
     parser.add_argument("--problems", type=int, default=8, help="evenly spread by length")
     parser.add_argument("--longest", type=int, default=4000, help="tokens of a problem's chain")
     parser.add_argument("--chains", type=int, default=128, help="in flight")
@@ -91,9 +99,9 @@ def main() -> None:
         return
     with TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
-        config = configuration(folder, options.python, options.pythonpath)
+        config = configuration(folder, options.gpus, options.python, options.pythonpath)
         if not options.no_servers:
-            start_servers(folder)
+            start_servers(folder, options.gpus)
         try:
             workload = part_of(load_workload(options.traces), options.problems, options.longest)
             results = asyncio.run(measure(config, workload, options))
@@ -103,14 +111,15 @@ def main() -> None:
     show(results, options.traces)
 
 
-def configuration(folder: Path, python: str, path: str | None) -> Config:
+def configuration(folder: Path, gpus: int, python: str, path: str | None) -> Config:
     """Of the run, and of its servers."""
 
     def model(author: str, name: str, port: int) -> dict[str, Any]:
         server = {
             "port": port,
+            "gpus": [0 if author == "target" or gpus == 1 else 1],
             "executable": python,
-            "memory_fraction": MEMORY[author],
+            "memory_fraction": MEMORY[gpus][author],
             "arguments": ARGUMENTS,
             "environment": {"PYTHONPATH": path} if path else {},
         }
@@ -130,13 +139,13 @@ def atts(*words: object) -> None:
     subprocess.run([sys.executable, "-m", "atts", *map(str, words)], check=True)
 
 
-def start_servers(folder: Path) -> None:
-    # One after the other: each takes its share of what is free when it starts.
-    for author in ("draft", "target"):
+def start_servers(folder: Path, gpus: int) -> None:
+    where = ["-c", folder / "full_size.yaml", "--dir", folder / "servers"]
+    # On one GPU one after the other: each takes its share of what is free when it starts.
+    for only in [["--only", "draft"], ["--only", "target"]] if gpus == 1 else [[]]:
         began = time.monotonic()
-        where = ["-c", folder / "full_size.yaml", "--dir", folder / "servers"]
-        atts("servers", "up", *where, "--only", author)
-        print(f"{author}: answers after {time.monotonic() - began:.0f} s", flush=True)
+        atts("servers", "up", *where, *only)
+        print(f"answers after {time.monotonic() - began:.0f} s", flush=True)
 
 
 def part_of(workload: Workload, count: int, longest: int) -> Workload:
@@ -158,7 +167,11 @@ async def measure(
         "draft": connect_to(config.draft),
         "target": connect_to(config.target),
     }
-    results: dict[str, Any] = {
+    results: dict[str, Any] = {"schedules": {}}
+    if options.out.exists():
+        results = json.loads(options.out.read_text())
+    results |= {
+        "gpus": options.gpus,
         "problems": len(workload.problems),
         "longest": options.longest,
         "chains": options.chains,
@@ -169,7 +182,6 @@ async def measure(
             facts = await server.client.get("/v1/loads")
             results[f"{author}_cache_tokens"] = facts["loads"][0]["max_total_num_tokens"]
         results["version"] = (await servers["draft"].connect()).version
-        results["schedules"] = {}
         for name in options.schedules:
             result = await run_schedule(SCHEDULES[name], config, workload, servers, options)
             results["schedules"][name] = result
@@ -214,7 +226,7 @@ async def run_schedule(
         "draft": config.limits.draft_requests,
         "target": config.limits.target_requests,
     }
-    engines = {
+    engines: dict[Author, Engine] = {
         author: LimitedEngine(
             FollowingEngine(author, servers[author], scripts, written), in_flight[author], 1, 0.0
         )
@@ -246,7 +258,8 @@ async def run_schedule(
     peaks: Counter[Author] = Counter()
     watching = asyncio.create_task(watch(servers, peaks))
     for part in [[n] for n in range(count)] if contender.by_problem else [range(count)]:
-        await run_chains(chains(part), method, config.limits.chains, clock, done.append)
+        async with adapting_room(config, list(engines.values()), None) as room:
+            await run_chains(chains(part), method, room, clock, done.append)
     wall = clock()
     watching.cancel()
     return summed_up(wall, done, peaks)
@@ -288,11 +301,15 @@ def summed_up(wall: float, chains: list[Chain], peaks: Counter[Author]) -> dict[
 def show(results: dict[str, Any], traces: Path) -> None:
     """The measured figures, their ratios, and what the simulation says of the same schedules."""
     with TemporaryDirectory() as folder:
-        config = configuration(Path(folder), "python3", None)
+        config = configuration(Path(folder), results["gpus"], "python3", None)
         workload = part_of(load_workload(traces), results["problems"], results["longest"])
         predicted = predict(config, workload, results)
     walls = {name: each["wall_seconds"] for name, each in results["schedules"].items()}
-    table = Table(title=f"{results['problems']} problems x {SAMPLES} chains, one GPU, SGLang")
+    title = (
+        f"{results['problems']} problems x {SAMPLES} chains, {results['chains']} in flight, "
+        f"{results['gpus']} GPU{'s' * (results['gpus'] > 1)}, SGLang"
+    )
+    table = Table(title=title)
     for column in (
         *("schedule", "wall s", "x target-only", "x reference", "tokens/s", "take-over %"),
         *("peak cache, draft", "target", "simulated s", "error %"),
@@ -315,10 +332,10 @@ def show(results: dict[str, Any], traces: Path) -> None:
 
 
 def predict(config: Config, workload: Workload, results: dict[str, Any]) -> dict[str, float]:
-    """Simulated wall seconds of each schedule, by the defaults for one H200."""
+    """Simulated wall seconds of each schedule, by the defaults for H200s."""
     hardware = Hardware(
         gpu="h200",
-        shared=True,
+        shared=results["gpus"] == 1,
         draft=ModelHardware(cache_tokens=results["draft_cache_tokens"]),
         target=ModelHardware(cache_tokens=results["target_cache_tokens"]),
     )
