@@ -158,11 +158,12 @@ class DriftAlarm:
             self._waiting.popleft()
 
     def _counts(self, done: dict[int, Chain]) -> bool:
-        """Whether a problem's turn has come: if its first sample that did not fail is known."""
+        """Whether a problem's turn has come: if its first sample with a score is known."""
         for sample in range(self._samples):
             if sample not in done:
                 return False
-            if done[sample].end != "failed":
+            # As in a calibration, which holds no chain that failed, and none without a score.
+            if done[sample].end != "failed" and any(turn.decision for turn in done[sample].turns):
                 self._count(done[sample])
                 return True
         return True
