@@ -251,3 +251,31 @@ def test_split_control_realises_the_nominal_rate_on_average(rate: float) -> None
         control = SplitControl(calibration("marginal", {"a": tuple(scores[1:].tolist())}), rate)
         taken.append(control.decide("b", 0, scores[0], rng.random()).take_over)
     assert abs(np.mean(taken) - rate) < 4 * sqrt(rate * (1 - rate) / len(taken))
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 6), min_size=1, max_size=6), min_size=2, max_size=7),
+    st.floats(0.05, 0.95),
+)
+def test_the_rate_where_whole_problems_are_exchangeable(
+    problems: list[list[int]], rate: float
+) -> None:
+    """Each problem in turn is the new one; its scores are compared with those of all others.
+
+    Exactly, over the tie-breaker: p <= rate iff u <= (rate (N + 1) - above) / (1 + equal).
+    """
+    taken = 0.0
+    for index, new in enumerate(problems):
+        others = [s for n, scores in enumerate(problems) if n != index for s in scores]
+        control = SplitControl(calibration("marginal", {"a": tuple(map(float, others))}), rate)
+        for score in new:
+            above, equal = sum(s > score for s in others), others.count(score)
+            edge = (rate * (len(others) + 1) - above) / (1 + equal)
+            taken += min(max(edge, 0.0), 1.0)
+            for u in (edge - 1e-9, edge + 1e-9):
+                if 0.0 <= u < 1.0:
+                    verdict = control.decide("new", 0, float(score), u)
+                    assert verdict.take_over == (u < edge)
+    total = sum(map(len, problems))
+    most = (max(map(len, problems)) - 1) / total
+    assert rate - rate * most - 1e-9 <= taken / total <= rate + (1 - rate) * most + 1e-9
