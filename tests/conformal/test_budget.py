@@ -143,7 +143,7 @@ def test_the_configuration_chooses_the_control() -> None:
     assert isinstance(capped, BudgetControl)
     assert isinstance(capped._control, SplitControl)
     options = parse_config({"take_over": {"budget": {"per_turn": 1}}}, "the test").take_over
-    assert isinstance(calibrating_control(options), BudgetControl)
+    assert isinstance(calibrating_control(options, None), BudgetControl)
 
 
 def test_what_cannot_be_is_refused() -> None:

@@ -1,3 +1,4 @@
+from collections import defaultdict
 from collections.abc import Callable
 from fractions import Fraction
 from itertools import permutations, zip_longest
@@ -13,6 +14,7 @@ from atts.config import Coverage
 from atts.conformal.calibration import Calibration
 from atts.conformal.control import Control, Verdict
 from atts.conformal.online import PRIOR, OnlineControl
+from atts.conformal.pvalues import p_value
 from atts.conformal.split import SplitControl
 from atts.errors import CalibrationError
 
@@ -251,3 +253,82 @@ def test_split_control_realises_the_nominal_rate_on_average(rate: float) -> None
         control = SplitControl(calibration("marginal", {"a": tuple(scores[1:].tolist())}), rate)
         taken.append(control.decide("b", 0, scores[0], rng.random()).take_over)
     assert abs(np.mean(taken) - rate) < 4 * sqrt(rate * (1 - rate) / len(taken))
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 6), min_size=1, max_size=6), min_size=2, max_size=7),
+    st.floats(0.05, 0.95),
+)
+def test_the_rate_where_whole_problems_are_exchangeable(
+    problems: list[list[int]], rate: float
+) -> None:
+    """Each problem in turn is the new one; its scores are compared with those of all others.
+
+    Exactly, over the tie-breaker: p <= rate iff u <= (rate (N + 1) - above) / (1 + equal).
+    """
+    taken = 0.0
+    for index, new in enumerate(problems):
+        others = [s for n, scores in enumerate(problems) if n != index for s in scores]
+        control = SplitControl(calibration("marginal", {"a": tuple(map(float, others))}), rate)
+        for score in new:
+            above, equal = sum(s > score for s in others), others.count(score)
+            edge = (rate * (len(others) + 1) - above) / (1 + equal)
+            taken += min(max(edge, 0.0), 1.0)
+            for u in (edge - 1e-9, edge + 1e-9):
+                if 0.0 <= u < 1.0:
+                    verdict = control.decide("new", 0, float(score), u)
+                    assert verdict.take_over == (u < edge)
+    total = sum(map(len, problems))
+    most = (max(map(len, problems)) - 1) / total
+    assert rate - rate * most - 1e-9 <= taken / total <= rate + (1 - rate) * most + 1e-9
+
+
+SOME_CHAINS = st.lists(st.integers(0, 9), min_size=2, max_size=8)
+
+
+@given(st.lists(SOME_CHAINS, min_size=1, max_size=4), st.integers(0, 9), st.floats(0, 0.999))
+def test_conditional_one_score_a_chain_is_the_rank_in_the_problem(
+    problems: list[list[int]], score: int, u: float
+) -> None:
+    """Ranks among the other chains are then as often each as those of a new chain."""
+    scores = {f"p{n}": tuple(map(float, chains)) for n, chains in enumerate(problems)}
+    control = SplitControl(calibration("conditional", scores), 0.4)
+    own = np.sort(scores["p0"])
+    assert control.decide("p0", 0, score, u).p_value == pytest.approx(p_value(own, score, u))
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.25, 0.7])
+def test_conditional_holds_the_rate_at_turns_that_differ_in_spread(rate: float) -> None:
+    """And that of each problem, though its level is its own."""
+    rng = np.random.default_rng(3)
+    levels = {f"p{n}": float(level) for n, level in enumerate(rng.normal(0, 3, 60))}
+
+    def chains(level: float, count: int) -> tuple[tuple[float, ...], ...]:
+        """Turns of growing spread, and ever fewer chains that reach them."""
+        lengths = 1 + rng.binomial(3, 0.6, size=count)
+        return tuple(
+            tuple(level + 0.2 * turn + rng.normal(0, 0.3 * 3**turn) for turn in range(length))
+            for length in lengths.tolist()
+        )
+
+    made = Calibration(
+        version=2,
+        fingerprint={},
+        coverage="conditional",
+        scores={name: chains(level, 16) for name, level in levels.items()},
+    )
+    control = SplitControl(made, rate)
+    taken: dict[tuple[str, int], list[bool]] = defaultdict(list)
+    for name, level in levels.items():
+        for chain in chains(level, 16):
+            for turn, score in enumerate(chain):
+                verdict = control.decide(name, turn, score, rng.random())
+                taken[name, turn].append(verdict.take_over)
+    for turn in range(4):
+        at_turn = [each for (_, of), group in taken.items() if of == turn for each in group]
+        # Four standard deviations of both the calibration and the run.
+        slack = 4 * sqrt(2 * rate * (1 - rate) / len(at_turn))
+        assert np.mean(at_turn) == pytest.approx(rate, abs=slack)
+    of_problems = [np.mean([e for t in range(4) for e in taken.get((n, t), [])]) for n in levels]
+    # About 45 scores calibrate a problem and 45 are decided; marginal control has 0.3 or more.
+    assert np.std(of_problems) < 1.5 * sqrt(rate * (1 - rate) * 2 / 45)

@@ -196,3 +196,22 @@ def test_a_problem_all_of_whose_chains_failed_holds_nobody_up() -> None:
     for sample in range(2):
         alarm.chain_done(chain("a", sample, [5.0], end="failed"))
     assert alarm.drift.problems == 1, "b has been counted, a never will"
+
+
+def test_the_chain_that_counts_is_chosen_as_in_a_calibration() -> None:
+    """A chain without a score is none of its problem's chains there, so it is not here."""
+    rng = np.random.default_rng(7)
+    calibration = calibrated(draws(rng, 40, 1), "marginal")
+    later = [chain(f"p{n}", 1, scores[0]) for n, scores in enumerate(draws(rng, 40, 1))]
+    drifts = []
+    for first_samples in ([], [chain(each.problem_id, 0, []) for each in later]):
+        alarm = DriftAlarm(calibration, [each.problem_id for each in later], 2, lambda *_: 0.5)
+        for each in first_samples or [chain(x.problem_id, 0, [9.0], "failed") for x in later]:
+            alarm.chain_done(each)
+        assert alarm.drift.problems == 0
+        for each in later:
+            alarm.chain_done(each)
+        drifts.append(alarm.drift)
+    assert drifts[0] == drifts[1]
+    assert drifts[0].problems == 40
+    assert drifts[0].evidence != 1.0

@@ -319,7 +319,9 @@ class VllmStandIn(StandIn):
 
     async def _score(self, ids: list[int], options: dict[str, Any], cached: int) -> dict[str, Any]:
         # The row of a token comes from the state of the token before it.
-        logprobs = (await self.engine.score(ids, cached + 1)).logprobs
+        logprobs = np.empty(0)  # where all tokens but the last are cached
+        if cached + 1 < len(ids):
+            logprobs = (await self.engine.score(ids, cached + 1)).logprobs
         if "prompt_logprob_token_ids" in options:
             first = options["prompt_logprob_start"]
             rows = options["prompt_logprob_token_ids"]

@@ -51,8 +51,7 @@ def test_everything_is_counted(make_chain: MakeChain) -> None:
     assert summary.take_over.decisions == 9
     assert summary.take_over.realised.estimate == pytest.approx(4 / 9)
     low, high = summary.take_over.realised.low, summary.take_over.realised.high
-    assert low == 0.0  # b never takes over, and may be drawn twice
-    assert high == pytest.approx(4 / 6)
+    assert (low, high) == pytest.approx((0.0, 1.0), abs=0.02)  # two problems prove next to nothing
     assert [(t.turn, t.decisions) for t in summary.take_over.by_turn] == [(0, 7), (1, 2)]
     assert [t.rate for t in summary.take_over.by_turn] == pytest.approx([3 / 7, 1 / 2])
 

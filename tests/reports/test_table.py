@@ -90,9 +90,9 @@ def test_runs_over_the_same_problems_are_compared_with_the_first(
     )
     assert row("  minus the first run's", table) == [
         "-",
-        "-75.0 (-75.0..-75.0)",
+        "-75.0 (-79.2..-45.5)",
         "-",
-        "+0.0 (0.0..0.0)",
+        "+0.0 (-16.8..16.8)",
     ]
     assert row("  p of that, paired", table) == ["-", "<0.001", "-", "1.000"]
 

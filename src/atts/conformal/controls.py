@@ -1,8 +1,9 @@
 """The control that a configuration asks for."""
 
-from atts.config import AdaptiveOptions, TakeOverOptions, Track
+from atts.config import TakeOverOptions
 from atts.conformal.adaptive import AdaptiveControl
 from atts.conformal.budget import BudgetControl
+from atts.conformal.calibrating import CalibratingControl
 from atts.conformal.calibration import Calibration
 from atts.conformal.control import Control
 from atts.conformal.online import OnlineControl
@@ -42,22 +43,9 @@ def make_control(options: TakeOverOptions, calibration: Calibration | None) -> C
     return _within_budget(control, options)
 
 
-def calibrating_control(options: TakeOverOptions) -> Control:
-    """The control of a calibration pass, which has nothing yet to compare with.
-
-    The scores of all turns should come from the policy that they will control: the nominal rate,
-    in the groups of the run and within its budget. Ranks among the scores seen before do not keep
-    to it by themselves, as segments with high scores tend to arrive late; so a tracker holds the
-    rate in each group.
-    """
-    ranks = OnlineControl(options.rate, options.coverage, options.by_turn)
-    track: Track = "all"
-    if options.coverage == "conditional":
-        track = "turn+problem" if options.by_turn else "problem"
-    elif options.by_turn:
-        track = "turn"
-    tracking = AdaptiveControl(ranks, options.rate, AdaptiveOptions(track=track))
-    return _within_budget(tracking, options)
+def calibrating_control(options: TakeOverOptions, earlier: Calibration | None) -> Control:
+    """The control of a round of a calibration pass; ``earlier`` holds the scores of that before."""
+    return _within_budget(CalibratingControl(options.rate, options.by_turn, earlier), options)
 
 
 def _within_budget(control: Control, options: TakeOverOptions) -> Control:

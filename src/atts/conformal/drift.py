@@ -99,11 +99,11 @@ class DriftAlarm:
     The chains of a problem are alike, and so are the turns of a chain: all scores together are
     exchangeable with nothing, and a test that took them so would give the alarm in every run. What
     may be exchangeable are *problems*. So of each problem one chain counts, the first sample that
-    did not fail, and within a group of turns its first score. Against the same choice from the
-    calibration that score gets a smoothed sequential rank, then joins. If problems are
-    exchangeable, these p-values are independent and uniform in each group, and a martingale bets
-    against that. Conditional: a problem has its own calibration chains, so its p-value is among
-    them, and p-values of different problems are independent as they stand.
+    did not fail and has a score, and within a group of turns its first score. Against those of one
+    chain of each problem of the calibration that score gets a smoothed sequential rank, then joins.
+    If problems are exchangeable, these p-values are independent and uniform in each group, and a
+    martingale bets against that. Conditional: a problem has its own calibration chains, so its
+    p-value is among them, and p-values of different problems are independent as they stand.
 
     Groups of turns depend on each other, so the alarm of each is set at 0.01 over the number of
     groups: the chance of a false alarm is at most 0.01 in the whole run, whenever one looks.
@@ -128,9 +128,10 @@ class DriftAlarm:
             draw: the tie-breaker in [0, 1) of a problem's sample in a turn.
         """
         problems = {} if calibration is None else calibration.scores
-        firsts = {name: _scored_turns(chains[0]) for name, chains in problems.items()}
-        last = max((turn for scores in firsts.values() for turn in scores), default=0)
-        counts = [sum(turn in scores for scores in firsts.values()) for turn in range(last + 1)]
+        # The last sample: the first ones may be of the round that was taken over at random.
+        counted = {name: _scored_turns(chains[-1]) for name, chains in problems.items()}
+        last = max((turn for scores in counted.values() for turn in scores), default=0)
+        counts = [sum(turn in scores for scores in counted.values()) for turn in range(last + 1)]
         self._groups = TurnGroups(counts, FEWEST)
         self._own: dict[str, list[dict[int, float]]] | None = None
         self._seen: dict[int, SortedScores] = defaultdict(SortedScores)
@@ -140,7 +141,7 @@ class DriftAlarm:
                 for name, chains in problems.items()
             }
         else:
-            for scores in firsts.values():
+            for scores in counted.values():
                 for group, score in self._by_group(scores).items():
                     self._seen[group].add(score)
         self._martingales: dict[int, Martingale] = defaultdict(Martingale)
@@ -158,11 +159,12 @@ class DriftAlarm:
             self._waiting.popleft()
 
     def _counts(self, done: dict[int, Chain]) -> bool:
-        """Whether a problem's turn has come: if its first sample that did not fail is known."""
+        """Whether a problem's turn has come: if its first sample with a score is known."""
         for sample in range(self._samples):
             if sample not in done:
                 return False
-            if done[sample].end != "failed":
+            # As in a calibration, which holds no chain that failed, and none without a score.
+            if done[sample].end != "failed" and any(turn.decision for turn in done[sample].turns):
                 self._count(done[sample])
                 return True
         return True

@@ -8,7 +8,8 @@ FEWEST = 100
 """How many calibration scores a group of turns should have at least.
 
 A p-value is uniform for any number N of scores, but the rate that one calibration realises has
-a standard deviation of at least sqrt(rate (1 - rate) / (N + 2)): 0.05 for 100 scores at 0.4.
+a standard deviation of about sqrt(rate (1 - rate) / (N + 2)), 0.05 for 100 scores at 0.4, and more
+where scores are clustered.
 """
 
 

@@ -1,8 +1,12 @@
 """Split conformal control: a calibration that was made before, and does not change."""
 
-import numpy as np
+from collections import defaultdict
+from collections.abc import Iterable
 
-from atts.conformal.calibration import Calibration
+import numpy as np
+from numpy.typing import NDArray
+
+from atts.conformal.calibration import Calibration, ProblemScores
 from atts.conformal.control import Control, Verdict, checked_rate
 from atts.conformal.groups import TurnGroups
 from atts.conformal.pvalues import p_value, require_finite
@@ -10,6 +14,11 @@ from atts.errors import CalibrationError
 
 _SWEEPS = 10
 """Of the median polish; it moves little after three or four."""
+
+_Chain = list[tuple[int, float]]
+"""The first turn of the group, and the score, of each of a chain's scored turns."""
+_Shares = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""P-values, ascending, and the share of scores with at most that."""
 
 
 class SplitControl(Control):
@@ -21,10 +30,13 @@ class SplitControl(Control):
     if its scores are exchangeable.
 
     Conditional: with those of the score's own problem, which are too few for groups by turn. By
-    turn, what the problems' turns have in common is therefore taken out before: each group of
-    turns has an effect, found by median polish over problems and turns (Tukey, *Exploratory Data
-    Analysis*, 1977, chapter 11), and what is compared, over all turns of the problem, is the
-    score less the effect of its turn. The effects come from the calibration alone.
+    turn, what the problems' turns have in common is therefore taken out, twice. Each group of turns
+    has an effect, found by median polish over problems and turns (Tukey, *Exploratory Data
+    Analysis*, 1977, chapter 11), and what is compared, over all turns of the problem, is the score
+    less the effect of its turn. And of that p-value what counts is how many of the calibration's
+    scores in the same group of turns, of all problems, have as small a p-value among the other
+    chains of their problems: so turns may differ in spread, too. Both come from the calibration
+    alone.
 
     What is compared does not change during a run, so a chain's decisions do not depend on what
     the other chains do.
@@ -52,13 +64,14 @@ class SplitControl(Control):
         self._groups = TurnGroups([len(scores) for scores in turns])
         self._conditional = calibration.coverage == "conditional"
         self._effects = dict.fromkeys(self._groups.first_turns, 0.0)
+        self._shares: dict[int, _Shares] = {}
         members: dict[int | str, list[float]] = {}
         if self._conditional:
             self._effects = _turn_effects(calibration, self._groups)
-            for problem_id in calibration.scores:
-                for turn, scores in enumerate(calibration.by_turn(problem_id)):
-                    effect = self._effects[self._groups.of(turn)]
-                    members.setdefault(problem_id, []).extend(s - effect for s in scores)
+            problems = {name: self._adjusted(chains) for name, chains in calibration.scores.items()}
+            for problem_id, chains in problems.items():
+                members[problem_id] = [score for chain in chains for _, score in chain]
+            self._shares = _shares(problems.values())
         else:
             for turn, scores in enumerate(turns):
                 members.setdefault(self._groups.of(turn), []).extend(scores)
@@ -79,7 +92,59 @@ class SplitControl(Control):
                 f"the calibration has no scores for problem {problem_id}, and coverage is "
                 "conditional; calibrate on the problems that are evaluated"
             )
-        return Verdict.of(p_value(scores, score - self._effects[first], u), self._rate)
+        p = p_value(scores, score - self._effects[first], u)
+        if self._conditional and first in self._shares:
+            p = float(np.interp(p, *self._shares[first]))
+        return Verdict.of(p, self._rate)
+
+    def _adjusted(self, chains: ProblemScores) -> list[_Chain]:
+        """Each chain's scores, less the effect of their group of turns, which stands beside."""
+        groups = [self._groups.of(turn) for turn in range(max(map(len, chains)))]
+        return [
+            [
+                (group, score - self._effects[group])
+                for group, score in zip(groups, chain, strict=False)
+                if score is not None
+            ]
+            for chain in chains
+        ]
+
+
+def _shares(problems: Iterable[list[_Chain]]) -> dict[int, _Shares]:
+    """By group of turns, the share of the calibration's scores whose p-value is at most x.
+
+    The p-value is that of ``p_value`` among the problem's other chains, and the share its mean over
+    the tie-breaker, so a broken line: (above + U (1 + equal)) / (N + 1) is uniform on an interval.
+    """
+    ends: dict[int, list[tuple[float, float]]] = defaultdict(list)
+    for chains in problems:
+        for number, chain in enumerate(chains):
+            others = np.sort([s for n, c in enumerate(chains) if n != number for _, s in c])
+            for group, score in chain:
+                low, high = p_value(others, score, 0.0), _largest(others, score)
+                ends[group].append((low, high))
+    return {group: _mean_of_uniforms(np.array(pairs)) for group, pairs in ends.items()}
+
+
+def _largest(others: NDArray[np.float64], score: float) -> float:
+    """What the p-value of a score tends to as its tie-breaker tends to 1."""
+    not_below = len(others) - int(np.searchsorted(others, score, side="left"))
+    return (not_below + 1) / (len(others) + 1)
+
+
+def _mean_of_uniforms(ends: NDArray[np.float64]) -> _Shares:
+    """The mean distribution function of uniform ones on intervals, ``ends`` of shape (n, 2).
+
+    Knots and values of a broken line, each of shape (knots,).
+    """
+    knots, place = np.unique(ends, return_inverse=True)
+    density = 1.0 / (ends[:, 1] - ends[:, 0])
+    place = place.reshape(ends.shape)
+    slopes = np.zeros(len(knots))
+    np.add.at(slopes, place[:, 0], density)
+    np.subtract.at(slopes, place[:, 1], density)
+    rise = np.cumsum(slopes)[:-1] * np.diff(knots) / len(ends)
+    return knots, np.concatenate([[0.0], np.cumsum(rise)])
 
 
 def _turn_effects(calibration: Calibration, groups: TurnGroups) -> dict[int, float]:

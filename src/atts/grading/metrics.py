@@ -1,12 +1,13 @@
 """Metrics over graded chains, each with an interval clustered by problem.
 
 The chains of a problem share its difficulty, so they are not independent observations; the
-problems are. Every interval here resamples whole problems.
+problems are. Every interval here is from how much whole problems vary.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from math import comb
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,11 @@ from numpy.typing import ArrayLike, NDArray
 from atts.errors import GradingError
 from atts.grading.equivalence import equivalent
 from atts.grading.paired import sign_flip_p_value
+from atts.grading.quantiles import beta_quantile, student_quantile
 from atts.types import Record
+
+_MOST_OBSERVATIONS = 1e6
+"""Shares that vary so little that they count for more than this vary by rounding."""
 
 
 class Interval(Record):
@@ -50,26 +55,29 @@ Grades = Mapping[str, Sequence[Grade]]
 
 
 def clustered_interval(
-    numerators: ArrayLike,
-    denominators: ArrayLike,
-    confidence: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
+    numerators: ArrayLike, denominators: ArrayLike, confidence: float = 0.95
 ) -> Interval:
-    """The share sum(numerators) / sum(denominators), with an interval clustered by problem.
+    """The share r = sum(numerators) / sum(denominators), with an interval clustered by problem.
 
-    The interval is the percentile bootstrap over problems (Efron and Tibshirani, *An
-    Introduction to the Bootstrap*, 1993, chapter 13): whole problems are drawn with replacement
-    and the ratio of the sums is taken anew. It is approximate, and too narrow for few problems
-    (fewer than about 20). Where all problems have the same share it has no width, and an exact
-    binomial bound takes its place. Problems whose denominator is 0 do not count.
+    The interval of Korn and Graubard (1998, *Survey Methodology* 24) for a proportion p in a
+    clustered sample. With x_i of y_i in problem i, the variance of r over problems is
+
+        v = n / (n - 1) sum_i (x_i - r y_i)^2 / (sum_i y_i)^2
+
+    and as many independent observations as would give the same are p (1 - p) / v, which z^2 / t^2
+    corrects for v being estimated from n problems (t has n - 1 degrees of freedom). The interval is
+    that of Clopper and Pearson (1934) for so many. Problems whose denominator is 0 do not count.
+
+    Where all problems have the same share v says nothing, and an exact bound takes its place. Had
+    a share q of all problems another result, n of n like these would be drawn with probability
+    (1 - q)^n, which is at least (1 - confidence) / 2 up to the q that is taken here. Those unseen
+    problems may be all wrong, or all right. Each problem is one observation: its chains are alike,
+    and prove no more than one. At 0 and 1 it is what the formula above tends to.
 
     Args:
         numerators: shape (problems,), each between 0 and its denominator; e.g. take-overs.
         denominators: shape (problems,); e.g. decisions.
         confidence: the nominal coverage of the interval, in (0, 1).
-        resamples: how many times the problems are drawn.
-        seed: fixes the draws: the same arguments give the same interval.
 
     Raises:
         GradingError: the shapes differ, a numerator does not lie between 0 and its denominator,
@@ -84,18 +92,29 @@ def clustered_interval(
     problems = len(bottoms)
     estimate = float(tops.sum() / bottoms.sum())
     tail = (1.0 - confidence) / 2.0
-    if np.all(tops / bottoms == tops[0] / bottoms[0]):
-        # No variation was seen, so resampling shows none either. But had a share q of all
-        # problems another result, n of n like these would be drawn with probability (1 - q)^n;
-        # that is at least `tail` up to q = 1 - tail^(1/n), the one-sided bound of Clopper and
-        # Pearson (1934) for 0 of n. Those unseen problems may be all wrong, or all right. Each
-        # problem is one observation: its chains are alike, and prove no more than one.
+    variance = _ratio_variance(tops, bottoms)
+    if variance <= estimate * (1.0 - estimate) / _MOST_OBSERVATIONS:
         unseen = 1.0 - tail ** (1.0 / problems)
         low, high = estimate * (1.0 - unseen), estimate + unseen * (1.0 - estimate)
         return Interval(estimate=estimate, low=low, high=high)
-    draws = _draws(problems, resamples, seed)
-    low, high = np.quantile((draws @ tops) / (draws @ bottoms), [tail, 1.0 - tail])
-    return Interval(estimate=estimate, low=float(low), high=float(high))
+    wider = NormalDist().inv_cdf(1.0 - tail) / student_quantile(1.0 - tail, problems - 1)
+    observations = estimate * (1.0 - estimate) / variance * wider**2
+    of_these, others = observations * estimate, observations * (1.0 - estimate)
+    return Interval(
+        estimate=estimate,
+        low=beta_quantile(tail, of_these, others + 1.0),
+        high=beta_quantile(1.0 - tail, of_these + 1.0, others),
+    )
+
+
+def _ratio_variance(tops: NDArray[np.float64], bottoms: NDArray[np.float64]) -> float:
+    """Of sum(tops) / sum(bottoms) over samples of as many problems, linearised; 0 of one problem.
+
+    Cochran, *Sampling Techniques*, 1977, equation 6.13.
+    """
+    problems, total = len(bottoms), bottoms.sum()
+    rest = tops - tops.sum() / total * bottoms
+    return float(problems / max(problems - 1, 1) * (rest**2).sum() / total**2)
 
 
 def accuracy(grades: Grades) -> Interval:
@@ -120,15 +139,17 @@ def accuracy_by_problem(grades: Grades) -> dict[str, float]:
 def paired_difference(
     ours: Mapping[str, float], theirs: Mapping[str, float], seed: int = 0
 ) -> Difference:
-    """How much higher the mean of a figure is, over the problems that both runs have.
+    """How much higher the mean of a share is, over the problems that both runs have.
 
-    Each problem is paired with itself. The interval (95 %) is the percentile bootstrap over
-    problems. The p-value is that of the exact sign-flip test; see ``paired.sign_flip_p_value``.
+    Each problem is paired with itself. The interval (95 %) is that of ``clustered_interval`` for
+    (1 + difference) / 2, which lies in [0, 1]: so runs that differ nowhere, on a few problems, do
+    not pass for the same. The p-value is that of the exact sign-flip test; see
+    ``paired.sign_flip_p_value``.
 
     Args:
-        ours: a figure for each problem, e.g. ``accuracy_by_problem``.
+        ours: a share in [0, 1] for each problem, e.g. ``accuracy_by_problem``.
         theirs: the same of the other run.
-        seed: fixes the draws.
+        seed: fixes the flips, where they are drawn.
 
     Raises:
         GradingError: the runs have no problem in common.
@@ -139,29 +160,26 @@ def paired_difference(
     """
     shared = _shared(ours, theirs)
     differences = np.array([ours[name] - theirs[name] for name in shared])
-    means = _draws(len(shared), 2000, seed) @ differences / len(shared)
-    low, high = np.quantile(means, [0.025, 0.975])
+    half = clustered_interval((1.0 + differences) / 2.0, np.ones(len(shared)))
     return Difference(
         estimate=float(differences.mean()),
-        low=float(low),
-        high=float(high),
+        low=2.0 * half.low - 1.0,
+        high=2.0 * half.high - 1.0,
         p_value=sign_flip_p_value(differences, seed),
     )
 
 
-def paired_ratio(
-    ours: Mapping[str, float], theirs: Mapping[str, float], seed: int = 0
-) -> Interval | None:
-    """The ratio of two runs' sums of a figure such as tokens, over the problems that both have.
+def paired_ratio(ours: Mapping[str, float], theirs: Mapping[str, float]) -> Interval | None:
+    """The ratio r of two runs' sums of a figure such as tokens, over the problems that both have.
 
-    The interval (95 %) is the percentile bootstrap over problems: each is drawn with what it has
-    in both runs, so that what makes a problem long for both cancels. None where the other run's
-    sum is 0.
+    Each problem counts with what it has in both runs, so that what makes a problem long for both
+    cancels. The interval (95 %) is that of Student for log r: r exp(-t s / r) to r exp(t s / r),
+    with s^2 the variance of r over problems and n - 1 degrees of freedom. None where the other
+    run's sum is 0, or where one problem alone would have to tell how much problems vary.
 
     Args:
         ours: a figure for each problem, at least 0.
         theirs: the same of the other run.
-        seed: fixes the draws.
 
     Raises:
         GradingError: the runs have no problem in common.
@@ -172,12 +190,14 @@ def paired_ratio(
     shared = _shared(ours, theirs)
     tops = np.array([ours[name] for name in shared], dtype=np.float64)
     bottoms = np.array([theirs[name] for name in shared], dtype=np.float64)
-    if bottoms.sum() == 0.0:
+    if bottoms.sum() == 0.0 or len(shared) == 1:
         return None
-    draws = _draws(len(shared), 2000, seed)
-    sums = draws @ bottoms
-    low, high = np.quantile((draws @ tops)[sums > 0] / sums[sums > 0], [0.025, 0.975])
-    return Interval(estimate=float(tops.sum() / bottoms.sum()), low=float(low), high=float(high))
+    ratio = float(tops.sum() / bottoms.sum())
+    if ratio == 0.0:
+        return Interval(estimate=0.0, low=0.0, high=0.0)
+    deviation = math.sqrt(_ratio_variance(tops, bottoms)) / ratio
+    factor = math.exp(student_quantile(0.975, len(shared) - 1) * deviation)
+    return Interval(estimate=ratio, low=ratio / factor, high=ratio * factor)
 
 
 def _shared(ours: Mapping[str, float], theirs: Mapping[str, float]) -> list[str]:
@@ -242,8 +262,7 @@ def pass_at_k(grades: Grades, k: int) -> Interval:
 
 
 def _by_problem(grades: Grades) -> list[Sequence[Grade]]:
-    # In the order of their ids: the bootstrap draws by position, and the order in which
-    # problems ended must not show in a result.
+    # In the order of their ids: that in which problems ended must not show in a sum's last digit.
     return [grades[name] for name in sorted(grades)]
 
 
@@ -266,13 +285,6 @@ def _vote(chains: Sequence[Grade], same: Callable[[str, str], bool]) -> float:
     if most == 0 or right < most:
         return 0.0
     return 1.0 / (1 + sum(votes == most for _, votes in wrong))
-
-
-@lru_cache(maxsize=4)
-def _draws(problems: int, resamples: int, seed: int) -> NDArray[np.int64]:
-    """How often each problem is drawn, in each resample; shape (resamples, problems)."""
-    shares = np.full(problems, 1.0 / problems)
-    return np.random.default_rng(seed).multinomial(problems, shares, size=resamples)
 
 
 def _counted(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from atts.config import Config
+from atts.conformal.calibrating import rounds
 from atts.conformal.calibration import Calibration
 from atts.conformal.control import Control
 from atts.conformal.controls import calibrating_control, make_control
@@ -126,7 +127,7 @@ def prepare_calibration(config: Config) -> Job:
     config = config.model_copy(
         update={"method": "atts", "problems": options, "samples": config.calibration.samples}
     )
-    control = calibrating_control(config.take_over)
+    control = calibrating_control(config.take_over, None)
     return Job(config, load_problems(options), None, control, "calibration")
 
 
@@ -166,6 +167,9 @@ async def calibrate(
 ) -> Calibration:
     """Make the calibration chains that ``directory`` still lacks, and ``calibration.json``.
 
+    The chains are made in two rounds, of which the first decides for the second; see
+    ``atts.conformal.calibrating``.
+
     Raises:
         ProblemError: see ``prepare_calibration``.
         ConfigError: the directory holds another run; the differing keys are named.
@@ -174,15 +178,33 @@ async def calibrate(
     """
     job = prepare_calibration(config)
     with RunStore.open(directory, job.config, job.problems, None) as store:
-        await _make_chains(job, models, store, observer, retry_failed=True)
+        if observer:
+            already = sum(chain.end != "failed" for chain in store.chains.values())
+            observer.started(len(job.problems) * job.config.samples, already)
+        earlier: set[ChainKey] = set()
+        for keys in rounds([problem.id for problem in job.problems], job.config.samples):
+            made = [store.chains[key] for key in earlier]
+            scored = [c for c in made if c.end != "failed" and any(t.decision for t in c.turns)]
+            before = Calibration.from_chains(scored, job.config) if scored else None
+            control = calibrating_control(job.config.take_over, before)
+            await _make_chains(
+                job._replace(control=control), models, store, observer, True, set(keys)
+            )
+            earlier.update(keys)
         calibration = Calibration.from_chains(store.chains.values(), job.config)
         atomic_write(directory / CALIBRATION, calibration.to_json())
     return calibration
 
 
 async def _make_chains(
-    job: Job, models: Models, store: RunStore, observer: Observer | None, retry_failed: bool
+    job: Job,
+    models: Models,
+    store: RunStore,
+    observer: Observer | None,
+    retry_failed: bool,
+    only: Collection[ChainKey] | None = None,
 ) -> None:
+    """Make the chains that are missing: all of the job's, or, for a part of it, ``only`` these."""
     method, engines = METHODS[job.config.method], [model.engine for model in models.values()]
     if observer:
         activity = observer.activity
@@ -198,7 +220,9 @@ async def _make_chains(
     def missing() -> Iterator[Sequence[Callable[[], OpenChain]]]:
         for problem in job.problems:
             keys = [ChainKey(problem.id, sample) for sample in range(job.config.samples)]
-            samples = [key.sample for key in keys if key not in done]
+            samples = [
+                key.sample for key in keys if key not in done and (only is None or key in only)
+            ]
             ranking = None
             if method.together:
                 others = [store.chains[key] for key in keys if key in done]
@@ -237,7 +261,7 @@ async def _make_chains(
             if observer and message:
                 observer.warned(message)
 
-    if observer:
+    if observer and only is None:
         observer.started(len(job.problems) * job.config.samples, len(done))
     clock = Clock(max((chain.done for chain in store.chains.values()), default=0.0))
     stop = job.config.stop
