@@ -1,28 +1,29 @@
 """Writing ahead while the target scores: wall times with and without, and the same chains.
 
-    python benchmarks/overlap.py [--problems 20] [--rounds 3]
+    python benchmarks/overlap.py [--problems 20] [--rounds 3] [--seeds 6] [--only pair|stand-ins]
 
 First the bundled pair, at the settings of ``atts demo``, with both models in this process. Rounds
 alternate between the two ways, so that a machine that slows down slows both; decisions and texts
 are compared chain by chain.
 
 Then two stand-ins for servers that take as long as a GPU would, in virtual time: a draft segment
-of 500 tokens 2.5 s, the target's 10 s, a score 0.1 to 0.5 s. Either there is a place for every
-request, so that a chain waits for nothing but itself, or the draft's server is full: 64 chains on
-16 places.
+of 500 tokens 2.5 s, the target's 10 s, each up to 30 % more or less, and a score 0.1 or 0.5 s. 256
+chains, of which 16, 32 or 64 are in flight, have 16 places at the draft. "Queued" is what writing
+ahead would cost if its requests waited for a place like all others, by their length.
 """
 
 import argparse
 import asyncio
 import hashlib
-import selectors
 import statistics
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Literal, NamedTuple, cast
+from unittest import mock
 
 import numpy as np
 from rich import box
@@ -37,19 +38,24 @@ from atts.engines.base import Completion, Sampling, Scored
 from atts.methods import METHODS
 from atts.methods.chain import Model, Models, OpenChain
 from atts.prompts import Tokenizer
-from atts.runs import jobs
-from atts.runs.limits import LimitedEngine
+from atts.runs import jobs, limits
 from atts.runs.runner import Clock, run_chains
 from atts.runs.store import read_run
+from atts.simulation.clock import run_virtually
 from atts.types import Chain, ChainKey, Problem, Timings
 
 WAYS = ("on", "off")
 DRAFT_SECONDS, TARGET_SECONDS = 2.5, 10.0
 """To write 500 tokens: about 200 tokens/s of an 8B model, and 50 of a 32B model."""
-SCORE_SECONDS = (0.1, 0.3, 0.5)
+VARIATION = 0.3
+SCORE_SECONDS = (0.1, 0.5)
 RATES = (0.4, 0.1)
 ANSWERS = 1 / 7
 """Share of the segments that hold an answer: chains of seven segments."""
+PLACES, IN_FLIGHT = 16, (16, 32, 64)
+PROBLEMS, SAMPLES = 32, 8
+
+Way = Literal["off", "on", "queued"]
 
 
 def main() -> None:
@@ -57,15 +63,16 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=20)
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=6, help="of the stand-ins")
+    parser.add_argument("--only", choices=("pair", "stand-ins"))
     arguments = parser.parse_args()
-    console = Console()
-    with tempfile.TemporaryDirectory() as folder:
-        console.print(
-            asyncio.run(
-                bundled_pair(Path(folder), arguments.problems, arguments.samples, arguments.rounds)
-            )
-        )
-    console.print(stand_ins())
+    console = Console(width=100)  # of the wider table
+    if arguments.only != "stand-ins":
+        sizes = arguments.problems, arguments.samples, arguments.rounds
+        with tempfile.TemporaryDirectory() as folder:
+            console.print(asyncio.run(bundled_pair(Path(folder), *sizes)))
+    if arguments.only != "pair":
+        console.print(stand_ins(arguments.seeds))
 
 
 def with_overlap(config: Config, overlap: str) -> Config:
@@ -125,24 +132,6 @@ async def bundled_pair(folder: Path, problems: int, samples: int, rounds: int) -
     return table
 
 
-class VirtualTime(asyncio.SelectorEventLoop):
-    """An event loop on which nothing takes time but sleeping, and that takes none."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        loop = self
-
-        class Skipping(selectors.DefaultSelector):
-            def select(self, timeout: float | None = None) -> Any:  # noqa: ANN401
-                loop.now += timeout or 0.0
-                return super().select(0)
-
-        super().__init__(Skipping())
-
-    def time(self) -> float:
-        return self.now
-
-
 class StandIn:
     """An engine that writes and scores by the seed of each request, in a given time."""
 
@@ -153,14 +142,16 @@ class StandIn:
         """Tokens."""
 
     async def generate(self, token_ids: Sequence[int], sampling: Sampling) -> Completion:
+        numbers = np.random.default_rng(sampling.seed)
+        answers = numbers.random() < ANSWERS
+        seconds = self._write * numbers.uniform(1 - VARIATION, 1 + VARIATION)
         began = _now()
         try:
-            await asyncio.sleep(self._write)
+            await asyncio.sleep(seconds)
         except asyncio.CancelledError:
-            self.in_vain += sampling.max_tokens * (_now() - began) / self._write
+            self.in_vain += sampling.max_tokens * (_now() - began) / seconds
             raise
         self.written += sampling.max_tokens
-        answers = np.random.default_rng(sampling.seed).random() < ANSWERS
         return Completion((1, 2) if answers else (0, 0), "length", len(token_ids), NOW)
 
     async def score(self, token_ids: Sequence[int], start: int) -> Scored:
@@ -202,15 +193,28 @@ class Virtual(NamedTuple):
     done: Mapping[ChainKey, object]
 
 
-async def virtual_run(
-    overlap: str, rate: float, score_seconds: float, chains: int, places: int
+def virtual_run(way: Way, rate: float, score_seconds: float, chains: int, seed: int) -> Virtual:
+    """One run of all chains, in a way, with so many in flight."""
+    run = partial(_virtual_run, rate=rate, score_seconds=score_seconds, chains=chains, seed=seed)
+    if way != "queued":
+        return run_virtually(run(way))
+    with mock.patch.object(limits, "until_needed", new=at_once):
+        return run_virtually(run("on"))
+
+
+async def at_once() -> None:
+    """As if every request were needed."""
+
+
+async def _virtual_run(
+    overlap: str, rate: float, score_seconds: float, chains: int, seed: int
 ) -> Virtual:
-    config = parse_config({"limits": {"overlap": overlap}}, "the benchmark")
+    config = parse_config({"seed": seed, "limits": {"overlap": overlap}}, "the benchmark")
     draft = StandIn(DRAFT_SECONDS, 0.0)
     target = StandIn(TARGET_SECONDS, score_seconds)
     words = cast("Tokenizer", Words())
     models: Models = {
-        "draft": Model(LimitedEngine(draft, places, 1, 0.0), words),
+        "draft": Model(limits.LimitedEngine(draft, PLACES, 1, 0.0), words),
         "target": Model(target, words),
     }
     scores = np.random.default_rng(0).random((1000, 2)).mean(axis=1)
@@ -227,51 +231,43 @@ async def virtual_run(
                 OpenChain, Problem(id=str(p), question="?", answer="1"), s, models, config, control
             )
         ]
-        for p in range(chains)
-        for s in range(8)
+        for p in range(PROBLEMS)
+        for s in range(SAMPLES)
     ]
     done: list[Chain] = []
     await run_chains(waiting, METHODS["atts"], chains, Clock(), done.append)
     return Virtual(_now(), draft.written, draft.in_vain, what_was_done(done))
 
 
-def stand_ins() -> Table:
-    """Both ways on stand-ins for servers, by how long a score takes and how full the draft is."""
+def stand_ins(seeds: int) -> Table:
+    """All ways on stand-ins for servers, by how long a score takes and how full the draft is."""
     table = Table(
-        title="stand-ins for two servers, virtual time",
-        caption="Decisions and texts are the same in each pair of runs.",
+        title=f"stand-ins for two servers, virtual time, {PLACES} places at the draft",
+        caption=f"Mean of {seeds} seeds, +- standard error of the ratio within a seed. Decisions "
+        "and texts are the same in all runs of a seed.",
         box=box.SIMPLE_HEAD,
     )
-    for column in (
-        "draft's server",
-        "rate",
-        "score, s",
-        "off, s",
-        "on, s",
-        "on / off",
-        "in vain, %",
-    ):
+    columns = "in flight", "rate", "score, s", "off, s", "on / off", "queued / off", "in vain, %"
+    for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
-    for name, chains, places in (("a place for each", 16, 16), ("64 chains on 16", 64, 16)):
-        for rate in RATES:
-            for score_seconds in SCORE_SECONDS:
-                runs = {}
-                for way in WAYS:
-                    with asyncio.Runner(loop_factory=VirtualTime) as runner:
-                        run = virtual_run(way, rate, score_seconds, chains, places)
-                        runs[way] = runner.run(run)
-                on, off = runs["on"], runs["off"]
-                if on.done != off.done:
+    for chains, rate, score_seconds in product(IN_FLIGHT, RATES, SCORE_SECONDS):
+        runs: dict[Way, list[Virtual]] = {"off": [], "on": [], "queued": []}
+        for seed in range(seeds):
+            for way, some in runs.items():
+                some.append(virtual_run(way, rate, score_seconds, chains, seed))
+                if some[-1].done != runs["off"][-1].done:
                     raise AssertionError("a chain has another text or another p-value")
-                table.add_row(
-                    name,
-                    str(rate),
-                    str(score_seconds),
-                    f"{off.seconds:,.0f}",
-                    f"{on.seconds:,.0f}",
-                    f"{on.seconds / off.seconds:.3f}",
-                    f"{100 * on.in_vain / (on.in_vain + on.written):.1f}",
-                )
+        row = [f"{chains}", f"{rate}", f"{score_seconds}"]
+        row.append(f"{statistics.mean(run.seconds for run in runs['off']):,.0f}")
+        for way in ("on", "queued"):
+            ratios = [
+                run.seconds / off.seconds for run, off in zip(runs[way], runs["off"], strict=True)
+            ]
+            row.append(
+                f"{statistics.mean(ratios):.3f} +- {statistics.stdev(ratios) / seeds**0.5:.3f}"
+            )
+        in_vain = statistics.mean(run.in_vain / (run.in_vain + run.written) for run in runs["on"])
+        table.add_row(*row, f"{100 * in_vain:.1f}")
     return table
 
 

@@ -16,16 +16,21 @@ from atts.conformal.calibration import Calibration
 from atts.conformal.control import Control, Verdict
 from atts.conformal.split import SplitControl
 from atts.engines.base import Completion, Sampling, Scored
-from atts.errors import ContextLengthError, EngineError
+from atts.errors import ContextLengthError, EngineError, EngineUnavailableError
 from atts.methods import METHODS
 from atts.methods.ahead import Ahead
 from atts.methods.atts import atts
 from atts.methods.chain import Model, Models, OpenChain
+from atts.runs.limits import LimitedEngine
 from atts.runs.runner import Clock, run_chains, solve
 from atts.types import Chain, Discarded, Problem
 
 PROBLEM = Problem(id="p", question="1+1?", answer="2")
 SAMPLING = Sampling(max_tokens=8, temperature=0.8, top_p=1.0, seed=1)
+
+BUSY = 9
+"""A delay of a random engine, after which it asks to be called again; there are at most 120."""
+BUSY_TIMES = 121
 
 
 class Scripted(Control):
@@ -74,9 +79,12 @@ class RandomEngine:
 
     async def _work(self) -> None:
         self.in_flight += 1
+        delay = self._delays.pop() if self._delays else 0
         try:
-            for _ in range(int(self._delays.pop() if self._delays else 0)):
+            for _ in range(int(delay)):
                 await asyncio.sleep(0)
+            if delay == BUSY:
+                raise EngineUnavailableError("busy")
         finally:
             self.in_flight -= 1
 
@@ -99,15 +107,19 @@ def open_chain(config: Config, draft: FakeEngine, target: FakeEngine, *turns: in
     return OpenChain(PROBLEM, 0, models, with_overlap(config, "on"), Scripted(*turns))
 
 
-def without_discarded(chain: Chain) -> Chain:
-    turns = [turn.model_copy(update={"discarded": None}) for turn in chain.turns]
-    decided = [
-        turn.decision and turn.decision.model_copy(update={"order": 0}) for turn in chain.turns
-    ]
-    turns = [
-        turn.model_copy(update={"decision": decision})
-        for turn, decision in zip(turns, decided, strict=True)
-    ]
+def without_times(chain: Chain) -> Chain:
+    """What must not depend on when anything was done, or done in vain."""
+    turns = []
+    for turn in chain.turns:
+        decision = turn.decision
+        changes = {
+            "segments": tuple(
+                segment.model_copy(update={"timings": NOW}) for segment in turn.segments
+            ),
+            "decision": decision and decision.model_copy(update={"order": 0, "timings": NOW}),
+            "discarded": None,
+        }
+        turns.append(turn.model_copy(update=changes))
     return chain.model_copy(update={"turns": tuple(turns), "started": 0.0, "done": 0.0})
 
 
@@ -124,7 +136,9 @@ CALIBRATION = Calibration(
 async def run_all(config: Config, delays: Sequence[Sequence[float]]) -> list[Chain]:
     """All chains of some problems, in the order of their identities."""
     engines = RandomEngine("draft", delays[0]), RandomEngine("target", delays[1])
-    models: Models = {"draft": Model(engines[0], BYTES), "target": Model(engines[1], BYTES)}
+    draft = LimitedEngine(engines[0], config.limits.draft_requests, BUSY_TIMES, 0.0)
+    target = LimitedEngine(engines[1], config.limits.target_requests, BUSY_TIMES, 0.0)
+    models: Models = {"draft": Model(draft, BYTES), "target": Model(target, BYTES)}
     control = SplitControl(CALIBRATION, rate=0.4)
     chains = [
         [partial(OpenChain, problem, sample, models, config, control)]
@@ -135,20 +149,22 @@ async def run_all(config: Config, delays: Sequence[Sequence[float]]) -> list[Cha
     await run_chains(chains, METHODS["atts"], 4, Clock(), done.append)
     assert [engine.in_flight for engine in engines] == [0, 0]
     assert asyncio.all_tasks() == {asyncio.current_task()}
-    return sorted(map(without_discarded, done), key=lambda chain: chain.key)
+    return sorted(map(without_times, done), key=lambda chain: chain.key)
 
 
-delays = st.lists(st.integers(0, 9), max_size=120)
+delays = st.lists(st.integers(0, BUSY), max_size=120)
+places = st.tuples(st.integers(1, 4), st.integers(1, 4))
 
 
 @settings(max_examples=60)
 @given(
     delays=st.tuples(delays, delays, delays, delays),
+    places=st.tuples(places, places),
     mode=st.sampled_from(["continue", "replace"]),
     seed=st.integers(0, 1000),
 )
 def test_chains_are_the_same_with_and_without_writing_ahead(
-    delays: tuple[list[int], ...], mode: str, seed: int
+    delays: tuple[list[int], ...], places: tuple[tuple[int, int], ...], mode: str, seed: int
 ) -> None:
     tree = {
         "samples": 3,
@@ -157,11 +173,14 @@ def test_chains_are_the_same_with_and_without_writing_ahead(
         "take_over": {"mode": mode},
     }
 
-    def run(overlap: str, delays: Sequence[Sequence[float]]) -> list[Chain]:
-        config = parse_config(tree | {"limits": {"overlap": overlap}}, "a test")
+    def run(
+        overlap: str, delays: Sequence[Sequence[float]], places: tuple[int, int]
+    ) -> list[Chain]:
+        limits = dict(zip(("draft_requests", "target_requests"), places, strict=True))
+        config = parse_config(tree | {"limits": limits | {"overlap": overlap}}, "a test")
         return asyncio.run(run_all(config, delays))
 
-    assert run("on", delays[:2]) == run("off", delays[2:])
+    assert run("on", delays[:2], places[0]) == run("off", delays[2:], places[1])
 
 
 async def test_the_draft_writes_while_the_target_scores(config: Config) -> None:
@@ -212,6 +231,24 @@ async def test_what_was_written_for_nothing_is_counted(config: Config) -> None:
     assert [each and each.tokens for each in lost] == [None, 8, None, None]
     assert lost[1]
     assert lost[1].seconds >= 0.009
+
+
+async def test_what_has_not_begun_is_not_written_for_nothing() -> None:
+    draft = FakeEngine(seconds=60.0)
+    limited = LimitedEngine(draft, in_flight=1, attempts=1, backoff_seconds=0.0)
+    other = asyncio.create_task(limited.generate(b"other", SAMPLING))
+    await asyncio.sleep(0)
+    ahead = Ahead()
+    ahead.start(limited, b"ahead", SAMPLING)
+    await asyncio.sleep(0)
+    assert await ahead.drop() is None
+    other.cancel()
+    await asyncio.wait([other])
+    ahead.start(limited, b"ahead", SAMPLING)
+    await asyncio.sleep(0)
+    assert await ahead.drop() is not None
+    assert [text for text, _ in draft.generated] == ["other", "ahead"]
+    assert draft.aborted == 2
 
 
 @pytest.mark.parametrize("text", ["\\boxed{2}", "the end"])

@@ -1,7 +1,9 @@
 """Limits and retries around an engine."""
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 import pytest
 from engines.test_meter import MeteredEngine
@@ -9,8 +11,9 @@ from fakes import FakeEngine
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atts.engines.base import Load, Sampling
+from atts.engines.base import Completion, Load, Sampling
 from atts.errors import ContextLengthError, EngineError, EngineUnavailableError
+from atts.methods.ahead import Ahead
 from atts.runs.limits import LimitedEngine, Places
 
 SAMPLING = Sampling(max_tokens=8, temperature=0.8, top_p=1.0, seed=1)
@@ -137,6 +140,113 @@ def test_no_place_is_lost_whoever_gives_up(requests: list[tuple[int, int]], coun
         async with asyncio.timeout(10), AsyncExitStack() as stack:
             for _ in range(count):
                 await stack.enter_async_context(places.place(1))
+
+    asyncio.run(run())
+
+
+async def test_what_is_made_ahead_takes_a_place_that_nobody_waits_for() -> None:
+    engine = FakeEngine(seconds=60.0)
+    limited = LimitedEngine(engine, in_flight=2, attempts=1, backoff_seconds=0.0)
+    first = asyncio.create_task(limited.score(b"first", 1))
+    await asyncio.sleep(0)
+    ahead = Ahead()
+    ahead.start(limited, b"ahead", SAMPLING)
+    await asyncio.sleep(0)
+    assert engine.in_flight == 2
+    await ahead.drop()
+    first.cancel()
+    await asyncio.wait([first])
+
+
+async def test_what_is_made_ahead_goes_by_its_length_once_it_is_needed() -> None:
+    engine = MeteredEngine(Load(1, 0, 0.5))
+    engine.seconds = 0.01
+    limited = LimitedEngine(engine, in_flight=1, attempts=1, backoff_seconds=0.0)
+    first = asyncio.create_task(limited.generate(b"first", SAMPLING))
+    await asyncio.sleep(0)
+    taken, dropped = Ahead(), Ahead()
+    taken.start(limited, b"longer", SAMPLING)
+    dropped.start(limited, b"the longest", SAMPLING)
+    await asyncio.sleep(0)
+    others = [asyncio.create_task(limited.generate(text, SAMPLING)) for text in (b"abc", b"abcd")]
+    await asyncio.sleep(0)
+    assert await limited.meter() == Load(1, 2, 0.5)  # the load of what is needed
+    await first
+    # The place went to one of the others, not to the longest.
+    needed = asyncio.create_task(taken.take(b"longer", SAMPLING))
+    await asyncio.gather(needed, *others)
+    assert await dropped.drop() is None
+    assert [text for text, _ in engine.generated] == ["first", "abcd", "longer", "abc"]
+
+
+async def test_a_second_try_takes_no_place_ahead_of_those_who_wait() -> None:
+    """What was made ahead failed; meanwhile others have taken the places."""
+    engine = failing(1, EngineUnavailableError("busy"))
+    limited = LimitedEngine(engine, in_flight=1, attempts=2, backoff_seconds=0.0)
+    ahead = Ahead()
+    ahead.start(limited, b"ahead", SAMPLING)
+    await asyncio.sleep(0)
+    others = [asyncio.create_task(limited.generate(b"x", SAMPLING)) for _ in range(3)]
+    await asyncio.gather(*others)
+    assert [text for text, _ in engine.generated][:4] == ["ahead", "x", "x", "x"]
+    assert await ahead.take(b"ahead", SAMPLING) is not None
+    assert [text for text, _ in engine.generated].count("ahead") == 2
+
+
+@given(
+    requests=st.lists(st.tuples(st.integers(1, 5), st.integers(0, 9)), max_size=30),
+    count=st.integers(1, 3),
+)
+def test_nothing_made_ahead_begins_while_others_wait(
+    requests: list[tuple[int, int]], count: int
+) -> None:
+    """Some requests are made ahead; of those some are needed after a while, others never."""
+
+    async def run() -> None:
+        places, waiting, needed = FakeEngine(), set[int](), set[int]()
+        begun: list[int] = []
+        generate = places.generate
+
+        async def watched(token_ids: Sequence[int], sampling: Sampling) -> Completion:
+            number = sampling.seed
+            begun.append(number)
+            waiting.discard(number)
+            assert number in needed or not waiting
+            for _ in range(len(token_ids)):
+                await asyncio.sleep(0)
+            return await generate(token_ids, sampling)
+
+        places.generate = watched  # type: ignore[method-assign]
+        limited = LimitedEngine(places, count, 1, 0.0)
+
+        async def made_ahead(token_ids: bytes, sampling: Sampling, patience: int) -> None:
+            ahead = Ahead()
+            ahead.start(limited, token_ids, sampling)
+            for _ in range(patience):
+                await asyncio.sleep(0)
+            if patience % 2:
+                needed.add(sampling.seed)
+                await ahead.take(token_ids, sampling)
+            else:
+                await ahead.drop()
+
+        tasks: list[asyncio.Task[object]] = []
+        for number, (length, patience) in enumerate(requests):
+            text, sampling = b"x" * length, replace(SAMPLING, seed=number)
+            if patience:
+                tasks.append(asyncio.create_task(made_ahead(text, sampling, patience)))
+            else:
+                needed.add(number)
+                tasks.append(asyncio.create_task(limited.generate(text, sampling)))
+                await asyncio.sleep(0)  # it has a place by now, or waits for one
+                if number not in begun:
+                    waiting.add(number)
+            for _ in range(length % 3):
+                await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            await asyncio.gather(*tasks)
+        assert needed <= set(begun)
+        assert len(begun) == len(set(begun))
 
     asyncio.run(run())
 

@@ -11,17 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
-import numpy as np
-
 from atts.config import Config
 from atts.conformal.control import Control, Verdict
 from atts.conformal.scores import all_scores
 from atts.engines.base import Engine, Sampling, Scored
-from atts.errors import EngineError
 from atts.grading.extract import extract_answer
 from atts.methods.ahead import Ahead
 from atts.methods.ranking import Ranking
-from atts.methods.rating import rate_step
+from atts.methods.rating import rate_likelihood, rate_step, score_tokens
 from atts.methods.repetition import repeats
 from atts.methods.seeds import seed_at, tie_breaker
 from atts.methods.written import Written
@@ -84,7 +81,7 @@ class OpenChain:
         self._models = models
         self._control = control
         self._ranking = ranking
-        self._stream = stream
+        self._place = (config.seed, stream, problem.id, sample)  # where its draws come from
         self.watcher: Watcher | None = None
         self._turns: list[Turn] = []
         self._segments: list[Segment] = []
@@ -220,7 +217,9 @@ class OpenChain:
         self._ahead.start(
             self._models["draft"].engine,
             self._token_ids["draft"] + written.token_ids["draft"],
-            self._sampling(turns.draft_tokens, self._seed_at(len(self._turns) + 1, "draft")),
+            self._sampling(
+                turns.draft_tokens, seed_at(*self._place, len(self._turns) + 1, "draft")
+            ),
         )
 
     async def decide(self, written: Written) -> bool:
@@ -240,7 +239,7 @@ class OpenChain:
             self.problem.id,
             len(self._turns),
             scores[self.config.take_over.score.kind],
-            self._tie_breaker(),
+            tie_breaker(*self._place, len(self._turns)),
         )
         self._taking_over = verdict.take_over
         self._decided(verdict, scored, scores, self._control.next_order())
@@ -265,7 +264,7 @@ class OpenChain:
                 self.sample,
                 len(self._turns),
                 scores[self.config.take_over.score.kind],
-                self._tie_breaker(),
+                tie_breaker(*self._place, len(self._turns)),
             )
         finally:
             self._waited = clock() - began
@@ -292,15 +291,8 @@ class OpenChain:
             EngineError: the target gave no usable log-probabilities.
         """
         ids, start = self._token_ids["target"], self._prompt_tokens["target"]
-        if len(ids) == start:
-            return
-        scored = await self._score(ids, start)
-        self._rating = Rating(
-            value=float(scored.logprobs.mean()),
-            read_tokens=len(ids) - start,
-            cached_tokens=scored.cached_tokens,
-            timings=scored.timings,
-        )
+        if len(ids) > start:
+            self._rating = await rate_likelihood(self._models["target"].engine, ids, start)
 
     @contextmanager
     def waited_for(self) -> Iterator[None]:
@@ -316,22 +308,10 @@ class OpenChain:
     async def _scores(self, written: Written) -> tuple[Scored, dict[str, float]]:
         """What the target finds of a segment, and the segment's score by every kind."""
         prefix = self._token_ids["target"]
-        scored = await self._score(prefix + written.token_ids["target"], len(prefix))
-        return scored, all_scores(scored.logprobs, self.config.take_over.score)
-
-    async def _score(self, ids: list[int], start: int) -> Scored:
-        scored = await self._models["target"].engine.score(ids, start)
-        if len(scored.logprobs) != len(ids) - start or not np.isfinite(scored.logprobs).all():
-            raise EngineError(
-                f"the target scored {len(scored.logprobs)} of {len(ids) - start} tokens, mean "
-                f"{scored.logprobs.mean()}: these are not usable log-probabilities"
-            )
-        return scored
-
-    def _tie_breaker(self) -> float:
-        return tie_breaker(
-            self.config.seed, self._stream, self.problem.id, self.sample, len(self._turns)
+        scored = await score_tokens(
+            self._models["target"].engine, prefix + written.token_ids["target"], len(prefix)
         )
+        return scored, all_scores(scored.logprobs, self.config.take_over.score)
 
     def _decided(
         self,
@@ -413,7 +393,5 @@ class OpenChain:
         """The seed of a model's next request: from the run's seed and this place in this chain."""
         again = self._requests[author]
         self._requests[author] += 1
-        return self._seed_at(len(self._turns), f"{author} {again}" if again else author)
-
-    def _seed_at(self, turn: int, purpose: str) -> int:
-        return seed_at(self.config.seed, self._stream, self.problem.id, self.sample, turn, purpose)
+        purpose = f"{author} {again}" if again else author
+        return seed_at(*self._place, len(self._turns), purpose)

@@ -6,11 +6,42 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atts.config import SpecReasonOptions
-from atts.engines.base import Engine, Sampling
+from atts.engines.base import Engine, Sampling, Scored
+from atts.errors import EngineError
 from atts.prompts import Tokenizer
 from atts.types import Rating, Timings
 
 _GREEDY = Sampling(max_tokens=1, temperature=0.0, top_p=1.0, seed=0)
+
+
+async def score_tokens(engine: Engine, ids: list[int], start: int) -> Scored:
+    """Log-probabilities of ``ids[start:]``, one each and all finite; see ``Engine.score``.
+
+    Raises:
+        EngineError: the engine gave no usable log-probabilities.
+    """
+    scored = await engine.score(ids, start)
+    if len(scored.logprobs) != len(ids) - start or not np.isfinite(scored.logprobs).all():
+        raise EngineError(
+            f"the target scored {len(scored.logprobs)} of {len(ids) - start} tokens, mean "
+            f"{scored.logprobs.mean()}: these are not usable log-probabilities"
+        )
+    return scored
+
+
+async def rate_likelihood(engine: Engine, ids: list[int], start: int) -> Rating:
+    """The mean log-likelihood of ``ids[start:]``, in nats per token.
+
+    Raises:
+        EngineError: the engine gave no usable log-probabilities.
+    """
+    scored = await score_tokens(engine, ids, start)
+    return Rating(
+        value=float(scored.logprobs.mean()),
+        read_tokens=len(ids) - start,
+        cached_tokens=scored.cached_tokens,
+        timings=scored.timings,
+    )
 
 
 async def rate_step(

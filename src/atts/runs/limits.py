@@ -11,6 +11,7 @@ from tenacity.wait import wait_random_exponential
 
 from atts.engines.base import Completion, Engine, Load, Metered, Sampling, Scored
 from atts.errors import EngineUnavailableError
+from atts.methods.ahead import until_needed
 
 Result = TypeVar("Result", Completion, Scored)
 LONGEST_WAIT_SECONDS = 60.0
@@ -22,7 +23,8 @@ class Places:
     """So many places; of those who wait for one, the highest rank gets the next."""
 
     def __init__(self, count: int) -> None:
-        self._free = count
+        self.free = count
+        """Places that nobody holds; where there is one, nobody waits."""
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
         self._came = 0
 
@@ -34,8 +36,8 @@ class Places:
     @asynccontextmanager
     async def place(self, rank: int) -> AsyncIterator[None]:
         """Hold a place inside; equal ranks get theirs in the order in which they came."""
-        if self._free:
-            self._free -= 1
+        if self.free:
+            self.free -= 1
         else:
             place = asyncio.get_running_loop().create_future()
             self._came += 1
@@ -57,7 +59,7 @@ class Places:
             if not place.done():
                 place.set_result(None)
                 return
-        self._free += 1
+        self.free += 1
 
 
 class LimitedEngine:
@@ -65,8 +67,10 @@ class LimitedEngine:
 
     A chain whose request fails in a passing way so loses one request, not its past turns. Where
     requests wait, the longest go first: theirs are the chains nearest to their end, which then
-    leave, with the memory that they hold. A result's ``queued`` is when it was asked for here:
-    waits for a place, and tries that failed, are part of the time before the engine began.
+    leave, with the memory that they hold. A request made ahead of a decision takes only a place
+    that nobody waits for, and else waits with the others only once its result is needed for
+    certain. A result's ``queued`` is when it was asked for here: waits for a place, and tries that
+    failed, are part of the time before the engine began.
     """
 
     def __init__(
@@ -101,6 +105,8 @@ class LimitedEngine:
         asked = asyncio.get_running_loop().time()  # time.monotonic(), or a simulation's
 
         async def within_limit() -> Result:
+            if not self._places.free:
+                await until_needed()
             # Waiting for another try holds no place: the others may go on meanwhile.
             async with self._places.place(rank):
                 return await request()
