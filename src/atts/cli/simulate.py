@@ -285,7 +285,7 @@ def _duration(seconds: float) -> str:
 
 
 def _fit(run: Path, hardware: "Hardware", path: Path, as_json: bool) -> None:
-    from atts.runs.store import atomic_write
+    from atts.files import atomic_write
     from atts.simulation.fit import fit_run
 
     found = fit_run(run, hardware)

@@ -16,6 +16,7 @@ from atts.conformal.risk import Certificate
 from atts.engines.base import Engine, Metered
 from atts.engines.loading import load_engine
 from atts.errors import CalibrationError, ConfigError
+from atts.files import atomic_write
 from atts.grading.cache import VerdictCache
 from atts.grading.grader import Grader
 from atts.methods import METHODS, authors_of
@@ -32,7 +33,7 @@ from atts.runs.grades import read_grades, summarise_graded
 from atts.runs.limits import LimitedEngine
 from atts.runs.runner import Clock, run_chains
 from atts.runs.stopping import Stopping
-from atts.runs.store import CALIBRATION, RecordedRun, RunStore, atomic_write
+from atts.runs.store import CALIBRATION, RecordedRun, RunStore
 from atts.types import Author, Chain, ChainKey, Problem
 
 

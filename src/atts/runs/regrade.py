@@ -9,13 +9,14 @@ from typing import Literal, NamedTuple
 from filelock import FileLock
 
 from atts.errors import AttsError, JudgeError, StoreError
+from atts.files import atomic_write, to_jsonl
 from atts.grading.chains import grade_chains
 from atts.grading.extract import choice_letter, extract_answer
 from atts.grading.grader import Grader
 from atts.grading.judge import Cost, Judge
 from atts.reports.summary import Summary
 from atts.runs.grades import GRADES, ChainGrade, read_grades, summarise_graded, text_digest
-from atts.runs.store import SUMMARY, RecordedRun, atomic_write, lock_run, read_run, to_jsonl
+from atts.runs.store import SUMMARY, RecordedRun, lock_run, read_run
 from atts.types import Chain, ChainKey, Problem
 
 ExtractBy = Literal["regex", "llm"]
