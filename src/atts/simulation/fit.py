@@ -324,7 +324,7 @@ async def _replay(
                 ids=range(each.length),
                 scored_from=each.scored_from,
                 write=each.write,
-                most=max(each.write, 1),
+                max_tokens=max(each.write, 1),
                 last_id=-1,
                 future=loop.create_future(),
                 queued=loop.time(),

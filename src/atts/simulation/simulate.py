@@ -23,8 +23,9 @@ from atts.runs.limits import LimitedEngine
 from atts.runs.runner import Clock, run_chains
 from atts.simulation.clock import run_virtually
 from atts.simulation.contender import Contender
+from atts.simulation.gpus import Gpus
 from atts.simulation.hardware import GPUS, Costs, Efficiency, Shape, cache_tokens, shape_of
-from atts.simulation.server import Gpus, Server, ServerOptions, Usage
+from atts.simulation.server import Server, ServerOptions
 from atts.simulation.workload import Workload
 from atts.types import Author, Chain, Record
 
@@ -259,13 +260,14 @@ class _Run:
 
     def _written(self, author: Author) -> int:
         """Tokens that the servers of a model wrote, whatever became of them."""
-        return sum(server.usage().written_tokens for server in self.servers.get(author, []))
+        return sum(server.usage.written_tokens for server in self.servers.get(author, []))
 
     def _use(self, author: Author, wall: float) -> ModelUse | None:
         if author not in self.servers:
             return None
         hardware = self.hardware.draft if author == "draft" else self.hardware.target
-        usages: list[Usage] = [server.usage() for server in self.servers[author]]
+        usages = [server.usage for server in self.servers[author]]
+        room = self.servers[author][0].options.cache_tokens
         requests = sum(usage.requests for usage in usages)
         cached = sum(usage.cached_tokens for usage in usages)
         inputs = cached + sum(usage.computed_tokens for usage in usages)
@@ -273,8 +275,8 @@ class _Run:
         return ModelUse(
             gpus=hardware.gpus,
             busy=busy / wall if wall else 0.0,
-            cache_tokens=self.servers[author][0].options.cache_tokens,
-            peak_cache=max(usage.peak_cache for usage in usages),
+            cache_tokens=room,
+            peak_cache=max(usage.peak_cache_tokens for usage in usages) / room,
             cached=cached / inputs if inputs else 0.0,
             queued_seconds=sum(usage.queued_seconds for usage in usages) / max(requests, 1),
             peak_running=max(usage.peak_running for usage in usages),
