@@ -29,11 +29,12 @@ from rich.table import Table
 from atts.config import Config, parse_config
 from atts.simulation.clock import run_virtually
 from atts.simulation.contender import Contender
+from atts.simulation.deployment import Hardware, ModelHardware
 from atts.simulation.fit import least_squares
 from atts.simulation.gpus import Gpus
 from atts.simulation.hardware import GPUS, SHAPES, Costs, Efficiency, Shape
 from atts.simulation.server import Request, Server, ServerOptions
-from atts.simulation.simulate import Hardware, ModelHardware, check, simulate
+from atts.simulation.simulate import check, simulate
 from atts.simulation.workload import load_workload
 
 
