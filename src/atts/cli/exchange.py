@@ -82,8 +82,7 @@ def export(
     from atts.files import atomic_write
     from atts.grading.cache import VerdictCache
     from atts.grading.grader import Grader
-    from atts.runs.grades import read_grades
-    from atts.runs.regrade import states
+    from atts.runs.grades import read_grades, states
     from atts.runs.store import read_run
 
     recorded = read_run(run)

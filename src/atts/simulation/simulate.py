@@ -16,8 +16,8 @@ from atts.errors import AttsError, ConfigError
 from atts.methods import METHODS
 from atts.methods.chain import Model, OpenChain
 from atts.methods.ranking import Ranking
+from atts.runs.admission import adapting_room
 from atts.runs.garbage import collected_seldom
-from atts.runs.jobs import adapting_room
 from atts.runs.limits import LimitedEngine
 from atts.runs.runner import Clock, run_chains
 from atts.simulation.clock import run_virtually
