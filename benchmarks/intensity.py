@@ -37,7 +37,8 @@ from atts.profiles.spans import Phase
 from atts.runs import jobs
 from atts.runs.store import RecordedRun, read_run
 from atts.simulation.contender import Contender
-from atts.simulation.simulate import Hardware, ModelHardware, simulate
+from atts.simulation.deployment import Hardware, ModelHardware
+from atts.simulation.simulate import simulate
 from atts.simulation.workload import load_workload
 from atts.types import Chain
 

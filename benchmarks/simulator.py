@@ -29,10 +29,12 @@ from rich.table import Table
 from atts.config import Config, parse_config
 from atts.simulation.clock import run_virtually
 from atts.simulation.contender import Contender
+from atts.simulation.deployment import Hardware, ModelHardware
 from atts.simulation.fit import least_squares
+from atts.simulation.gpus import Gpus
 from atts.simulation.hardware import GPUS, SHAPES, Costs, Efficiency, Shape
-from atts.simulation.server import Gpus, Request, Server, ServerOptions
-from atts.simulation.simulate import Hardware, ModelHardware, check, simulate
+from atts.simulation.server import Request, Server, ServerOptions
+from atts.simulation.simulate import check, simulate
 from atts.simulation.workload import load_workload
 
 
@@ -180,7 +182,7 @@ async def under(load: Load, efficiency: Efficiency) -> float:
             ids=range(load.cached + load.new),
             scored_from=None if load.write else 1_500,
             write=load.write,
-            most=max(load.write, 1),
+            max_tokens=max(load.write, 1),
             last_id=-1,
             future=loop.create_future(),
             queued=0.0,

@@ -46,7 +46,8 @@ from atts.runs.jobs import adapting_room
 from atts.runs.limits import LimitedEngine
 from atts.runs.runner import Clock, run_chains
 from atts.simulation.contender import Contender
-from atts.simulation.simulate import Hardware, ModelHardware, simulate
+from atts.simulation.deployment import Hardware, ModelHardware
+from atts.simulation.simulate import simulate
 from atts.simulation.workload import Workload, load_workload
 from atts.types import Author, Chain
 

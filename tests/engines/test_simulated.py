@@ -9,8 +9,9 @@ from atts.engines.base import Completion, Sampling, Scored
 from atts.engines.simulated import Script, ScriptTokenizer, ScriptTurn, SimulatedEngine
 from atts.errors import ContextLengthError, EmptyInputError, EngineError
 from atts.simulation.clock import run_virtually
+from atts.simulation.gpus import Gpus
 from atts.simulation.hardware import GPUS, SHAPES, Costs, Efficiency
-from atts.simulation.server import Gpus, Server, ServerOptions
+from atts.simulation.server import Server, ServerOptions
 from atts.types import Author, Problem
 
 SCRIPT = Script(3, 0, 4, (ScriptTurn(6, 5, 0.5), ScriptTurn(2, 3, 1.5)), "42")
@@ -89,7 +90,7 @@ def test_cancelling_aborts_on_the_server() -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
         await asyncio.sleep(10.0)
-        return draft._server.usage().written_tokens
+        return draft._server.usage.written_tokens
 
     assert 1 <= run_virtually(main()) < 6
 

@@ -25,7 +25,8 @@ from atts.reports.reported import read_reported
 from atts.reports.summary import summarise
 from atts.reports.table import comparison
 from atts.runs import jobs
-from atts.runs.regrade import regrade, states
+from atts.runs.grades import states
+from atts.runs.regrade import regrade
 from atts.runs.runner import Clock, run_chains, solve
 from atts.runs.stopping import Stopping
 from atts.runs.store import CHAINS, RecordedRun, read_run

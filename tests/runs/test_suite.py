@@ -11,9 +11,10 @@ from fakes import FakeEngine, SilentObserver, byte_tokenizer
 
 from atts.config import Config, load_config
 from atts.errors import ConfigError, ServerError
+from atts.files import to_jsonl
 from atts.methods.chain import Model, Models
 from atts.runs import jobs, suite
-from atts.runs.store import read_run, to_jsonl
+from atts.runs.store import read_run
 from atts.runs.suite import load_suite, run_suite
 from atts.types import Author, Problem
 

@@ -12,9 +12,10 @@ from atts.runs.store import RunStore
 from atts.simulation import fit
 from atts.simulation import workload as workload_module
 from atts.simulation.contender import Contender
+from atts.simulation.deployment import Hardware, ModelHardware
 from atts.simulation.fit import Measured, fit_run, least_squares, read_fit, replay, with_efficiency
 from atts.simulation.hardware import Efficiency
-from atts.simulation.simulate import Hardware, ModelHardware, simulate
+from atts.simulation.simulate import simulate
 from atts.simulation.workload import Workload
 from atts.types import Chain
 

@@ -5,7 +5,8 @@ import pytest
 from atts.config import Config
 from atts.errors import ConfigError
 from atts.simulation.contender import Contender
-from atts.simulation.simulate import Hardware, ModelHardware, Outcome, simulate
+from atts.simulation.deployment import Hardware, ModelHardware
+from atts.simulation.simulate import Outcome, simulate
 from atts.simulation.workload import Workload
 from atts.types import Chain
 

@@ -132,8 +132,8 @@ def compare(
         left = [candidate for candidate in candidates if candidate.name not in failed]
         comparison = _compare(left, plan, chosen, limit)
     if csv:
+        from atts.files import atomic_write
         from atts.reports.compare_table import to_csv
-        from atts.runs.store import atomic_write
 
         atomic_write(csv, to_csv(comparison))
     if plot:

@@ -79,11 +79,11 @@ def export(
     """Write a run in another format, with its answers as they were graded last."""
     from atts.exchange.reference import write_folder
     from atts.exchange.tables import rows, write_parquet
+    from atts.files import atomic_write
     from atts.grading.cache import VerdictCache
     from atts.grading.grader import Grader
-    from atts.runs.grades import read_grades
-    from atts.runs.regrade import states
-    from atts.runs.store import atomic_write, read_run
+    from atts.runs.grades import read_grades, states
+    from atts.runs.store import read_run
 
     recorded = read_run(run)
     grades = read_grades(run, recorded.chains)
@@ -149,7 +149,7 @@ def _import_calibration(
 ) -> None:
     from atts.exchange.calibration import calibration_from
     from atts.exchange.npy import read_perplexities
-    from atts.runs.store import atomic_write
+    from atts.files import atomic_write
 
     calibration, dropped = calibration_from(read_perplexities(source), known, config, str(source))
     atomic_write(target, calibration.to_json())

@@ -102,7 +102,7 @@ def export(
     folder: Folder = None,
 ) -> None:
     """Write problems to a JSONL file, which problems.source can then name."""
-    from atts.runs.store import atomic_write, to_jsonl
+    from atts.files import atomic_write, to_jsonl
 
     problems = _load(source, split, count, folder)
     atomic_write(target, to_jsonl(problems))

@@ -40,9 +40,10 @@ def profile(
     (arXiv 2509.15148): chain-seconds of computing over chain-seconds of being held back by
     engines or waiting for other chains. docs/profiling.md says what exactly is counted.
     """
+    from atts.files import atomic_write
     from atts.profiles.profile import profile as profile_run
     from atts.reports.names import run_names
-    from atts.runs.store import atomic_write, read_run
+    from atts.runs.store import read_run
 
     names = run_names(runs)
     recorded = [read_run(directory) for directory in runs]

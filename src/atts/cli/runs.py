@@ -184,8 +184,8 @@ def report(
 
 
 def _write_figures(reported: "list[ReportedRun]", html: Path | None, folder: Path | None) -> None:
+    from atts.files import atomic_write
     from atts.reports.figures import make_figures, save_figures
-    from atts.runs.store import atomic_write
 
     made = make_figures(reported)
     if html:

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from atts.config import Config
+    from atts.simulation.deployment import Hardware
     from atts.simulation.fit import Fit
-    from atts.simulation.simulate import Hardware, Outcome
+    from atts.simulation.simulate import Outcome
 
 METHODS = ("target-only", "sync-ranking", "atts")
 _MODELS = "The models, served by"
@@ -188,8 +189,8 @@ def _hardware(
     mixed: bool,
     fitted: Path | None,
 ) -> "Hardware":
+    from atts.simulation.deployment import Hardware, ModelHardware
     from atts.simulation.fit import read_fit
-    from atts.simulation.simulate import Hardware, ModelHardware
 
     models = []
     efficiencies = read_fit(fitted) if fitted else {}
@@ -285,7 +286,7 @@ def _duration(seconds: float) -> str:
 
 
 def _fit(run: Path, hardware: "Hardware", path: Path, as_json: bool) -> None:
-    from atts.runs.store import atomic_write
+    from atts.files import atomic_write
     from atts.simulation.fit import fit_run
 
     found = fit_run(run, hardware)

@@ -162,7 +162,7 @@ class SimulatedEngine:
         token_ids: Sequence[int],
         scored_from: int | None,
         write: int,
-        most: int,
+        max_tokens: int,
         last_id: int,
     ) -> Request:
         capacity = self._server.options.cache_tokens
@@ -178,7 +178,7 @@ class SimulatedEngine:
             ids=token_ids,
             scored_from=scored_from,
             write=write,
-            most=most,
+            max_tokens=max_tokens,
             last_id=last_id,
             future=loop.create_future(),
             queued=loop.time(),

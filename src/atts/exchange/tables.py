@@ -1,11 +1,11 @@
 """A run as a table, one row per chain: JSON lines for ``datasets``, or Parquet."""
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from atts.errors import ConfigError, StoreError
+from atts.errors import ConfigError
+from atts.files import replacing
 from atts.types import Author, Chain, ChainKey, Problem
 
 
@@ -76,16 +76,8 @@ def write_parquet(path: Path, table: Iterable[Mapping[str, Any]]) -> None:
             ("seconds", pa.float64()),
         ]
     )
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            pq.write_table(pa.Table.from_pylist(list(table), schema=schema), temporary)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror or error}") from error
+    with replacing(path) as temporary:
+        pq.write_table(pa.Table.from_pylist(list(table), schema=schema), temporary)
 
 
 def _tokens(chain: Chain, author: Author) -> int:

@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import TimeoutError as PairTimeoutError
 from multiprocessing.context import BaseContext
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from atts.grading import algebra
@@ -82,12 +81,7 @@ class Grader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exception: object) -> None:
         self.close()
 
     def _by_algebra(self, pairs: list[Pair]) -> Verdicts:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from atts.config import ProblemsOptions
 from atts.errors import ProblemError
+from atts.files import atomic_write
 from atts.grading.cache import cache_folder
 from atts.problems.jsonl import read_entries
 from atts.problems.registry import SETS, Entry, HubSource, ProblemSet, Row
@@ -145,8 +146,6 @@ def _rows(source: HubSource) -> list[Row]:
             "(problems.folder); a dataset that asks for an account needs hf auth login"
         ) from error
     if source.revision != "main":
-        from atts.runs.store import atomic_write
-
         try:
             atomic_write(path, text)
         except Exception as error:

@@ -7,8 +7,7 @@ from atts.grading.grader import Grader
 from atts.profiles.profile import Profile, profile
 from atts.reports.summary import Summary
 from atts.runs.environment import Environment, read_environments
-from atts.runs.grades import read_grades, summarise_graded
-from atts.runs.regrade import states
+from atts.runs.grades import read_grades, states, summarise_graded
 from atts.runs.store import RecordedRun, read_run
 from atts.types import Chain, ChainKey
 

@@ -16,9 +16,11 @@ The number grows only where it is reached. Fewer never means that a chain is abo
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 
-from atts.engines.base import Load, Metered
+from atts.config import Config
+from atts.engines.base import Engine, Load, Metered
 from atts.errors import EngineError
 
 POLL_SECONDS = 1.0
@@ -105,3 +107,28 @@ class Admission:
         self._credit += ended if use < self._cache_use / 2 else ended / 4
         grown, self._credit = divmod(self._credit, 1.0)
         return min(room.size + int(grown), self._most)
+
+
+@asynccontextmanager
+async def adapting_room(
+    config: Config, engines: Sequence[Engine], warn: Callable[[str], None] | None
+) -> AsyncIterator[Room]:
+    """Room for chains, which follows the load of the engines where the configuration lets it.
+
+    ``warn`` is told if a load cannot be followed.
+    """
+    limits = config.limits
+    metered = [engine for engine in engines if isinstance(engine, Metered)]
+    if limits.chains_min >= limits.chains or not metered:
+        yield Room(limits.chains)
+        return
+    room = Room(limits.chains_min)
+    admission = Admission(room, metered, limits.chains_min, limits.chains, limits.cache_use)
+    following = asyncio.create_task(admission.follow(warn or (lambda _: None)))
+    try:
+        yield room
+    finally:
+        following.cancel()
+        await asyncio.wait([following])
+        if not following.cancelled():
+            following.result()

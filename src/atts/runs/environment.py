@@ -15,8 +15,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from atts.config import Config
 from atts.errors import StoreError
+from atts.files import atomic_write
 from atts.methods import authors_of
-from atts.runs.store import atomic_write
 from atts.types import Record
 
 ENVIRONMENT = "environment.json"

@@ -12,11 +12,12 @@
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import ValidationError
 
 from atts.errors import StoreError
+from atts.grading.chains import grade_chains
 from atts.grading.grader import Grader
 from atts.reports.summary import Summary, summarise
 from atts.runs.store import RecordedRun
@@ -24,6 +25,10 @@ from atts.types import Chain, ChainKey, Record
 
 GRADES = "grades.jsonl"
 LEDGER = "judge.jsonl"
+
+
+ExtractedBy = Literal["run", "regex", "llm"]
+"""``run`` where there was nothing to extract from, or the model did not reply."""
 
 
 class ChainGrade(Record):
@@ -36,8 +41,7 @@ class ChainGrade(Record):
     original_answer: str | None
     """What the run itself found."""
     answer: str | None
-    extracted_by: Literal["run", "regex", "llm"]
-    """``run`` where there was nothing to extract from, or the model did not reply."""
+    extracted_by: ExtractedBy
     correct: bool | None
     """None: ungraded, or there is no answer."""
     decided_by: Literal["rules", "llm"]
@@ -96,13 +100,52 @@ def summarise_graded(
     Raises:
         GradingError: there are no chains.
     """
-    regraded = [
+    return summarise(
+        run.config,
+        run.problems,
+        _with_answers(run.chains, grades),
+        run.calibration,
+        run.certificate,
+        grader,
+        _judged(grades),
+    )
+
+
+class State(NamedTuple):
+    """Where a chain stands: its answer, and whether it is right; None is ungraded or no answer."""
+
+    answer: str | None
+    correct: bool | None
+
+
+def states(
+    run: RecordedRun, grades: dict[ChainKey, ChainGrade], grader: Grader
+) -> dict[ChainKey, State]:
+    """Each chain's answer and verdict, by the grades where there are any, else by the rules."""
+    chains = sorted(_with_answers(run.chains, grades), key=lambda chain: chain.key)
+    by_problem = grade_chains(run.problems, chains, grader, _judged(grades)).grades
+    in_order = {name: iter(graded) for name, graded in by_problem.items()}
+    states = {}
+    for chain in chains:
+        if not chain.is_needed:
+            states[chain.key] = State(None, None)
+            continue
+        grade = next(in_order[chain.problem_id])
+        known = grade.answer is not None and grade.graded
+        states[chain.key] = State(grade.answer, grade.correct if known else None)
+    return states
+
+
+def _with_answers(chains: Iterable[Chain], grades: dict[ChainKey, ChainGrade]) -> list[Chain]:
+    """The chains, with the answers of ``grades`` where there are any."""
+    return [
         chain.model_copy(update={"answer": grades[chain.key].answer})
         if chain.key in grades
         else chain
-        for chain in run.chains
+        for chain in chains
     ]
-    judged = {key: grade.correct for key, grade in grades.items() if grade.decided_by == "llm"}
-    return summarise(
-        run.config, run.problems, regraded, run.calibration, run.certificate, grader, judged
-    )
+
+
+def _judged(grades: dict[ChainKey, ChainGrade]) -> dict[ChainKey, bool | None]:
+    """The verdicts of the language model that stand in place of the rules'."""
+    return {key: grade.correct for key, grade in grades.items() if grade.decided_by == "llm"}

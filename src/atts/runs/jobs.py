@@ -1,8 +1,7 @@
 """The two jobs: calibrate, and run a method over a problem set. Both resume."""
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -14,26 +13,26 @@ from atts.conformal.calibration import Calibration
 from atts.conformal.control import Control
 from atts.conformal.controls import calibrating_control, make_control
 from atts.conformal.risk import Certificate
-from atts.engines.base import Engine, Metered
 from atts.engines.loading import load_engine
 from atts.errors import CalibrationError, ConfigError
+from atts.files import atomic_write
 from atts.grading.cache import VerdictCache
 from atts.grading.grader import Grader
-from atts.methods import METHODS, authors_of
+from atts.methods import METHODS, Method, authors_of
 from atts.methods.chain import Model, Models, OpenChain
 from atts.methods.ranking import Ranking
 from atts.problems import calibration_problems, load_problems
 from atts.prompts import Tokenizer
 from atts.reports.summary import Summary, drift_alarm
 from atts.runs.activity import Activity
-from atts.runs.admission import Admission, Room
+from atts.runs.admission import adapting_room
 from atts.runs.environment import record_environment
 from atts.runs.garbage import collected_seldom
 from atts.runs.grades import read_grades, summarise_graded
 from atts.runs.limits import LimitedEngine
 from atts.runs.runner import Clock, run_chains
 from atts.runs.stopping import Stopping
-from atts.runs.store import CALIBRATION, RecordedRun, RunStore, atomic_write
+from atts.runs.store import CALIBRATION, RecordedRun, RunStore
 from atts.types import Author, Chain, ChainKey, Problem
 
 
@@ -212,44 +211,17 @@ async def _make_chains(
         activity.nominal = job.config.take_over.rate if aims else None
         models, method = activity.watched_models(models), activity.watched_method(method)
     done = {
-        key for key, chain in store.chains.items() if not (retry_failed and chain.end == "failed")
+        key: chain
+        for key, chain in store.chains.items()
+        if not (retry_failed and chain.end == "failed")
     }
     if job.control:  # a chain that is done again counts once
-        job.control.restore_all(store.chains[key] for key in store.chains if key in done)
-
-    def missing() -> Iterator[Sequence[Callable[[], OpenChain]]]:
-        for problem in job.problems:
-            keys = [ChainKey(problem.id, sample) for sample in range(job.config.samples)]
-            samples = [
-                key.sample for key in keys if key not in done and (only is None or key in only)
-            ]
-            ranking = None
-            if method.together:
-                others = [store.chains[key] for key in keys if key in done]
-                ranking = Ranking(problem.id, job.config, samples, others)
-            chains = [
-                partial(
-                    OpenChain,
-                    problem,
-                    sample,
-                    models,
-                    job.config,
-                    job.control,
-                    job.stream,
-                    ranking,
-                )
-                for sample in samples
-            ]
-            if method.together:
-                yield chains
-            else:
-                yield from ([chain] for chain in chains)
-
+        job.control.restore_all(done.values())
     alarm = None
     if job.control and job.stream == "run":  # a calibration has nothing to drift away from
         alarm = drift_alarm(job.config, job.problems, job.calibration)
-        for key in done:
-            alarm.chain_done(store.chains[key])
+        for chain in done.values():
+            alarm.chain_done(chain)
 
     def finished(chain: Chain) -> None:
         store.append(chain)
@@ -270,33 +242,39 @@ async def _make_chains(
         stopping = None
         if stop.when != "never" and job.stream == "run":  # a calibration needs every score
             stopping = stack.enter_context(Stopping(stop, job.config.samples))
-            await stopping.chains_done(store.chains[key] for key in done)
-        room = await stack.enter_async_context(adapting_room(job.config, engines, observer))
-        await run_chains(missing(), method, room, clock, finished, stopping)
+            await stopping.chains_done(done.values())
+        warn = observer.warned if observer else None
+        room = await stack.enter_async_context(adapting_room(job.config, engines, warn))
+        await run_chains(
+            _missing(job, method, models, done, only), method, room, clock, finished, stopping
+        )
 
 
-@asynccontextmanager
-async def adapting_room(
-    config: Config, engines: Sequence[Engine], observer: Observer | None
-) -> AsyncIterator[Room]:
-    """Room for chains, which follows the load of the engines where the configuration lets it."""
-    limits = config.limits
-    metered = [engine for engine in engines if isinstance(engine, Metered)]
-    if limits.chains_min >= limits.chains or not metered:
-        yield Room(limits.chains)
-        return
-    room = Room(limits.chains_min)
-    admission = Admission(room, metered, limits.chains_min, limits.chains, limits.cache_use)
-    following = asyncio.create_task(
-        admission.follow(observer.warned if observer else lambda _: None)
-    )
-    try:
-        yield room
-    finally:
-        following.cancel()
-        await asyncio.wait([following])
-        if not following.cancelled():
-            following.result()
+def _missing(
+    job: Job,
+    method: Method,
+    models: Models,
+    done: Mapping[ChainKey, Chain],
+    only: Collection[ChainKey] | None,
+) -> Iterator[Sequence[Callable[[], OpenChain]]]:
+    """The chains that are to be made, in groups that start together; see ``run_chains``."""
+    for problem in job.problems:
+        keys = [ChainKey(problem.id, sample) for sample in range(job.config.samples)]
+        samples = [key.sample for key in keys if key not in done and (only is None or key in only)]
+        ranking = None
+        if method.together:
+            others = [done[key] for key in keys if key in done]
+            ranking = Ranking(problem.id, job.config, samples, others)
+        chains = [
+            partial(
+                OpenChain, problem, sample, models, job.config, job.control, job.stream, ranking
+            )
+            for sample in samples
+        ]
+        if method.together:
+            yield chains
+        else:
+            yield from ([chain] for chain in chains)
 
 
 @asynccontextmanager

@@ -9,13 +9,21 @@ from typing import Literal, NamedTuple
 from filelock import FileLock
 
 from atts.errors import AttsError, JudgeError, StoreError
-from atts.grading.chains import grade_chains
+from atts.files import atomic_write, to_jsonl
 from atts.grading.extract import choice_letter, extract_answer
 from atts.grading.grader import Grader
 from atts.grading.judge import Cost, Judge
 from atts.reports.summary import Summary
-from atts.runs.grades import GRADES, ChainGrade, read_grades, summarise_graded, text_digest
-from atts.runs.store import SUMMARY, RecordedRun, atomic_write, lock_run, read_run, to_jsonl
+from atts.runs.grades import (
+    GRADES,
+    ChainGrade,
+    ExtractedBy,
+    read_grades,
+    states,
+    summarise_graded,
+    text_digest,
+)
+from atts.runs.store import SUMMARY, RecordedRun, lock_run, read_run
 from atts.types import Chain, ChainKey, Problem
 
 ExtractBy = Literal["regex", "llm"]
@@ -147,7 +155,8 @@ class _Regrade:
 
         async def one(chain: Chain) -> None:
             problem = self._problems[chain.problem_id]
-            answer, extracted_by = chain.answer, "run"
+            answer = chain.answer
+            extracted_by: ExtractedBy = "run"
             if chain.text and chain.end != "failed" and chain.is_needed:
                 if by == "regex":
                     answer, extracted_by = extract_answer(chain.text, problem.choices), "regex"
@@ -157,17 +166,15 @@ class _Regrade:
                         extracted_by = "llm"
                     except JudgeError as error:
                         self.error = str(error)
-            found[chain.key] = ChainGrade.model_validate(
-                {
-                    "problem_id": chain.problem_id,
-                    "sample": chain.sample,
-                    "text_digest": text_digest(chain),
-                    "original_answer": chain.answer,
-                    "answer": answer,
-                    "extracted_by": extracted_by,
-                    "correct": None,
-                    "decided_by": "rules",
-                }
+            found[chain.key] = ChainGrade(
+                problem_id=chain.problem_id,
+                sample=chain.sample,
+                text_digest=text_digest(chain),
+                original_answer=chain.answer,
+                answer=answer,
+                extracted_by=extracted_by,
+                correct=None,
+                decided_by="rules",
             )
 
         await self._each([one(chain) for chain in self._run.chains], shown=by == "llm")
@@ -236,37 +243,6 @@ def _locked(directory: Path) -> FileLock:
     if not directory.is_dir():  # the lock would make it
         raise StoreError(f"there is no run directory {directory}; check the path")
     return lock_run(directory)
-
-
-class State(NamedTuple):
-    """Where a chain stands: its answer, and whether it is right; None is ungraded or no answer."""
-
-    answer: str | None
-    correct: bool | None
-
-
-def states(
-    run: RecordedRun, grades: dict[ChainKey, ChainGrade], grader: Grader
-) -> dict[ChainKey, State]:
-    """Each chain's answer and verdict, by the grades where there are any, else by the rules."""
-    chains = [
-        chain.model_copy(update={"answer": grades[chain.key].answer})
-        if chain.key in grades
-        else chain
-        for chain in sorted(run.chains, key=lambda chain: chain.key)
-    ]
-    judged = {key: grade.correct for key, grade in grades.items() if grade.decided_by == "llm"}
-    by_problem = grade_chains(run.problems, chains, grader, judged).grades
-    in_order = {name: iter(graded) for name, graded in by_problem.items()}
-    states = {}
-    for chain in chains:
-        if not chain.is_needed:
-            states[chain.key] = State(None, None)
-            continue
-        grade = next(in_order[chain.problem_id])
-        known = grade.answer is not None and grade.graded
-        states[chain.key] = State(grade.answer, grade.correct if known else None)
-    return states
 
 
 def _decided(grade: ChainGrade, by: JudgeBy, rules: bool | None, llm: bool | None) -> ChainGrade:

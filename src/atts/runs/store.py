@@ -15,9 +15,8 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
 import yaml
@@ -26,6 +25,7 @@ from pydantic import ValidationError
 
 from atts.config import Config, differing_keys, load_config
 from atts.errors import CalibrationError, ConfigError, StoreError
+from atts.files import atomic_write, to_jsonl
 from atts.types import Chain, ChainKey, Problem, Record
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class RunStore:
             StoreError: it cannot be written, e.g. because the disk is full. The chains
                 recorded before are safe.
         """
-        line = _line(chain).encode()
+        line = to_jsonl([chain]).encode()
         try:
             self._cut_torn_line()
             _write_all(self._file.fileno(), line)
@@ -167,12 +167,7 @@ class RunStore:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exception: object) -> None:
         self.close()
 
     def _cut_torn_line(self) -> None:
@@ -198,50 +193,10 @@ def read_run(directory: Path) -> RecordedRun:
     return RecordedRun(config, problems, tuple(chains.values()), calibration, certificate)
 
 
-def atomic_write(path: Path, text: str) -> None:
-    """Write a file so that at every moment it holds all of the old text or all of the new.
-
-    Folders above it are made where they are missing.
-
-    Raises:
-        StoreError: it cannot be written; what was there before is untouched.
-    """
-    path = path.resolve()  # a link stays a link
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        if path.exists() and not path.is_file():
-            raise StoreError(f"cannot write {path}: it is not a plain file")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror or error}") from error
-
-
 def config_yaml(config: Config) -> str:
     """The text of ``config.yaml``: every key, below a comment with the digest."""
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     return f"# digest: {config.digest()}\n{text}"
-
-
-def to_jsonl(records: Iterable[Record]) -> str:
-    """One JSON object per line.
-
-    >>> to_jsonl([Problem(id="p", question="1 + 1?", answer="2")])
-    '{"id":"p","question":"1 + 1?","answer":"2","choices":[]}\\n'
-    """
-    return "".join(map(_line, records))
-
-
-def _line(record: Record) -> str:
-    return record.model_dump_json() + "\n"
 
 
 def lock_run(directory: Path) -> FileLock:

@@ -18,6 +18,7 @@ from atts.conformal.risk import (
     problems_needed,
 )
 from atts.errors import ConfigError, EngineError
+from atts.files import atomic_write, to_jsonl
 from atts.grading.cache import VerdictCache
 from atts.grading.chains import GradedChains, grade_chains
 from atts.grading.grader import Grader
@@ -26,7 +27,7 @@ from atts.methods.chain import Models
 from atts.problems import calibration_problems, load_problems
 from atts.runs import jobs
 from atts.runs.jobs import Observer
-from atts.runs.store import CALIBRATION, CERTIFICATE, atomic_write, read_run, to_jsonl
+from atts.runs.store import CALIBRATION, CERTIFICATE, read_run
 from atts.types import Chain, Problem, Record
 
 TUNING = "tuning.json"

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from atts.config import EngineName
 from atts.errors import ServerError
-from atts.runs.store import atomic_write
+from atts.files import atomic_write
 from atts.servers.plan import ServerPlan, answers_at
 from atts.types import Author
 

@@ -8,7 +8,7 @@ out of the sum, though they are sent: on these the error is reported.
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -23,11 +23,12 @@ from atts.runs.limits import Places
 from atts.runs.store import RecordedRun, read_run
 from atts.simulation.clock import run_virtually
 from atts.simulation.contender import Contender
+from atts.simulation.deployment import Hardware, ModelHardware, make_servers
 from atts.simulation.hardware import Efficiency
 from atts.simulation.server import Request, Server
-from atts.simulation.simulate import Hardware, ModelHardware, make_servers, simulate
+from atts.simulation.simulate import simulate
 from atts.simulation.workload import load_workload, prompt_lengths
-from atts.types import Author, Record, Timings
+from atts.types import Author, Chain, Record
 
 Phase = Literal["draft segment", "score", "target segment"]
 Floats = NDArray[np.float64]
@@ -111,65 +112,67 @@ def fit_run(directory: Path, hardware: Hardware) -> Fit:
     """
     run = read_run(directory)
     requests = measured_requests(run)
-    authors = METHODS[run.config.method].authors
     if not requests:
         raise ConfigError(f"{directory} has no timings: it was not made here, or has no chains")
     seen = np.array([_seen(request.problem_id) for request in requests])
     if seen.all() or not seen.any():
         raise ConfigError(f"{directory} has too few problems to leave some out of the fit")
+    authors = METHODS[run.config.method].authors
     # Servers with GPUs of their own say nothing of each other.
-    together = [tuple(authors)] if hardware.shared else [(author,) for author in authors]
+    together = [authors] if hardware.shared else [(author,) for author in authors]
     efficiency: dict[Author, Efficiency] = {}
     for some in together:
-        theirs = np.array([request.author in some for request in requests])
-        chosen = [request for request in requests if request.author in some]
-        measured = np.array([request.seconds for request in chosen])
-        counts = seen[theirs]
-
-        def residuals(efficiencies: Sequence[Efficiency]) -> Floats:
-            found = dict(zip(some, efficiencies, strict=True))  # noqa: B023  (called in this turn)
-            seconds = replay(chosen, run.config, with_efficiency(hardware, found))  # noqa: B023
-            return np.log(seconds / measured)[counts]  # type: ignore[no-any-return] # noqa: B023
-
-        start = [_of(hardware, author) for author in some]
-        efficiency |= zip(some, least_squares(residuals, start), strict=True)
+        theirs = [request for request in requests if request.author in some]
+        efficiency |= _fit(some, theirs, run.config, hardware)
     fitted = with_efficiency(hardware, efficiency)
-    simulated = replay(requests, run.config, fitted)
-    limits = run.config.limits
-    contender = Contender(
-        run.config.method,
-        run.config.method,
-        {
-            "limits.draft_requests": str(limits.draft_requests),
-            "limits.target_requests": str(limits.target_requests),
-        },
-    )
-    outcome = simulate(
-        contender, run.config, load_workload(directory), fitted, limits.chains, len(run.problems)
-    )
     return Fit(
         run=directory.resolve().name,
         gpu=hardware.gpu,
         requests=len(requests),
         efficiency=efficiency,
-        phases=tuple(_errors(requests, simulated, ~seen)),
+        phases=tuple(_errors(requests, replay(requests, run.config, fitted), ~seen)),
         measured_wall_seconds=max(chain.done for chain in run.chains)
         - min(chain.started for chain in run.chains),
-        simulated_wall_seconds=outcome.wall_seconds,
+        simulated_wall_seconds=_simulated_wall_seconds(directory, run, fitted),
     )
+
+
+def _fit(
+    authors: Sequence[Author], requests: Sequence[Measured], config: Config, hardware: Hardware
+) -> dict[Author, Efficiency]:
+    """The efficiencies of the models of ``authors``, from all of their requests."""
+    measured = np.array([request.seconds for request in requests])
+    seen = np.array([_seen(request.problem_id) for request in requests])
+
+    def residuals(efficiencies: Sequence[Efficiency]) -> Floats:
+        found = dict(zip(authors, efficiencies, strict=True))
+        seconds = replay(requests, config, with_efficiency(hardware, found))
+        return np.log(seconds / measured)[seen]  # type: ignore[no-any-return]
+
+    start = [hardware.of(author).efficiency for author in authors]
+    return dict(zip(authors, least_squares(residuals, start), strict=True))
+
+
+def _simulated_wall_seconds(directory: Path, run: RecordedRun, hardware: Hardware) -> float:
+    limits = run.config.limits
+    settings = {
+        "limits.draft_requests": str(limits.draft_requests),
+        "limits.target_requests": str(limits.target_requests),
+    }
+    contender = Contender(run.config.method, run.config.method, settings)
+    workload = load_workload(directory)
+    return simulate(
+        contender, run.config, workload, hardware, limits.chains, len(run.problems)
+    ).wall_seconds
 
 
 def with_efficiency(hardware: Hardware, found: dict[Author, Efficiency]) -> Hardware:
     """The same hardware with other efficiencies."""
     models: dict[str, ModelHardware] = {
-        author: getattr(hardware, author).model_copy(update={"efficiency": efficiency})
+        author: hardware.of(author).model_copy(update={"efficiency": efficiency})
         for author, efficiency in found.items()
     }
     return hardware.model_copy(update=models)
-
-
-def _of(hardware: Hardware, author: Author) -> Efficiency:
-    return hardware.draft.efficiency if author == "draft" else hardware.target.efficiency
 
 
 def _seen(problem_id: str) -> bool:
@@ -233,63 +236,46 @@ def measured_requests(run: RecordedRun) -> list[Measured]:
     tokens = sum(segment.tokens for segment in segments)
     characters = sum(len(segment.text) for segment in segments)
     prompts = prompt_lengths(run, characters / max(tokens, 1))
-    requests: list[Measured] = []
-    for chain in run.chains:
-        length = prompts[chain.problem_id]
-
-        def add(
-            author: Author,
-            phase: Phase,
-            timings: Timings,
-            sent: int,
-            cached: int,
-            scored_from: int | None,
-            write: int,
-            problem_id: str = chain.problem_id,
-        ) -> None:
-            seconds = timings.done - timings.queued
-            if seconds > 0.0:
-                requests.append(
-                    Measured(
-                        author,
-                        phase,
-                        problem_id,
-                        timings.queued,
-                        seconds,
-                        sent,
-                        min(cached, sent),
-                        scored_from,
-                        write,
-                    )
-                )
-
-        for turn in chain.turns:
-            for segment in turn.segments:
-                write = segment.tokens + (segment.finish_reason == "stop")
-                phase: Phase = "draft segment" if segment.author == "draft" else "target segment"
-                add(
-                    segment.author,
-                    phase,
-                    segment.timings,
-                    length,
-                    segment.cached_tokens,
-                    None,
-                    max(write, 1),
-                )
-                if segment.author == "draft" and turn.decision:
-                    scored = turn.decision
-                    add(
-                        "target",
-                        "score",
-                        scored.timings,
-                        length + scored.scored_tokens,
-                        scored.cached_tokens,
-                        length,
-                        0,
-                    )
-                if segment.kept:
-                    length += segment.tokens
+    requests = [
+        request
+        for chain in run.chains
+        for request in _requests(chain, prompts[chain.problem_id])
+        if request.seconds > 0.0
+    ]
     return sorted(requests, key=lambda request: request.queued)
+
+
+def _requests(chain: Chain, prompt_tokens: int) -> Iterator[Measured]:
+    """All requests of a chain; those without timings take no time."""
+    length = prompt_tokens
+    for turn in chain.turns:
+        for segment in turn.segments:
+            yield Measured(
+                author=segment.author,
+                phase="draft segment" if segment.author == "draft" else "target segment",
+                problem_id=chain.problem_id,
+                queued=segment.timings.queued,
+                seconds=segment.timings.done - segment.timings.queued,
+                length=length,
+                cached=min(segment.cached_tokens, length),
+                scored_from=None,
+                write=max(segment.tokens + (segment.finish_reason == "stop"), 1),
+            )
+            if segment.author == "draft" and turn.decision:
+                decision, scored_to = turn.decision, length + turn.decision.scored_tokens
+                yield Measured(
+                    author="target",
+                    phase="score",
+                    problem_id=chain.problem_id,
+                    queued=decision.timings.queued,
+                    seconds=decision.timings.done - decision.timings.queued,
+                    length=scored_to,
+                    cached=min(decision.cached_tokens, scored_to),
+                    scored_from=length,
+                    write=0,
+                )
+            if segment.kept:
+                length += segment.tokens
 
 
 def replay(requests: Sequence[Measured], config: Config, hardware: Hardware) -> Floats:
@@ -324,7 +310,7 @@ async def _replay(
                 ids=range(each.length),
                 scored_from=each.scored_from,
                 write=each.write,
-                most=max(each.write, 1),
+                max_tokens=max(each.write, 1),
                 last_id=-1,
                 future=loop.create_future(),
                 queued=loop.time(),

@@ -7,6 +7,7 @@ weights once, whatever n is; ``docs/simulation.md`` derives the terms.
 """
 
 import json
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -214,6 +215,22 @@ class Costs(NamedTuple):
     def decode(self, rows: int) -> float:
         """A step in which each of ``rows`` requests writes a token, without reading the context."""
         return self.step + rows * self.row + max(self.weights, rows * (self.token + self.logits))
+
+    def decoding(self, steps: int, rows: int, context: int) -> float:
+        """So many steps of ``rows`` requests of ``context`` tokens in all, each of which lengthens
+        every context by one: k a + b (k C + B k (k - 1) / 2), with B rows of C tokens in all.
+        """
+        read = steps * context + rows * steps * (steps - 1) / 2
+        return steps * self.decode(rows) + read * self.context
+
+    def steps_within(self, seconds: float, rows: int, context: int) -> int:
+        """The fewest of these steps that take at least so long."""
+        square = self.context * rows / 2
+        linear = self.decode(rows) + self.context * context - square
+        if square == 0.0:
+            return math.ceil(seconds / linear - 1e-9)
+        root = (math.sqrt(linear**2 + 4 * square * seconds) - linear) / (2 * square)
+        return math.ceil(root - 1e-9)
 
     def prefill(self, requests: int, tokens: int, logits: int, pairs: float, context: int) -> float:
         """A step that computes ``tokens`` of ``requests``, with ``logits`` of them turned into

@@ -2,18 +2,18 @@
 
 Nothing happens between two events but steps of the same kind: the batch of a stretch of decoding
 does not change until a request arrives, ends or no longer fits. The time of k such steps is a
-closed formula (``_decode_seconds``), so a stretch costs one event, however many tokens it writes.
+closed formula (``Costs.decoding``), so a stretch costs one event, however many tokens it writes.
 """
 
 import asyncio
 import heapq
-import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
 from atts.engines.base import Load
+from atts.simulation.gpus import Gpus
 from atts.simulation.hardware import Costs
 from atts.simulation.prefixes import Prefix, PrefixCache
 from atts.types import Record
@@ -38,50 +38,23 @@ class ServerOptions(Record):
     too little, the newest request is put back and computed again."""
 
 
-class Usage(Record):
-    """What a server did, in seconds of virtual time and in tokens."""
+@dataclass(slots=True)
+class Usage:
+    """What a server did so far, in seconds of virtual time and in tokens; the server counts."""
 
     requests: int = 0
     written_tokens: int = 0
     computed_tokens: int = 0
     """By prefill, tokens of requests that were put back included."""
     cached_tokens: int = 0
-    decode_steps: int = 0
-    prefill_steps: int = 0
-    work_seconds: float = 0.0
-    """What its steps would take with the GPU to itself."""
     busy_seconds: float = 0.0
-    """In which it had a request."""
+    """In which it had a request, up to when it last had none."""
     queued_seconds: float = 0.0
     """Sum over requests, until their prefill began."""
-    peak_cache: float = 0.0
-    """Largest share of the cache that running requests took."""
+    peak_cache_tokens: int = 0
+    """The most that running requests took of the cache."""
     peak_running: int = 0
     put_back: int = 0
-
-
-class Gpus:
-    """The GPUs that one server or several run on; those that have work share the time evenly."""
-
-    def __init__(self) -> None:
-        self.servers: list[Server] = []
-        self.busy_seconds = 0.0
-        self._working = 0
-        self._since = 0.0
-
-    @property
-    def speed(self) -> float:
-        """Of each working server, as a share of what it would have alone."""
-        return 1.0 / max(self._working, 1)
-
-    def working(self, change: int, now: float) -> None:
-        """A server has begun (1) or ceased (-1) to work."""
-        if self._working:
-            self.busy_seconds += now - self._since
-        self._since = now
-        self._working += change
-        for server in self.servers:
-            server.retime()
 
 
 @dataclass(eq=False, slots=True)
@@ -98,7 +71,7 @@ class Request:
     """Score the tokens from here on; None: write."""
     write: int
     """Tokens to write; 0 where it scores."""
-    most: int
+    max_tokens: int
     """Tokens that it may write for all that the server knows."""
     last_id: int
     """The id of the last token, when it is done."""
@@ -128,8 +101,9 @@ class Server:
     def __init__(self, costs: Costs, options: ServerOptions, gpus: Gpus) -> None:
         self.options = options
         self.costs = costs
+        self.usage = Usage()
         self._gpus = gpus
-        gpus.servers.append(self)
+        self._work = gpus.place(self._finish)
         self._cache = PrefixCache(options.cache_tokens)
         self._waiting: deque[Request] = deque()
         self._running: dict[int, Request] = {}
@@ -138,33 +112,12 @@ class Server:
         self._context = 0  # tokens of all running requests
         self._reserved = 0
         self._step = 0  # of decoding: a running request has written a token in each since it joined
-        self._prefills = 0
         self._aborted: list[Request] = []
         # What is under way: prefill of so many tokens of some requests, or steps of decoding.
         self._batch: list[tuple[Request, int]] = []
         self._decoding = 0
         self._working = False
-        self._seconds = self._left = self._since = 0.0
-        self._timer: asyncio.TimerHandle | None = None
-        # Plain numbers: this is what is counted most often.
-        self._counts = dict.fromkeys(
-            ("requests", "written_tokens", "computed_tokens", "cached_tokens", "put_back"), 0
-        )
-        self._work = self._busy = self._busy_since = self._queued = self._peak = 0.0
-        self._peak_running = 0
-
-    def usage(self) -> Usage:
-        """What it did so far."""
-        return Usage(
-            **self._counts,
-            decode_steps=self._step,
-            prefill_steps=self._prefills,
-            work_seconds=self._work,
-            busy_seconds=self._busy,
-            queued_seconds=self._queued,
-            peak_cache=self._peak / self.options.cache_tokens,
-            peak_running=self._peak_running,
-        )
+        self._busy_since = 0.0
 
     def load(self) -> Load:
         """How busy it is."""
@@ -177,12 +130,12 @@ class Server:
     def submit(self, request: Request) -> None:
         """Let a request queue. It must fit the cache on its own."""
         self._waiting.append(request)
-        self._counts["requests"] += 1
+        self.usage.requests += 1
         if not self._working:
             self._working = True
             loop = asyncio.get_running_loop()
             self._busy_since = loop.time()
-            self._gpus.working(1, loop.time())
+            self._gpus.working(1)
             # Others that are sent at the same moment come along.
             loop.call_soon(self._next)
         elif len(self._waiting) == 1 and self._decoding and not self._batch:
@@ -197,64 +150,14 @@ class Server:
             if self._decoding and not self._batch:
                 self._stop_after_this_step()
 
-    def retime(self) -> None:
-        """The speed may have changed: move the end of what is under way."""
-        if self._timer is None:
-            return
-        self._timer.cancel()
-        self._left -= self._elapsed()
-        self._wait()
-
-    # Time
-
-    def _elapsed(self) -> float:
-        """Work done since the timer was set, in seconds of the whole GPU."""
-        now = asyncio.get_running_loop().time()
-        elapsed = (now - self._since) * self._speed
-        return min(elapsed, self._left)
-
-    def _begin(self, seconds: float) -> None:
-        self._seconds = self._left = seconds
-        self._work += seconds
-        self._wait()
-
-    def _wait(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._since = loop.time()
-        self._speed = self._gpus.speed
-        self._timer = loop.call_at(self._since + self._left / self._speed, self._finish)
-
     def _stop_after_this_step(self) -> None:
         """Cut a stretch of decoding short, at the end of the step that it is in."""
-        assert self._timer  # noqa: S101  (something is under way)
-        done = self._seconds - self._left + self._elapsed()
-        steps = min(self._decoding, max(1, self._steps_within(done)))
-        if steps == self._decoding:
-            return
-        seconds = self._decode_seconds(steps)
-        self._timer.cancel()
-        self._left = max(0.0, seconds - done)
-        self._work += seconds - self._seconds
-        self._seconds, self._decoding = seconds, steps
-        self._wait()
-
-    def _decode_seconds(self, steps: int) -> float:
-        """Of so many steps of all running requests, each of which lengthens every context by one:
-        k a + b (k C + B k (k - 1) / 2), with B rows of C tokens in all.
-        """
-        rows = len(self._running)
-        read = steps * self._context + rows * steps * (steps - 1) / 2
-        return steps * self.costs.decode(rows) + read * self.costs.context
-
-    def _steps_within(self, seconds: float) -> int:
-        """The fewest steps of decoding that take at least so long."""
-        rows = len(self._running)
-        square = self.costs.context * rows / 2
-        linear = self.costs.decode(rows) + self.costs.context * self._context - square
-        if square == 0.0:
-            return math.ceil(seconds / linear - 1e-9)
-        root = (math.sqrt(linear**2 + 4 * square * seconds) - linear) / (2 * square)
-        return math.ceil(root - 1e-9)
+        rows, context = len(self._running), self._context
+        done = self._work.done_seconds()
+        steps = max(1, self.costs.steps_within(done, rows, context))
+        if steps < self._decoding:
+            self._work.cut(self.costs.decoding(steps, rows, context))
+            self._decoding = steps
 
     # What comes next
 
@@ -262,23 +165,22 @@ class Server:
         """Begin a step of prefill if a request can be let in, else a stretch of decoding."""
         self._drop_aborted()
         self._fill_batch()
-        self._peak = max(self._peak, self._cache.in_use)
-        rows = len(self._running)
-        self._peak_running = max(self._peak_running, rows + len(self._batch))
+        usage, rows = self.usage, len(self._running)
+        usage.peak_cache_tokens = max(usage.peak_cache_tokens, self._cache.in_use)
+        usage.peak_running = max(usage.peak_running, rows + len(self._batch))
         if self._batch:
             self._decoding = 1 if self.options.mixed and rows else 0
-            self._begin(self._prefill_seconds())
+            self._work.begin(self._prefill_seconds())
         elif rows:
             self._put_back_excess()
             rows = len(self._running)
             fitting = (self.options.cache_tokens - self._cache.in_use) // rows
             self._decoding = max(1, min(self._next_end() - self._step, fitting))
-            self._begin(self._decode_seconds(self._decoding))
+            self._work.begin(self.costs.decoding(self._decoding, rows, self._context))
         else:
             self._working = False
-            now = asyncio.get_running_loop().time()
-            self._busy += now - self._busy_since
-            self._gpus.working(-1, now)
+            usage.busy_seconds += asyncio.get_running_loop().time() - self._busy_since
+            self._gpus.working(-1)
 
     def _fill_batch(self) -> None:
         """Requests, in the order in which they came, up to the tokens that one step computes."""
@@ -300,7 +202,7 @@ class Server:
         """Give a request its room in the cache, if there is enough for it and to spare."""
         length = len(request.ids) + request.written
         reserved = int(
-            self.options.reserved * min(request.most - request.written, CLIPPED_NEW_TOKENS)
+            self.options.reserved * min(request.max_tokens - request.written, CLIPPED_NEW_TOKENS)
         )
         others = len(self._running) + len(self._batch)
         needed = self._cache.in_use + self._reserved + length + reserved
@@ -318,10 +220,10 @@ class Server:
         self._cache.in_use += length
         self._cache.make_room()
         self._reserved += reserved
-        self._counts["cached_tokens"] += request.cached
+        self.usage.cached_tokens += request.cached
         if request.started < 0.0:
             request.started = asyncio.get_running_loop().time()
-            self._queued += request.started - request.queued
+            self.usage.queued_seconds += request.started - request.queued
         return True
 
     def _prefill_seconds(self) -> float:
@@ -337,7 +239,7 @@ class Server:
                 logits += request.compute == new
             else:
                 logits += max(0, end - max(before, request.scored_from - 1))
-        self._counts["computed_tokens"] += tokens
+        self.usage.computed_tokens += tokens
         rows = len(self._batch)
         if self._decoding:
             writing = len(self._running)
@@ -353,19 +255,17 @@ class Server:
     # What has come to its end
 
     def _finish(self) -> None:
-        self._timer = None
         if self._decoding:
             rows = len(self._running)
             self._step += self._decoding
             self._context += rows * self._decoding
             self._cache.in_use += rows * self._decoding
-            self._counts["written_tokens"] += rows * self._decoding
+            self.usage.written_tokens += rows * self._decoding
             self._decoding = 0
             while self._running and self._next_end() <= self._step:
                 _, number = heapq.heappop(self._ends)
                 self._leave(self._running[number])
             self._cache.make_room()
-        self._prefills += bool(self._batch)
         now = asyncio.get_running_loop().time()
         for request, new in self._batch:
             request.compute -= new
@@ -378,7 +278,7 @@ class Server:
         """Prefill is done: it gives the scores, or the first token."""
         left = 0
         if request.scored_from is None:
-            self._counts["written_tokens"] += 1
+            self.usage.written_tokens += 1
             request.written += 1
             left = request.write - request.written
         if left == 0:
@@ -405,14 +305,11 @@ class Server:
         self._context -= context
         return context
 
-    def _release(self, request: Request, context: int, sure: bool = False) -> None:
-        """Give back a request's room, and keep its prefix while nobody else needs it.
-
-        ``sure``: the same request comes back.
-        """
+    def _release(self, request: Request, context: int, comes_back: bool = False) -> None:
+        """Give back a request's room, and keep its prefix while nobody else needs it."""
         self._cache.in_use -= context
         self._reserved -= request.reserved
-        if sure:
+        if comes_back:
             branch = context
         else:
             began = len(request.ids) if request.scored_from is None else request.scored_from
@@ -437,9 +334,9 @@ class Server:
             request = next(reversed(self._running.values()))
             context = self._stop(request)
             request.written += self._step - request.joined
-            self._release(request, context, sure=True)
+            self._release(request, context, comes_back=True)
             self._waiting.appendleft(request)
-            self._counts["put_back"] += 1
+            self.usage.put_back += 1
 
     def _drop_aborted(self) -> None:
         for request in self._aborted:

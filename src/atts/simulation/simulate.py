@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
-from pydantic import Field
 
-from atts.config import Config, MethodName, Options
+from atts.config import Config, MethodName
 from atts.conformal.controls import make_control
 from atts.engines.base import Engine
 from atts.engines.replicas import Replicas
@@ -17,53 +16,15 @@ from atts.errors import AttsError, ConfigError
 from atts.methods import METHODS
 from atts.methods.chain import Model, OpenChain
 from atts.methods.ranking import Ranking
+from atts.runs.admission import adapting_room
 from atts.runs.garbage import collected_seldom
-from atts.runs.jobs import adapting_room
 from atts.runs.limits import LimitedEngine
 from atts.runs.runner import Clock, run_chains
 from atts.simulation.clock import run_virtually
 from atts.simulation.contender import Contender
-from atts.simulation.hardware import GPUS, Costs, Efficiency, Shape, cache_tokens, shape_of
-from atts.simulation.server import Gpus, Server, ServerOptions, Usage
+from atts.simulation.deployment import Hardware, make_servers
 from atts.simulation.workload import Workload
 from atts.types import Author, Chain, Record
-
-
-class ModelHardware(Options):
-    """What one of the two models is served by."""
-
-    gpus: int = Field(default=1, ge=1)
-    tensor_parallel: int = Field(default=1, ge=1)
-    """GPUs of one copy of the model; there are ``gpus / tensor_parallel`` copies."""
-    cache_tokens: int | None = Field(default=None, ge=1)
-    """Tokens that the key-value cache of a copy holds; null: what fits beside the weights."""
-    efficiency: Efficiency = Efficiency()
-    max_running: int = Field(default=2048, ge=1)
-
-
-class Hardware(Options):
-    """What the models are served by."""
-
-    gpu: str = "h200"
-    draft: ModelHardware = ModelHardware()
-    target: ModelHardware = ModelHardware()
-    shared: bool = False
-    """Both models are served by the same GPUs, whose time and memory they share."""
-    memory_fraction: float = Field(default=0.88, gt=0.0, le=1.0)
-    """Share of a GPU's memory that weights and key-value cache may take."""
-    mixed: bool = False
-    """Prefill and decoding share steps, as in vLLM; else decoding pauses for prefill."""
-
-    def split_as(self, config: Config) -> "Hardware":
-        """With as many GPUs for a copy as ``server.tensor_parallel`` of each model says."""
-        parallel = (config.draft.server.tensor_parallel, config.target.server.tensor_parallel)
-        models = {
-            name: model.model_copy(update={"tensor_parallel": count})
-            for name, model, count in zip(
-                ("draft", "target"), (self.draft, self.target), parallel, strict=True
-            )
-        }
-        return self.model_copy(update=models)
 
 
 class ModelUse(Record):
@@ -259,22 +220,22 @@ class _Run:
 
     def _written(self, author: Author) -> int:
         """Tokens that the servers of a model wrote, whatever became of them."""
-        return sum(server.usage().written_tokens for server in self.servers.get(author, []))
+        return sum(server.usage.written_tokens for server in self.servers.get(author, []))
 
     def _use(self, author: Author, wall: float) -> ModelUse | None:
         if author not in self.servers:
             return None
-        hardware = self.hardware.draft if author == "draft" else self.hardware.target
-        usages: list[Usage] = [server.usage() for server in self.servers[author]]
+        usages = [server.usage for server in self.servers[author]]
+        room = self.servers[author][0].options.cache_tokens
         requests = sum(usage.requests for usage in usages)
         cached = sum(usage.cached_tokens for usage in usages)
         inputs = cached + sum(usage.computed_tokens for usage in usages)
         busy = float(np.mean([usage.busy_seconds for usage in usages]))
         return ModelUse(
-            gpus=hardware.gpus,
+            gpus=self.hardware.of(author).gpus,
             busy=busy / wall if wall else 0.0,
-            cache_tokens=self.servers[author][0].options.cache_tokens,
-            peak_cache=max(usage.peak_cache for usage in usages),
+            cache_tokens=room,
+            peak_cache=max(usage.peak_cache_tokens for usage in usages) / room,
             cached=cached / inputs if inputs else 0.0,
             queued_seconds=sum(usage.queued_seconds for usage in usages) / max(requests, 1),
             peak_running=max(usage.peak_running for usage in usages),
@@ -305,65 +266,6 @@ class _Tally:
                 self.scored += turn.decision.scored_tokens
                 self.decisions += 1
                 self.take_overs += turn.decision.take_over
-
-
-def make_servers(
-    config: Config, authors: Sequence[Author], hardware: Hardware
-) -> dict[Author, list[Server]]:
-    """The servers of the models that a method needs.
-
-    Where both models share GPUs, what the weights of both leave of the memory is halved, whether
-    or not the method needs both.
-
-    Raises:
-        ConfigError: a model does not fit, its sizes are not known, or the GPU is not.
-    """
-    if hardware.gpu not in GPUS:
-        raise ConfigError(f"--gpu {hardware.gpu}: choose from {', '.join(GPUS)}")
-    gpu = GPUS[hardware.gpu]
-    both: dict[Author, ModelHardware] = {"draft": hardware.draft, "target": hardware.target}
-    shapes: dict[Author, Shape] = {
-        "draft": shape_of(config.draft.model),
-        "target": shape_of(config.target.model),
-    }
-    if hardware.shared and hardware.draft.gpus != hardware.target.gpus:
-        raise ConfigError("models that share GPUs must have the same number of them")
-    servers: dict[Author, list[Server]] = {}
-    shared = [Gpus() for _ in range(hardware.target.gpus)] if hardware.shared else []
-    for author in authors:
-        options, shape = both[author], shapes[author]
-        if options.gpus % options.tensor_parallel:
-            raise ConfigError(
-                f"{options.gpus} GPUs of the {author} cannot hold whole copies of "
-                f"{options.tensor_parallel} GPUs each"
-            )
-        cache = options.cache_tokens
-        if cache is None and not hardware.shared:
-            cache = cache_tokens(shape, gpu, options.tensor_parallel, hardware.memory_fraction)
-        elif cache is None:
-            other: Author = "target" if author == "draft" else "draft"
-            # Of the other's weights each GPU holds a part, as if they were its own.
-            taken = shapes[other].weights * 2 / both[other].tensor_parallel
-            left = gpu._replace(memory=gpu.memory - taken / hardware.memory_fraction)
-            cache = cache_tokens(shape, left, options.tensor_parallel, hardware.memory_fraction)
-            cache = max(1, cache // 2)
-        copies = options.gpus // options.tensor_parallel
-        places = [Gpus() for _ in range(copies)]
-        if hardware.shared:
-            if options.tensor_parallel not in (1, options.gpus):
-                raise ConfigError("of models that share GPUs, each has one GPU a copy, or all")
-            places = shared[:copies]
-        servers[author] = [
-            Server(
-                Costs.of(shape, gpu, options.tensor_parallel, options.efficiency),
-                ServerOptions(
-                    cache_tokens=cache, max_running=options.max_running, mixed=hardware.mixed
-                ),
-                place,
-            )
-            for place in places
-        ]
-    return servers
 
 
 def check(outcome: Outcome) -> None:

@@ -43,6 +43,8 @@ COLOURS: Mapping[str, tuple[str, str]] = {
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
+INTERVALS = "Intervals are 95 %, clustered by problem."
+
 Cell = str | int | float | bool | None
 Draw = Callable[["Axes"], None]
 
@@ -84,6 +86,24 @@ def label(text: str) -> str:
     """A name for a legend: no control characters, and not too long."""
     text = visible(text).replace("\n", " ")
     return text if len(text) <= 28 else f"{text[:13]}…{text[-14:]}"
+
+
+def legend(axes: "Axes", runs: int) -> None:
+    """A legend above the axes, where there is something to tell apart."""
+    if runs > 1:
+        legend_above(axes, columns=2)
+
+
+def legend_above(axes: "Axes", columns: int) -> None:
+    """A legend above the axes, at their right end."""
+    axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=columns, borderaxespad=0.2)
+
+
+def whole_numbers(axes: "Axes") -> None:
+    """Ticks of the x axis at whole numbers only."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def to_svg(figure: Figure) -> str:

@@ -3,8 +3,16 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from atts.reports.figures.base import Cell, Figure, Style, colour, label
-from atts.reports.figures.outcomes import INTERVALS, legend
+from atts.reports.figures.base import (
+    INTERVALS,
+    Cell,
+    Figure,
+    Style,
+    colour,
+    label,
+    legend,
+    legend_above,
+)
 from atts.reports.frontier import Point, beaten_by
 from atts.reports.reported import ReportedRun
 
@@ -46,7 +54,7 @@ def cost(runs: Sequence[ReportedRun]) -> Figure | None:
         axes.set_ylim(len(runs) - 0.5, -0.5)
         axes.grid(visible=False, axis="y")
         axes.set_xlabel("tokens per chain")
-        axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, borderaxespad=0.2)
+        legend_above(axes, columns=3)
 
     seen = "; ".join(
         f"{row[0]}: {row[1]:,.0f} draft tokens written, {row[2]:,.0f} target tokens written and "

@@ -4,13 +4,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from atts.grading.metrics import Interval
-from atts.reports.figures.base import Cell, Figure, Style, label
+from atts.reports.figures.base import INTERVALS, Cell, Figure, Style, label, legend, whole_numbers
 from atts.reports.reported import ReportedRun
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-INTERVALS = "Intervals are 95 %, clustered by problem."
 
 
 def accuracy(runs: Sequence[ReportedRun]) -> Figure:
@@ -120,16 +118,3 @@ def pass_at_k(runs: Sequence[ReportedRun]) -> Figure | None:
         rows,
         draw,
     )
-
-
-def legend(axes: "Axes", runs: int) -> None:
-    """A legend above the axes, where there is something to tell apart."""
-    if runs > 1:
-        axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderaxespad=0.2)
-
-
-def whole_numbers(axes: "Axes") -> None:
-    """Ticks of the x axis at whole numbers only."""
-    from matplotlib.ticker import MaxNLocator
-
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -5,8 +5,16 @@ from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from atts.grading.metrics import clustered_interval
-from atts.reports.figures.base import Cell, Figure, Style, colour, label
-from atts.reports.figures.outcomes import INTERVALS, legend, whole_numbers
+from atts.reports.figures.base import (
+    INTERVALS,
+    Cell,
+    Figure,
+    Style,
+    colour,
+    label,
+    legend,
+    whole_numbers,
+)
 from atts.reports.reported import ReportedRun
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from atts.profiles.spans import Phase, offsets, spans
-from atts.reports.figures.base import Cell, Figure, Style, colour, label
+from atts.reports.figures.base import Cell, Figure, Style, colour, label, legend_above
 from atts.reports.reported import ReportedRun
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def phases(runs: Sequence[ReportedRun]) -> Figure | None:
         axes.set_xlim(0, 100)
         axes.grid(visible=False, axis="y")
         axes.set_xlabel("% of the chain-seconds")
-        axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, borderaxespad=0.2)
+        legend_above(axes, columns=3)
 
     seen = "; ".join(
         f"{run.name}: "
@@ -125,7 +125,7 @@ def timeline(run: ReportedRun, number: int) -> Figure | None:
         axes.set_xlabel("seconds of the run")
         axes.set_ylabel("chains")
         axes.set_xlim(0, wall)
-        axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, borderaxespad=0.2)
+        legend_above(axes, columns=3)
 
     return Figure(
         f"timeline-{number}",

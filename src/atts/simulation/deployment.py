@@ -1,0 +1,126 @@
+"""What serves the models of a simulated run: its servers, from the GPUs that they are given."""
+
+from collections.abc import Mapping, Sequence
+
+from pydantic import Field
+
+from atts.config import Config, Options
+from atts.errors import ConfigError
+from atts.simulation.gpus import Gpus
+from atts.simulation.hardware import (
+    BYTES,
+    GPUS,
+    Costs,
+    Efficiency,
+    Gpu,
+    Shape,
+    cache_tokens,
+    shape_of,
+)
+from atts.simulation.server import Server, ServerOptions
+from atts.types import Author
+
+
+class ModelHardware(Options):
+    """What one of the two models is served by."""
+
+    gpus: int = Field(default=1, ge=1)
+    tensor_parallel: int = Field(default=1, ge=1)
+    """GPUs of one copy of the model; there are ``gpus / tensor_parallel`` copies."""
+    cache_tokens: int | None = Field(default=None, ge=1)
+    """Tokens that the key-value cache of a copy holds; null: what fits beside the weights."""
+    efficiency: Efficiency = Efficiency()
+    max_running: int = Field(default=2048, ge=1)
+
+
+class Hardware(Options):
+    """What the models are served by."""
+
+    gpu: str = "h200"
+    draft: ModelHardware = ModelHardware()
+    target: ModelHardware = ModelHardware()
+    shared: bool = False
+    """Both models are served by the same GPUs, whose time and memory they share."""
+    memory_fraction: float = Field(default=0.88, gt=0.0, le=1.0)
+    """Share of a GPU's memory that weights and key-value cache may take."""
+    mixed: bool = False
+    """Prefill and decoding share steps, as in vLLM; else decoding pauses for prefill."""
+
+    def of(self, author: Author) -> ModelHardware:
+        """What serves the draft, or the target."""
+        return self.draft if author == "draft" else self.target
+
+    def split_as(self, config: Config) -> "Hardware":
+        """With as many GPUs for a copy as ``server.tensor_parallel`` of each model says."""
+        parallel = (config.draft.server.tensor_parallel, config.target.server.tensor_parallel)
+        models = {
+            name: model.model_copy(update={"tensor_parallel": count})
+            for name, model, count in zip(
+                ("draft", "target"), (self.draft, self.target), parallel, strict=True
+            )
+        }
+        return self.model_copy(update=models)
+
+
+def make_servers(
+    config: Config, authors: Sequence[Author], hardware: Hardware
+) -> dict[Author, list[Server]]:
+    """The servers of the models that a method needs.
+
+    Raises:
+        ConfigError: a model does not fit, its sizes are not known, or the GPU is not.
+    """
+    if hardware.gpu not in GPUS:
+        raise ConfigError(f"--gpu {hardware.gpu}: choose from {', '.join(GPUS)}")
+    gpu = GPUS[hardware.gpu]
+    shapes: dict[Author, Shape] = {
+        "draft": shape_of(config.draft.model),
+        "target": shape_of(config.target.model),
+    }
+    if hardware.shared and hardware.draft.gpus != hardware.target.gpus:
+        raise ConfigError("models that share GPUs must have the same number of them")
+    shared = [Gpus() for _ in range(hardware.target.gpus)] if hardware.shared else []
+    servers: dict[Author, list[Server]] = {}
+    for author in authors:
+        options = hardware.of(author)
+        copies = _copies(author, hardware)
+        costs = Costs.of(shapes[author], gpu, options.tensor_parallel, options.efficiency)
+        server_options = ServerOptions(
+            cache_tokens=options.cache_tokens or _cache_tokens(author, shapes, gpu, hardware),
+            max_running=options.max_running,
+            mixed=hardware.mixed,
+        )
+        places = shared[:copies] or [Gpus() for _ in range(copies)]
+        servers[author] = [Server(costs, server_options, place) for place in places]
+    return servers
+
+
+def _copies(author: Author, hardware: Hardware) -> int:
+    """How many copies of a model its GPUs hold."""
+    options = hardware.of(author)
+    if options.gpus % options.tensor_parallel:
+        raise ConfigError(
+            f"{options.gpus} GPUs of the {author} cannot hold whole copies of "
+            f"{options.tensor_parallel} GPUs each"
+        )
+    if hardware.shared and options.tensor_parallel not in (1, options.gpus):
+        raise ConfigError("of models that share GPUs, each has one GPU a copy, or all")
+    return options.gpus // options.tensor_parallel
+
+
+def _cache_tokens(
+    author: Author, shapes: Mapping[Author, Shape], gpu: Gpu, hardware: Hardware
+) -> int:
+    """Tokens that fit beside the weights of one copy.
+
+    Where both models share GPUs, what the weights of both leave of the memory is halved, whether
+    or not the method needs both.
+    """
+    parallel = hardware.of(author).tensor_parallel
+    if not hardware.shared:
+        return cache_tokens(shapes[author], gpu, parallel, hardware.memory_fraction)
+    other: Author = "target" if author == "draft" else "draft"
+    # Of the other's weights each GPU holds a part, as if they were its own.
+    taken = shapes[other].weights * BYTES / hardware.of(other).tensor_parallel
+    left = gpu._replace(memory=gpu.memory - taken / hardware.memory_fraction)
+    return max(1, cache_tokens(shapes[author], left, parallel, hardware.memory_fraction) // 2)
