@@ -88,6 +88,16 @@ def read_grades(directory: Path, chains: Iterable[Chain]) -> dict[ChainKey, Chai
     return grades
 
 
+def regraded(chains: Iterable[Chain], grades: dict[ChainKey, ChainGrade]) -> list[Chain]:
+    """The chains, with the answers of ``grades`` where there are any."""
+    return [
+        chain.model_copy(update={"answer": grades[chain.key].answer})
+        if chain.key in grades
+        else chain
+        for chain in chains
+    ]
+
+
 def summarise_graded(
     run: RecordedRun, grades: dict[ChainKey, ChainGrade], grader: Grader | None = None
 ) -> Summary:
@@ -96,13 +106,8 @@ def summarise_graded(
     Raises:
         GradingError: there are no chains.
     """
-    regraded = [
-        chain.model_copy(update={"answer": grades[chain.key].answer})
-        if chain.key in grades
-        else chain
-        for chain in run.chains
-    ]
+    chains = regraded(run.chains, grades)
     judged = {key: grade.correct for key, grade in grades.items() if grade.decided_by == "llm"}
     return summarise(
-        run.config, run.problems, regraded, run.calibration, run.certificate, grader, judged
+        run.config, run.problems, chains, run.calibration, run.certificate, grader, judged
     )
