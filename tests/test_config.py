@@ -255,3 +255,16 @@ def test_parse_config_names_its_source() -> None:
 def test_a_configuration_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         setattr(Config(), "samples", 3)  # noqa: B010  (mypy knows better)
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("turn.max_turns=3", "turn: unknown key; did you mean turns?"),
+        ("take_over=0.3", "take_over: is a group of keys, and takes no value itself"),
+    ],
+)
+def test_a_wrong_group_is_explained(setting: str, told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(settings=[setting])
+    assert told in str(caught.value)

@@ -1,1 +1,71 @@
-"""Asynchronous test-time scaling (arXiv 2509.15148): see ``docs/architecture.md``."""
+"""Asynchronous test-time scaling with conformal prediction.
+
+The names of ``__all__`` are what programs may rely on; docs/python.md shows each in use. They are
+loaded when they are first asked for, so that importing ``atts`` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from atts.config import Config, load_config
+    from atts.conformal.calibration import Calibration
+    from atts.conformal.controls import make_control
+    from atts.conformal.pvalues import p_value
+    from atts.engines.base import Completion, Engine, Sampling, Scored
+    from atts.errors import AttsError
+    from atts.methods.chain import Model
+    from atts.prompts import Tokenizer
+    from atts.runs.jobs import calibrate, open_models, run
+    from atts.runs.records import read_records
+    from atts.runs.store import read_run
+    from atts.types import Chain, Problem, Timings
+
+__all__ = [
+    "AttsError",
+    "Calibration",
+    "Chain",
+    "Completion",
+    "Config",
+    "Engine",
+    "Model",
+    "Problem",
+    "Sampling",
+    "Scored",
+    "Timings",
+    "Tokenizer",
+    "calibrate",
+    "load_config",
+    "make_control",
+    "open_models",
+    "p_value",
+    "read_records",
+    "read_run",
+    "run",
+]
+
+_HOMES = {
+    "atts.config": ("Config", "load_config"),
+    "atts.conformal.calibration": ("Calibration",),
+    "atts.conformal.controls": ("make_control",),
+    "atts.conformal.pvalues": ("p_value",),
+    "atts.engines.base": ("Completion", "Engine", "Sampling", "Scored"),
+    "atts.errors": ("AttsError",),
+    "atts.methods.chain": ("Model",),
+    "atts.prompts": ("Tokenizer",),
+    "atts.runs.jobs": ("calibrate", "open_models", "run"),
+    "atts.runs.records": ("read_records",),
+    "atts.runs.store": ("read_run",),
+    "atts.types": ("Chain", "Problem", "Timings"),
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401  (whatever has that name)
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(home), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -78,35 +78,24 @@ def export(
 ) -> None:
     """Write a run in another format, with its answers as they were graded last."""
     from atts.exchange.reference import write_folder
-    from atts.exchange.tables import rows, write_parquet
+    from atts.exchange.tables import write_parquet
     from atts.files import atomic_write
-    from atts.grading.cache import VerdictCache
-    from atts.grading.grader import Grader
-    from atts.runs.grades import read_grades, states
+    from atts.runs.grades import read_grades, regraded
+    from atts.runs.records import read_records
     from atts.runs.store import read_run
 
-    recorded = read_run(run)
-    grades = read_grades(run, recorded.chains)
-    chains = [
-        chain.model_copy(update={"answer": grades[chain.key].answer})
-        if chain.key in grades
-        else chain
-        for chain in sorted(recorded.chains, key=lambda chain: chain.key)
-    ]
     if kind == "reference":
+        recorded = read_run(run)
+        chains = regraded(recorded.chains, read_grades(run, recorded.chains))
         _refuse_filled(target)
         count = write_folder(
             recorded.problems,
-            chains,
+            sorted(chains, key=lambda chain: chain.key),
             recorded.config.samples,
             lambda name, text: atomic_write(target / name, text),
         )
     else:
-        with Grader(cache=VerdictCache()) as grader:
-            graded = states(recorded, grades, grader)
-        table = list(
-            rows(recorded.problems, chains, {key: state.correct for key, state in graded.items()})
-        )
+        table = read_records(run)
         if kind == "parquet":
             write_parquet(target, table)
         else:

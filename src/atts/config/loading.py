@@ -60,11 +60,15 @@ def _merge(defaults: dict[str, Any], tree: dict[str, Any]) -> dict[str, Any]:
 def _explain(location: tuple[int | str, ...], message: str) -> str:
     key = ".".join(map(str, location))
     if message == "Extra inputs are not permitted":
-        known = [name for name in flatten(Config().model_dump()) if name != key]
+        names = flatten(Config().model_dump())
+        groups = {name.rpartition(".")[0] for name in names} - {""}
+        known = [name for name in (*names, *sorted(groups)) if name != key]
         leaf = key.rpartition(".")[2]
         close = [name for name in known if name.rpartition(".")[2] == leaf]
         close = close or difflib.get_close_matches(key, known, n=1)
         return f"{key}: unknown key" + (f"; did you mean {' or '.join(close)}?" if close else "")
+    if message.startswith("Input should be a valid dictionary or instance of"):
+        return f"{key}: is a group of keys, and takes no value itself; set one of {key}.KEY"
     return f"{key}: {message}"
 
 

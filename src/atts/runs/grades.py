@@ -92,6 +92,16 @@ def read_grades(directory: Path, chains: Iterable[Chain]) -> dict[ChainKey, Chai
     return grades
 
 
+def regraded(chains: Iterable[Chain], grades: dict[ChainKey, ChainGrade]) -> list[Chain]:
+    """The chains, with the answers of ``grades`` where there are any."""
+    return [
+        chain.model_copy(update={"answer": grades[chain.key].answer})
+        if chain.key in grades
+        else chain
+        for chain in chains
+    ]
+
+
 def summarise_graded(
     run: RecordedRun, grades: dict[ChainKey, ChainGrade], grader: Grader | None = None
 ) -> Summary:
@@ -103,7 +113,7 @@ def summarise_graded(
     return summarise(
         run.config,
         run.problems,
-        _with_answers(run.chains, grades),
+        regraded(run.chains, grades),
         run.calibration,
         run.certificate,
         grader,
@@ -122,7 +132,7 @@ def states(
     run: RecordedRun, grades: dict[ChainKey, ChainGrade], grader: Grader
 ) -> dict[ChainKey, State]:
     """Each chain's answer and verdict, by the grades where there are any, else by the rules."""
-    chains = sorted(_with_answers(run.chains, grades), key=lambda chain: chain.key)
+    chains = sorted(regraded(run.chains, grades), key=lambda chain: chain.key)
     by_problem = grade_chains(run.problems, chains, grader, _judged(grades)).grades
     in_order = {name: iter(graded) for name, graded in by_problem.items()}
     states = {}
@@ -134,16 +144,6 @@ def states(
         known = grade.answer is not None and grade.graded
         states[chain.key] = State(grade.answer, grade.correct if known else None)
     return states
-
-
-def _with_answers(chains: Iterable[Chain], grades: dict[ChainKey, ChainGrade]) -> list[Chain]:
-    """The chains, with the answers of ``grades`` where there are any."""
-    return [
-        chain.model_copy(update={"answer": grades[chain.key].answer})
-        if chain.key in grades
-        else chain
-        for chain in chains
-    ]
 
 
 def _judged(grades: dict[ChainKey, ChainGrade]) -> dict[ChainKey, bool | None]:
