@@ -99,6 +99,18 @@ def test_controls_that_mix_problems_are_refused(
 
 
 @pytest.mark.parametrize(
+    "stop", [{"when": "adaptive"}, {"when": "majority"}, {"repeating": True}, {"confidence": 0.9}]
+)
+def test_runs_that_stop_early_are_refused_before_anything_runs(
+    tmp_path: Path, stop: dict[str, object]
+) -> None:
+    tree = labelled(tmp_path, 80).model_dump(mode="json")
+    tree["stop"] |= stop
+    with pytest.raises(ConfigError, match=r"votes of all chains.*Leave out all of stop"):
+        prepare_tuning(parse_config(tree, "the test"), [0.5], 0.1, 0.9)
+
+
+@pytest.mark.parametrize(
     ("rates", "limit", "confidence"),
     [([], 0.1, 0.9), ([0.0], 0.1, 0.9), ([0.5], 0, 0.9), ([0.5], 0.1, 1)],
 )
@@ -164,6 +176,11 @@ def test_a_run_quotes_its_certificate(tmp_path: Path, monkeypatch: pytest.Monkey
     result = CliRunner().invoke(app, [*last.split()[1:], "--set", "samples=2", "--out", "other"])
     assert result.exit_code == 2
     assert "the certificate was made for another configuration: samples is 4" in result.stderr
+    result = CliRunner().invoke(
+        app, [*last.split()[1:], "--set", "stop.when=adaptive", "--out", "early"]
+    )
+    assert result.exit_code == 2
+    assert "stop.when is 'never' there, 'adaptive' in the run" in " ".join(result.stderr.split())
 
 
 def test_what_is_not_certified_is_said_plainly() -> None:

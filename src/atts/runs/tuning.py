@@ -86,7 +86,8 @@ def prepare_tuning(config: Config, rates: Sequence[float], limit: float, confide
 
     Raises:
         ProblemError: the problems cannot be read.
-        ConfigError: the control cannot be certified, or the problems are too few.
+        ConfigError: the control or the stop options cannot be certified, or the problems are too
+            few.
     """
     options = config.take_over
     if config.method != "atts" or options.control != "split" or options.budget.in_flight:
@@ -94,6 +95,13 @@ def prepare_tuning(config: Config, rates: Sequence[float], limit: float, confide
             "only method=atts with take_over.control=split, and no take_over.budget.in_flight, can "
             "be certified: with the others, what happens to a problem depends on the other "
             "problems, so that their losses are not independent"
+        )
+    if config.stop != StopOptions():
+        raise ConfigError(
+            f"stop.when={config.stop.when} and stop.repeating={str(config.stop.repeating).lower()} "
+            "cannot be certified: a certificate is about the votes of all chains, each to its end, "
+            "and a run with other stop options is refused under it. Leave out all of stop, here "
+            "and in the run"
         )
     if not rates or not all(0.0 < rate <= 1.0 for rate in rates):
         raise ConfigError("the take-over rates to try must lie in (0, 1]")
@@ -139,7 +147,6 @@ async def tune(
     base = plan.config.model_copy(
         update={
             "problems": halves["certifying"],
-            "stop": StopOptions(),  # a loss is a loss of all chains' votes
             "calibration": plan.config.calibration.model_copy(
                 update={"problems": halves["calibrating"]}
             ),
