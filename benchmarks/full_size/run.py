@@ -42,7 +42,7 @@ from atts.engines.simulated import Script, ScriptTokenizer
 from atts.methods import METHODS
 from atts.methods.chain import Model, OpenChain
 from atts.methods.ranking import Ranking
-from atts.runs.jobs import adapting_room
+from atts.runs.admission import adapting_room
 from atts.runs.limits import LimitedEngine
 from atts.runs.runner import Clock, run_chains
 from atts.simulation.contender import Contender
