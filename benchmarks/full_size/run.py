@@ -4,12 +4,11 @@
 
 The draft has the architecture of R1-Distill-Llama-8B, the target that of QwQ-32B, both random
 weights (``--load-format dummy``). With ``--gpus 1`` they share a GPU of at least 100 GB; with two,
-each has its own. Chains are recorded ones
-(TRACES, of R1-Distill-Llama-8B and QwQ-32B): turns, lengths of segments and scores are theirs. The
-decisions are made by conformal p-values, by turn, at the nominal rate of 0.4. Alone, the target
-writes as many tokens as both models wrote in the recording. Servers are started (``atts servers
-up``) and warmed up, and their caches emptied before each schedule. A schedule that OUT already has
-is kept unless it is run again.
+each has its own. Chains are recorded ones (TRACES, of R1-Distill-Llama-8B and QwQ-32B): turns,
+lengths of segments and scores are theirs. The decisions are made by conformal p-values, by turn, at
+the nominal rate of 0.4. Alone, the target writes as many tokens as both models wrote in the
+recording. Servers are started (``atts servers up``) and warmed up, and their caches emptied before
+each schedule. A schedule that OUT already has is kept unless it is run again.
 
 ``--predict FILE`` needs no GPU: it simulates what FILE measured and prints both side by side.
 """
@@ -68,6 +67,8 @@ SCHEDULES = {
 }
 REFERENCES = ("target-only", "reference")
 POLL_SECONDS = 0.5
+SETTINGS = ("gpus", "problems", "longest", "chains")
+"""Options that all schedules of a table share."""
 ARGUMENTS = [
     *("--load-format", "dummy"),
     *("--attention-backend", "triton"),
@@ -98,6 +99,7 @@ def main() -> None:
     if options.predict:
         show(json.loads(options.predict.read_text()), options.traces)
         return
+    results = results_so_far(options)
     with TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         config = configuration(folder, options.gpus, options.python, options.pythonpath)
@@ -105,7 +107,7 @@ def main() -> None:
             start_servers(folder, options.gpus)
         try:
             workload = part_of(load_workload(options.traces), options.problems, options.longest)
-            results = asyncio.run(measure(config, workload, options))
+            results = asyncio.run(measure(config, workload, options, results))
         finally:
             if not options.no_servers:
                 atts("servers", "down", "--dir", folder / "servers")
@@ -160,22 +162,24 @@ def part_of(workload: Workload, count: int, longest: int) -> Workload:
     return Workload(f"{workload.name}, {count} problems", picked)
 
 
+def results_so_far(options: argparse.Namespace) -> dict[str, Any]:
+    """What OUT holds, if its schedules may stand in one table with those that are to be run."""
+    settings = {name: getattr(options, name) for name in SETTINGS}
+    if not options.out.exists():
+        return settings | {"schedules": {}}
+    results: dict[str, Any] = json.loads(options.out.read_text())
+    if {name: results[name] for name in SETTINGS} != settings:
+        raise SystemExit(f"{options.out} holds schedules of other settings; choose another --out")
+    return results
+
+
 async def measure(
-    config: Config, workload: Workload, options: argparse.Namespace
+    config: Config, workload: Workload, options: argparse.Namespace, results: dict[str, Any]
 ) -> dict[str, Any]:
     """Run the schedules one after the other; each result is written when it is there."""
     servers: dict[Author, EndlessSGLang] = {
         "draft": connect_to(config.draft),
         "target": connect_to(config.target),
-    }
-    results: dict[str, Any] = {"schedules": {}}
-    if options.out.exists():
-        results = json.loads(options.out.read_text())
-    results |= {
-        "gpus": options.gpus,
-        "problems": len(workload.problems),
-        "longest": options.longest,
-        "chains": options.chains,
     }
     try:
         await warm_up(servers)
