@@ -22,10 +22,10 @@ from rich.table import Table
 
 from atts.config import ModelOptions, PromptOptions
 from atts.engines.base import Sampling
-from atts.engines.inprocess import InProcessEngine, end_of_sequence_ids, load_model
-from atts.model_files import model_path
+from atts.engines.inprocess.engine import InProcessEngine, end_of_sequence_ids, load_model
+from atts.models.model_files import model_path
+from atts.models.prompts import Tokenizer
 from atts.problems.arithmetic import generate
-from atts.prompts import Tokenizer
 
 MOST_TOKENS = 256
 """Longest completion; the bundled models stop well before."""

@@ -31,15 +31,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from atts.analysis.profile import Intensity, Profile, profile
+from atts.analysis.spans import Phase
 from atts.config import Config, MethodName, parse_config
-from atts.profiles.profile import Intensity, Profile, profile
-from atts.profiles.spans import Phase
 from atts.runs import jobs
-from atts.runs.store import RecordedRun, read_run
 from atts.simulation.contender import Contender
 from atts.simulation.deployment import Hardware, ModelHardware
 from atts.simulation.simulate import simulate
 from atts.simulation.workload import load_workload
+from atts.store.run_directory import RecordedRun, read_run
 from atts.types import Chain
 
 METHODS: tuple[MethodName, ...] = ("atts", "sync-ranking")

@@ -41,12 +41,12 @@ from atts.config import Config, ModelOptions, parse_config
 from atts.conformal.drift import DriftAlarm
 from atts.conformal.online import OnlineControl
 from atts.engines.base import Completion, Sampling, Scored
+from atts.engines.limits import LimitedEngine
 from atts.methods.chain import Model, Models, OpenChain
-from atts.prompts import Tokenizer
+from atts.models.prompts import Tokenizer
 from atts.runs import jobs
 from atts.runs.activity import Activity
-from atts.runs.limits import LimitedEngine
-from atts.runs.store import RunStore
+from atts.store.run_directory import RunStore
 from atts.types import Author, Chain, Timings
 
 IN_FLIGHT = (16, 256, 1_000, 10_000)

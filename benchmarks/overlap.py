@@ -34,14 +34,15 @@ from atts.cli.demo import demo_configs
 from atts.config import Config, parse_config
 from atts.conformal.calibration import Calibration
 from atts.conformal.split import SplitControl
+from atts.engines import limits
 from atts.engines.base import Completion, Sampling, Scored
 from atts.methods import METHODS
 from atts.methods.chain import Model, Models, OpenChain
-from atts.prompts import Tokenizer
-from atts.runs import jobs, limits
-from atts.runs.runner import Clock, run_chains
-from atts.runs.store import read_run
+from atts.models.prompts import Tokenizer
+from atts.runs import jobs
+from atts.runs.pool import Clock, run_chains
 from atts.simulation.clock import run_virtually
+from atts.store.run_directory import read_run
 from atts.types import Chain, ChainKey, Problem, Timings
 
 WAYS = ("on", "off")

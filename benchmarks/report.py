@@ -26,15 +26,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from atts.analysis.graded_run import read_reported
+from atts.analysis.run_names import run_names
 from atts.config import parse_config
 from atts.grading.cache import VerdictCache
 from atts.grading.grader import Grader
 from atts.reports.figures import make_figures
 from atts.reports.html import render_page
-from atts.reports.names import run_names
-from atts.reports.reported import read_reported
-from atts.runs.environment import record_environment
-from atts.runs.store import RunStore
+from atts.store.environment import record_environment
+from atts.store.run_directory import RunStore
 from atts.types import Chain, Decision, Problem, Segment, Timings, Turn
 
 CHARACTERS_A_TOKEN = 3.0

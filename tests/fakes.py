@@ -9,8 +9,8 @@ from tokenizers import Tokenizer as FastTokenizer
 from tokenizers import decoders, models, pre_tokenizers
 
 from atts.engines.base import Completion, Sampling, Scored
-from atts.model_files import ChatTemplate
-from atts.prompts import Tokenizer
+from atts.models.model_files import ChatTemplate
+from atts.models.prompts import Tokenizer
 from atts.runs.activity import Activity
 from atts.types import Chain, FinishReason, Timings
 

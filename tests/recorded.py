@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from atts.config import parse_config
-from atts.runs.environment import record_environment
-from atts.runs.store import RunStore
+from atts.store.environment import record_environment
+from atts.store.run_directory import RunStore
 from atts.types import Chain, Decision, Problem, Segment, Timings, Turn
 
 HOSTILE = (

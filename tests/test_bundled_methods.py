@@ -4,7 +4,7 @@ from pathlib import Path
 
 from atts.config import Config, parse_config
 from atts.runs import jobs
-from atts.runs.store import read_run
+from atts.store.run_directory import read_run
 from atts.types import Chain
 
 METHODS = ("sync-ranking", "specreason", "speculative-thinking", "best-of-n", "self-consistency")

@@ -12,11 +12,11 @@ from transformers import AutoConfig
 from atts.cli.demo import demo_configs
 from atts.config import Config, ModelOptions
 from atts.engines.base import Sampling
-from atts.model_files import model_path
+from atts.models.model_files import model_path
+from atts.models.prompts import Tokenizer
 from atts.problems.arithmetic import stories
-from atts.prompts import Tokenizer
 from atts.runs import jobs
-from atts.runs.store import read_run
+from atts.store.run_directory import read_run
 from atts.types import Chain, ChainKey, Problem
 
 PAIR = {name: Path(model_path(f"bundled/{name}")) for name in ("draft", "target")}

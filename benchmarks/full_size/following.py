@@ -1,7 +1,7 @@
 """An engine on a real server whose chains follow recorded ones.
 
 The methods see what they see in a simulation: token ids that say where in its script a chain is
-(``atts.engines.simulated``). The server is sent real ids for them, those that the servers wrote
+(``atts.simulation.engine``). The server is sent real ids for them, those that the servers wrote
 themselves, and each segment is made as long as the recorded one, whatever the model would rather
 do. So the servers do the work of real chains, and their random weights do not matter.
 """
@@ -18,7 +18,7 @@ from models import SPECIAL, VOCABULARY
 from atts.engines.base import Completion, Load, Sampling, Scored
 from atts.engines.http import Json
 from atts.engines.sglang import SGLangEngine
-from atts.engines.simulated import Script, place_of, segment_id, turn_after
+from atts.simulation.engine import Script, place_of, segment_id, turn_after
 from atts.types import Author, FinishReason
 
 

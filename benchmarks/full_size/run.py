@@ -33,19 +33,19 @@ from rich.console import Console
 from rich.table import Table
 
 from atts.config import Config, ModelOptions, parse_config
-from atts.conformal.controls import make_control
+from atts.conformal.factory import make_control
 from atts.engines.base import Engine, Sampling
 from atts.engines.http import HttpClient
+from atts.engines.limits import LimitedEngine
 from atts.engines.loading import server_urls
-from atts.engines.simulated import Script, ScriptTokenizer
 from atts.methods import METHODS
 from atts.methods.chain import Model, OpenChain
-from atts.methods.ranking import Ranking
+from atts.methods.sync_ranking import Ranking
 from atts.runs.admission import adapting_room
-from atts.runs.limits import LimitedEngine
-from atts.runs.runner import Clock, run_chains
+from atts.runs.pool import Clock, run_chains
 from atts.simulation.contender import Contender
 from atts.simulation.deployment import Hardware, ModelHardware
+from atts.simulation.engine import Script, ScriptTokenizer
 from atts.simulation.simulate import simulate
 from atts.simulation.workload import Workload, load_workload
 from atts.types import Author, Chain

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from atts.config import Config, load_config
     from atts.conformal.calibration import Calibration
-    from atts.conformal.controls import make_control
+    from atts.conformal.factory import make_control
     from atts.conformal.pvalues import p_value
     from atts.engines.base import Completion, Engine, Sampling, Scored
     from atts.errors import AttsError
+    from atts.exchange.tables import read_records
     from atts.methods.chain import Model
-    from atts.prompts import Tokenizer
+    from atts.models.prompts import Tokenizer
     from atts.runs.jobs import calibrate, open_models, run
-    from atts.runs.records import read_records
-    from atts.runs.store import read_run
+    from atts.store.run_directory import read_run
     from atts.types import Chain, Problem, Timings
 
 __all__ = [
@@ -47,15 +47,15 @@ __all__ = [
 _HOMES = {
     "atts.config": ("Config", "load_config"),
     "atts.conformal.calibration": ("Calibration",),
-    "atts.conformal.controls": ("make_control",),
+    "atts.conformal.factory": ("make_control",),
     "atts.conformal.pvalues": ("p_value",),
     "atts.engines.base": ("Completion", "Engine", "Sampling", "Scored"),
     "atts.errors": ("AttsError",),
     "atts.methods.chain": ("Model",),
-    "atts.prompts": ("Tokenizer",),
+    "atts.models.prompts": ("Tokenizer",),
     "atts.runs.jobs": ("calibrate", "open_models", "run"),
-    "atts.runs.records": ("read_records",),
-    "atts.runs.store": ("read_run",),
+    "atts.exchange.tables": ("read_records",),
+    "atts.store.run_directory": ("read_run",),
     "atts.types": ("Chain", "Problem", "Timings"),
 }
 

@@ -10,10 +10,10 @@ import pytest
 from killed_run import make_models
 from typer.testing import Result
 
+from atts.analysis.comparison import Comparison
 from atts.config import Config
 from atts.errors import EngineError
 from atts.methods.chain import Models
-from atts.reports.compare import Comparison
 from atts.runs import jobs
 
 Invoke = Callable[..., Result]

@@ -11,7 +11,7 @@ from typer.testing import Result
 
 from atts.config import load_config
 from atts.conformal.calibration import Calibration
-from atts.runs.store import read_run
+from atts.store.run_directory import read_run
 
 Invoke = Callable[..., Result]
 

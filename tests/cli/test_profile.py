@@ -8,7 +8,7 @@ import pytest
 from typer.testing import Result
 
 from atts.config import parse_config
-from atts.runs.store import RunStore
+from atts.store.run_directory import RunStore
 from atts.types import Chain, Decision, Problem, Segment, Timings, Turn
 
 Invoke = Callable[..., Result]

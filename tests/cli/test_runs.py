@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
+from atts.analysis.summary import Summary, summarise
 from atts.cli.demo import demo_configs
 from atts.config import Config, load_config, parse_config
 from atts.errors import (
@@ -27,9 +28,8 @@ from atts.errors import (
     ProblemError,
     StoreError,
 )
-from atts.reports.summary import Summary, summarise
 from atts.runs import jobs
-from atts.runs.store import RunStore
+from atts.store.run_directory import RunStore
 from atts.types import Chain, Decision, Problem, Timings, Turn
 
 TIMINGS = Timings(queued=0.0, started=0.1, first_token=0.2, done=0.3)

@@ -10,11 +10,11 @@ from typer.testing import Result
 from atts.config import Config, ModelOptions, PromptOptions
 from atts.engines import checks
 from atts.engines.checks import Check
+from atts.engines.servers import lifecycle, warm
+from atts.engines.servers.processes import ServerRecord
 from atts.errors import ServerError
 from atts.runs import suite
 from atts.runs.suite import Entry, Outcome
-from atts.servers import lifecycle, warm
-from atts.servers.processes import ServerRecord
 from atts.types import Author
 
 Invoke = Callable[..., Result]

@@ -9,7 +9,7 @@ from atts.conformal.adaptive import AdaptiveControl
 from atts.conformal.budget import BudgetControl
 from atts.conformal.calibration import Calibration
 from atts.conformal.control import Control
-from atts.conformal.controls import calibrating_control, make_control
+from atts.conformal.factory import calibrating_control, make_control
 from atts.conformal.online import OnlineControl
 from atts.conformal.split import SplitControl
 from atts.errors import CalibrationError, ConfigError

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import yaml
 
-from atts.servers.processes import processes, read_record
+from atts.engines.servers.processes import processes, read_record
 from atts.types import Author
 
 ROOT = Path(__file__).parents[2]

@@ -35,13 +35,13 @@ from transformers import PreTrainedModel
 from atts.config import EngineName, ModelOptions
 from atts.engines.base import Completion, Engine, Sampling, Scored
 from atts.engines.http import HttpClient
-from atts.engines.inprocess import InProcessEngine, load_model
+from atts.engines.inprocess.engine import InProcessEngine, load_model
 from atts.engines.loading import remote_engines
 from atts.engines.sglang import SGLangEngine
 from atts.engines.vllm import VllmEngine
 from atts.errors import ContextLengthError, EmptyInputError, EngineError, TokenIdError
-from atts.model_files import model_path
-from atts.prompts import Tokenizer
+from atts.models.model_files import model_path
+from atts.models.prompts import Tokenizer
 
 InFlight = Callable[[], Awaitable[int | None]]
 

@@ -18,7 +18,7 @@ from aiohttp import web
 from transformers import PreTrainedModel
 
 from atts.engines.base import Completion, Engine, Sampling
-from atts.engines.inprocess import InProcessEngine
+from atts.engines.inprocess.engine import InProcessEngine
 
 BLOCK = 16
 VllmVersion = Literal["v2", "v1", "v1-nan", "no-details", "completions"]

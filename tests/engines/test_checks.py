@@ -6,9 +6,9 @@ from transformers import PreTrainedModel
 
 from atts.config import EngineName, ModelOptions, PromptOptions
 from atts.engines.checks import Check, check_model
-from atts.engines.inprocess import load_model
-from atts.model_files import model_path
-from atts.prompts import Tokenizer
+from atts.engines.inprocess.engine import load_model
+from atts.models.model_files import model_path
+from atts.models.prompts import Tokenizer
 
 BUNDLED = ModelOptions(model="bundled/draft", device="cpu")
 

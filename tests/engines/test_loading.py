@@ -13,7 +13,7 @@ from engines.tiny import END, greedy, plain_greedy, some_ids, tiny_llama
 from safetensors.torch import load_file, save_file
 
 from atts.config import ModelOptions
-from atts.engines.inprocess import InProcessEngine, end_of_sequence_ids
+from atts.engines.inprocess.engine import InProcessEngine, end_of_sequence_ids
 from atts.errors import ConfigError
 
 

@@ -10,7 +10,7 @@ from engines.tiny import sampled, some_ids, tiny_llama
 from fakes import FakeEngine
 
 from atts.engines.base import Load, Metered
-from atts.engines.inprocess import InProcessEngine
+from atts.engines.inprocess.engine import InProcessEngine
 from atts.engines.replicas import Replicas
 from atts.errors import EngineConnectionError
 

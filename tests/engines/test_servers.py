@@ -33,7 +33,7 @@ from atts.errors import (
     EngineTimeoutError,
     EngineUnavailableError,
 )
-from atts.model_files import vocabulary_size
+from atts.models.model_files import vocabulary_size
 
 Json = Any
 

@@ -16,13 +16,13 @@ from atts.conformal.calibration import Calibration
 from atts.conformal.control import Control, Verdict
 from atts.conformal.split import SplitControl
 from atts.engines.base import Completion, Sampling, Scored
+from atts.engines.limits import LimitedEngine
 from atts.errors import ContextLengthError, EngineError, EngineUnavailableError
 from atts.methods import METHODS
 from atts.methods.ahead import Ahead
 from atts.methods.atts import atts
 from atts.methods.chain import Model, Models, OpenChain
-from atts.runs.limits import LimitedEngine
-from atts.runs.runner import Clock, run_chains, solve
+from atts.runs.pool import Clock, run_chains, solve
 from atts.types import Chain, Discarded, Problem
 
 PROBLEM = Problem(id="p", question="1+1?", answer="2")

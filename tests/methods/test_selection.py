@@ -3,11 +3,11 @@
 import pytest
 from fakes import FakeEngine, byte_tokenizer
 
+from atts.analysis.summary import summarise
 from atts.config import Config, parse_config
 from atts.errors import EngineError
 from atts.methods import METHODS, authors_of
 from atts.methods.chain import Model, Models, OpenChain
-from atts.reports.summary import summarise
 from atts.types import Author, Chain, Problem
 
 PROBLEMS = [

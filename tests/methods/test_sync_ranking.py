@@ -13,8 +13,8 @@ from atts.engines.base import Scored
 from atts.errors import EngineError
 from atts.methods import METHODS
 from atts.methods.chain import Model, Models, OpenChain
-from atts.methods.ranking import Ranking
-from atts.runs.runner import Clock, run_chains
+from atts.methods.sync_ranking import Ranking
+from atts.runs.pool import Clock, run_chains
 from atts.types import Chain, Problem
 
 PROBLEM = Problem(id="p", question="1+1?", answer="2")

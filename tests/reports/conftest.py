@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import pytest
+from timed_runs import MakeRun, make_timed_run
 
 from atts.types import Chain, ChainEnd, Decision, Segment, Timings, Turn
 
@@ -64,3 +65,8 @@ def make_chain() -> MakeChain:
         )
 
     return make
+
+
+@pytest.fixture
+def make_run() -> MakeRun:
+    return make_timed_run

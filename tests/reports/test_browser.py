@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from recorded import HOSTILE, write_run
 
+from atts.analysis.graded_run import read_reported
 from atts.grading.grader import Grader
 from atts.reports.figures import make_figures
 from atts.reports.html import render_page
-from atts.reports.reported import read_reported
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 if not CHROMIUM or not DRIVER:

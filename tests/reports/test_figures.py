@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from recorded import HOSTILE, write_run
 
+from atts.analysis.graded_run import ReportedRun, read_reported
 from atts.errors import ConfigError, StoreError
 from atts.grading.grader import Grader
-from atts.reports.escape import visible
 from atts.reports.figures import Figure, make_figures, save_figures
 from atts.reports.figures.base import COLOURS, to_csv, to_svg
-from atts.reports.reported import ReportedRun, read_reported
+from atts.text import visible
 from atts.types import ChainKey
 
 

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recorded import HOSTILE, write_run
 
+from atts.analysis.graded_run import read_reported
 from atts.grading.grader import Grader
 from atts.reports.figures import make_figures
 from atts.reports.html import render_page
 from atts.reports.html.chains import pack, script_safe
-from atts.reports.reported import read_reported
 
 VOID = {"meta", "input", "br", "link"}
 

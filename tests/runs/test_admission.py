@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from atts.config import parse_config
 from atts.engines.base import Load
+from atts.engines.limits import LimitedEngine
 from atts.errors import EngineConnectionError
 from atts.methods.chain import Model
 from atts.runs import admission, jobs
 from atts.runs.activity import Activity
 from atts.runs.admission import Admission, Room
-from atts.runs.limits import LimitedEngine
 from atts.types import Chain
 
 IDLE, SOME, HALF = Load(9, 0, 0.02), Load(9, 0, 0.2), Load(9, 0, 0.5)

@@ -13,13 +13,13 @@ import pytest
 from fakes import SilentObserver
 from killed_run import SeededEngine, make_config, make_models
 
+from atts.analysis.summary import summarise
 from atts.config import Config
 from atts.conformal.calibration import Calibration
 from atts.errors import CalibrationError, ConfigError, EngineError, ProblemError
 from atts.methods.chain import Model
-from atts.reports.summary import summarise
 from atts.runs import jobs
-from atts.runs.store import CALIBRATION, CHAINS, read_run
+from atts.store.run_directory import CALIBRATION, CHAINS, read_run
 from atts.types import Chain
 
 TESTS = Path(__file__).parents[1]

@@ -7,14 +7,15 @@ from typing import Any
 import pytest
 from openai_server import RATE_LIMITED, Response, Server, completion, serve
 
+from atts.analysis.graded_run import summarise_graded
 from atts.config import parse_config
 from atts.errors import GradingError, StoreError
 from atts.grading.cache import VerdictCache
 from atts.grading.grader import Grader
 from atts.grading.judge import Endpoint, Judge
-from atts.runs.grades import GRADES, LEDGER, read_grades, summarise_graded
 from atts.runs.regrade import Change, ExtractBy, JudgeBy, Regraded, regrade
-from atts.runs.store import CHAINS, SUMMARY, RunStore, lock_run, read_run
+from atts.store.grades import GRADES, LEDGER, read_grades
+from atts.store.run_directory import CHAINS, SUMMARY, RunStore, lock_run, read_run
 from atts.types import Chain, ChainKey, Problem, Segment, Timings, Turn
 
 NOW = Timings(queued=0.0, started=0.0, first_token=0.0, done=0.0)

@@ -7,9 +7,9 @@ from pathlib import Path
 from engines.stand_ins import BLOCK, SGLangStandIn, StandIn, VllmStandIn, serve_stand_in
 
 from atts.config import EngineName, ModelOptions
-from atts.engines.inprocess import load_model
-from atts.model_files import model_path
-from atts.runs.store import read_run
+from atts.engines.inprocess.engine import load_model
+from atts.models.model_files import model_path
+from atts.store.run_directory import read_run
 
 WITHOUT_TORCH = """
 import importlib.machinery, sys

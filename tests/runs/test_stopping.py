@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from fakes import FakeEngine, byte_tokenizer
 
+from atts.analysis.graded_run import read_reported, states
+from atts.analysis.summary import summarise
 from atts.config import Config, StopOptions, parse_config
 from atts.engines.base import Completion, Sampling
 from atts.errors import ConfigError
@@ -21,15 +23,12 @@ from atts.methods import METHODS
 from atts.methods.chain import Model, OpenChain
 from atts.reports.figures import make_figures
 from atts.reports.html import render_page
-from atts.reports.reported import read_reported
-from atts.reports.summary import summarise
-from atts.reports.table import comparison
+from atts.reports.summary_table import comparison
 from atts.runs import jobs
-from atts.runs.grades import states
+from atts.runs.pool import Clock, run_chains, solve
 from atts.runs.regrade import regrade
-from atts.runs.runner import Clock, run_chains, solve
 from atts.runs.stopping import Stopping
-from atts.runs.store import CHAINS, RecordedRun, read_run
+from atts.store.run_directory import CHAINS, RecordedRun, read_run
 from atts.types import Chain, Problem
 
 ALONE = METHODS["draft-only"]

@@ -14,8 +14,8 @@ from atts.errors import ConfigError, ServerError
 from atts.files import to_jsonl
 from atts.methods.chain import Model, Models
 from atts.runs import jobs, suite
-from atts.runs.store import read_run
 from atts.runs.suite import load_suite, run_suite
+from atts.store.run_directory import read_run
 from atts.types import Author, Problem
 
 CONFIGS = Path(__file__).parents[2] / "configs"

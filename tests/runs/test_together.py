@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from killed_run import make_config, make_models
 
+from atts.analysis.summary import Summary
 from atts.config import Config
 from atts.errors import ConfigError, EngineError
 from atts.methods.chain import Models
-from atts.reports.summary import Summary
 from atts.runs import jobs
-from atts.runs.store import CHAINS, read_run
+from atts.store.run_directory import CHAINS, read_run
 from atts.types import Chain
 
 

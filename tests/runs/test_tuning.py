@@ -17,8 +17,8 @@ from atts.errors import ConfigError
 from atts.methods.chain import Models
 from atts.problems import load_problems
 from atts.runs import jobs
-from atts.runs.store import CALIBRATION, read_run
 from atts.runs.tuning import certify, prepare_tuning, tune
+from atts.store.run_directory import CALIBRATION, read_run
 from atts.types import Chain, Problem
 
 PROBLEMS = [Problem(id=f"p{n}", question="2 + 2?", answer="4") for n in range(60)]

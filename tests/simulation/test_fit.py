@@ -8,7 +8,6 @@ import pytest
 
 from atts.config import Config
 from atts.errors import ConfigError
-from atts.runs.store import RunStore
 from atts.simulation import fit
 from atts.simulation import workload as workload_module
 from atts.simulation.contender import Contender
@@ -17,6 +16,7 @@ from atts.simulation.fit import Measured, fit_run, least_squares, read_fit, repl
 from atts.simulation.hardware import Efficiency
 from atts.simulation.simulate import simulate
 from atts.simulation.workload import Workload
+from atts.store.run_directory import RunStore
 from atts.types import Chain
 
 TRUE = Efficiency(

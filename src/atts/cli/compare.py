@@ -18,8 +18,8 @@ from atts.cli.runs import (
 from atts.cli.terminal import FAILED, command_line, err, out, resumable, say
 
 if TYPE_CHECKING:
-    from atts.reports.compare import Budget, Comparison
-    from atts.runs.compare import Candidate, Plan
+    from atts.analysis.comparison import Budget, Comparison
+    from atts.runs.candidates import Candidate, Plan
 
 
 def compare(
@@ -100,8 +100,8 @@ def compare(
     """
     import asyncio
 
-    from atts.reports.compare import Budget
-    from atts.runs.compare import parse_candidates, prepare
+    from atts.analysis.comparison import Budget
+    from atts.runs.candidates import parse_candidates, prepare
 
     if plot:
         from atts.reports.plots import check_drawable
@@ -133,7 +133,7 @@ def compare(
         comparison = _compare(left, plan, chosen, limit)
     if csv:
         from atts.files import atomic_write
-        from atts.reports.compare_table import to_csv
+        from atts.reports.comparison_table import to_csv
 
         atomic_write(csv, to_csv(comparison))
     if plot:
@@ -176,7 +176,7 @@ def _reference(candidates: "list[Candidate]", plan: "Plan", asked: str | None) -
 
 async def _run(plan: "Plan", folder: Path, as_json: bool) -> list[str]:
     from atts.cli.progress import Display
-    from atts.runs.compare import run_missing
+    from atts.runs.candidates import run_missing
 
     with Display(err(), as_json) as display:
         return await run_missing(plan.missing, folder, display.stage, say)
@@ -185,11 +185,11 @@ async def _run(plan: "Plan", folder: Path, as_json: bool) -> list[str]:
 def _compare(
     candidates: "list[Candidate]", plan: "Plan", reference: str, budget: "Budget | None"
 ) -> "Comparison":
+    from atts.analysis.comparison import compare
     from atts.cli.progress import counting
     from atts.grading.cache import VerdictCache
     from atts.grading.grader import Grader
-    from atts.reports.compare import compare
-    from atts.runs.compare import read_all
+    from atts.runs.candidates import read_all
 
     named = read_all(candidates, plan)
     with (
@@ -200,7 +200,7 @@ def _compare(
 
 
 def _print(comparison: "Comparison") -> None:
-    from atts.reports.compare_table import frontier_lines, tables
+    from atts.reports.comparison_table import frontier_lines, tables
 
     console = out()
     for table in tables(comparison, console.width):

@@ -10,8 +10,8 @@ from atts.cli.runs import exit_if_failed
 from atts.cli.terminal import command_line, err, out, resumable, say
 
 if TYPE_CHECKING:
+    from atts.analysis.summary import Summary
     from atts.config import Config
-    from atts.reports.summary import Summary
 
 PROBLEMS = 40
 SAMPLES = 8
@@ -69,7 +69,7 @@ def demo(
     say(f"Writing to {directory}")
     with resumable(command):
         summaries = asyncio.run(_demo(problems, samples, directory))
-    from atts.reports.table import comparison
+    from atts.reports.summary_table import comparison
 
     out().print(comparison(list(summaries.items())), soft_wrap=False)
     config = directory / "atts-marginal" / "config.yaml"

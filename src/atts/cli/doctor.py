@@ -8,7 +8,7 @@ import typer
 
 from atts.cli.runs import ConfigFile, Settings
 from atts.cli.terminal import FAILED, err, out
-from atts.reports.escape import safe_markup
+from atts.text import safe_markup
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -78,11 +78,10 @@ def export(
 ) -> None:
     """Write a run in another format, with its answers as they were graded last."""
     from atts.exchange.reference import write_folder
-    from atts.exchange.tables import write_parquet
+    from atts.exchange.tables import read_records, write_parquet
     from atts.files import atomic_write
-    from atts.runs.grades import read_grades, regraded
-    from atts.runs.records import read_records
-    from atts.runs.store import read_run
+    from atts.store.grades import read_grades, regraded
+    from atts.store.run_directory import read_run
 
     if kind == "reference":
         recorded = read_run(run)
@@ -112,11 +111,11 @@ def _import_run(
     config_file: Path | None,
     settings: list[str] | None,
 ) -> None:
+    from atts.analysis.summary import summarise
     from atts.config import flatten, load_config
     from atts.exchange.reference import read_folder, read_settings
-    from atts.reports.summary import summarise
-    from atts.reports.table import comparison
-    from atts.runs.store import RunStore
+    from atts.reports.summary_table import comparison
+    from atts.store.run_directory import RunStore
 
     imported = read_folder(source, known, samples)
     named = [f"{key}={value}" for key, value in flatten(read_settings(source)).items()]

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from atts.cli.snapshot import Snapshot, clock
-from atts.reports.escape import visible
+from atts.text import visible
 
 STATES = {
     # state: (style, character, the same in ASCII)

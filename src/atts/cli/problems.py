@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from atts.cli.terminal import EXIT_CODES, Group, out, say
-from atts.reports.escape import visible
+from atts.text import visible
 
 if TYPE_CHECKING:
     from atts.types import Problem

@@ -11,8 +11,8 @@ from atts.cli.terminal import out, say
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from atts.profiles.budget import Budget
-    from atts.profiles.profile import Profile
+    from atts.analysis.budget_use import Budget
+    from atts.analysis.profile import Profile
 
 Profiles = list[tuple[str, "Profile"]]
 
@@ -40,15 +40,15 @@ def profile(
     (arXiv 2509.15148): chain-seconds of computing over chain-seconds of being held back by
     engines or waiting for other chains. docs/profiling.md says what exactly is counted.
     """
+    from atts.analysis.profile import profile as profile_run
+    from atts.analysis.run_names import run_names
     from atts.files import atomic_write
-    from atts.profiles.profile import profile as profile_run
-    from atts.reports.names import run_names
-    from atts.runs.store import read_run
+    from atts.store.run_directory import read_run
 
     names = run_names(runs)
     recorded = [read_run(directory) for directory in runs]
     if trace:
-        from atts.profiles.chrome_trace import chrome_trace
+        from atts.reports.chrome_trace import chrome_trace
 
         atomic_write(trace, chrome_trace(list(zip(names, recorded, strict=True))))
         say(f"Wrote {trace}; open it at https://ui.perfetto.dev")
@@ -82,9 +82,9 @@ def profile(
 
 
 def _phases_table(profiles: "Profiles") -> "Table":
-    from atts.profiles.spans import PHASES
-    from atts.reports.escape import safe_markup
-    from atts.reports.table import ABSENT, plain_table
+    from atts.analysis.spans import PHASES
+    from atts.reports.summary_table import ABSENT, plain_table
+    from atts.text import safe_markup
 
     table = plain_table("Chain-seconds, and their share in %. r = compute / (held back + waiting).")
     table.add_column("", no_wrap=True)
@@ -124,7 +124,7 @@ def _phases_table(profiles: "Profiles") -> "Table":
 
 def _intensity_table(profiles: "list[Profile]") -> "Table":
     """The intensities by chains per problem and method."""
-    from atts.reports.table import ABSENT, plain_table
+    from atts.reports.summary_table import ABSENT, plain_table
 
     methods = list(dict.fromkeys(found.method for found in profiles))
     table = plain_table("r by chains per problem, and T_c / T_s in brackets.")
@@ -145,8 +145,8 @@ def _intensity_table(profiles: "list[Profile]") -> "Table":
 
 
 def _late_table(name: str, found: "Profile") -> "Table":
-    from atts.reports.escape import safe_markup
-    from atts.reports.table import plain_table
+    from atts.reports.summary_table import plain_table
+    from atts.text import safe_markup
 
     table = plain_table(
         f"{safe_markup(name)}: the chains that ended last, and by what they were later than the "
@@ -170,8 +170,8 @@ def _late_table(name: str, found: "Profile") -> "Table":
 
 
 def _budget_table(name: str, budget: "Budget") -> "Table":
-    from atts.reports.escape import safe_markup
-    from atts.reports.table import ABSENT, percent, plain_table
+    from atts.reports.summary_table import ABSENT, percent, plain_table
+    from atts.text import safe_markup
 
     caps = f"{budget.per_turn.most} in a problem's turn"
     if budget.per_turn.allowed is not None:
@@ -197,6 +197,6 @@ def _budget_table(name: str, budget: "Budget") -> "Table":
 
 
 def _ratio(ratio: float | None) -> str:
-    from atts.reports.table import ABSENT
+    from atts.reports.summary_table import ABSENT
 
     return ABSENT if ratio is None else f"{ratio:,.2f}"

@@ -25,8 +25,8 @@ from rich.progress import (
 
 from atts.cli.live import stages
 from atts.cli.snapshot import Figures, Snapshot, clock
-from atts.reports.escape import visible
 from atts.runs.activity import Activity
+from atts.text import visible
 from atts.types import Chain
 
 PLAIN_SECONDS = 10.0

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from atts.cli.terminal import FAILED, command_line, err, out, resumable, say
-from atts.reports.escape import visible
+from atts.text import visible
 
 if TYPE_CHECKING:
     from atts.grading.judge import Judge
@@ -79,7 +79,7 @@ def regrade(
     import asyncio
 
     from atts.grading.judge import Endpoint, Judge
-    from atts.runs.grades import LEDGER
+    from atts.store.grades import LEDGER
 
     asked = extract == "llm" or judge != "rules"
     given = ["atts", "regrade", run, "--extract", extract, "--judge", judge]
@@ -132,7 +132,7 @@ async def _regrade(
 
 
 def _print(run: Path, result: "Regraded", dry_run: bool) -> None:
-    from atts.reports.table import comparison
+    from atts.reports.summary_table import comparison
 
     for change in result.changes[:SHOWN]:
         out().print(_line(change), markup=False)

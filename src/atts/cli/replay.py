@@ -14,8 +14,8 @@ from atts.cli.terminal import out, say
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from atts.replays.replay import Replayed
-    from atts.replays.separation import Separation
+    from atts.analysis.replay import Replayed
+    from atts.analysis.separation import Separation
 
 CONTENDERS = (
     "split,by_turn=false",
@@ -83,11 +83,11 @@ def replay(
 
     Also shows how well each kind of score tells wrong chains from right ones, where that is known.
     """
-    from atts.replays.arrival import recorded_order, simulated_order
-    from atts.replays.recording import load_recording
-    from atts.replays.replay import Contender, as_recorded
-    from atts.replays.replay import replay as replay_one
-    from atts.replays.separation import separations
+    from atts.analysis.arrival import recorded_order, simulated_order
+    from atts.analysis.recording import load_recording
+    from atts.analysis.replay import Contender, as_recorded
+    from atts.analysis.replay import replay as replay_one
+    from atts.analysis.separation import separations
 
     contenders = [Contender.parse(name) for name in controls or CONTENDERS]
     recording = load_recording(source)
@@ -121,8 +121,8 @@ def replay(
 
 
 def _rates_table(replays: "list[Replayed]") -> "Table":
-    from atts.reports.escape import safe_markup
-    from atts.reports.table import plain_table
+    from atts.reports.summary_table import plain_table
+    from atts.text import safe_markup
 
     table = plain_table(
         f"{replays[0].decisions:,} decisions. Off by: |rate - nominal|, over turns with at least "
@@ -149,7 +149,7 @@ def _rates_table(replays: "list[Replayed]") -> "Table":
 
 
 def _turns_table(replays: "list[Replayed]") -> "Table":
-    from atts.reports.table import plain_table
+    from atts.reports.summary_table import plain_table
 
     table = plain_table("Realised rate by turn, of the controls above.")
     table.add_column("turn", justify="right")
@@ -166,7 +166,7 @@ def _turns_table(replays: "list[Replayed]") -> "Table":
 
 
 def _separations_table(found: "list[Separation]") -> "Table":
-    from atts.reports.table import plain_table
+    from atts.reports.summary_table import plain_table
 
     table = plain_table(
         f"{found[0].wrong:,} wrong and {found[0].right:,} right chains. AUROC: the chance that a "

@@ -9,9 +9,9 @@ import typer
 from atts.cli.terminal import FAILED, command_line, err, out, resumable, say
 
 if TYPE_CHECKING:
+    from atts.analysis.graded_run import ReportedRun
+    from atts.analysis.summary import Summary
     from atts.config import Config
-    from atts.reports.reported import ReportedRun
-    from atts.reports.summary import Summary
 
 ConfigFile = Annotated[
     Path | None,
@@ -111,7 +111,7 @@ def run(
     import asyncio
 
     from atts.config import load_config
-    from atts.runs.store import config_yaml
+    from atts.store.run_directory import config_yaml
 
     settings = with_folder(settings, problems_folder)
     config = load_config(config_file, settings)
@@ -126,7 +126,7 @@ def run(
     if as_json:
         echo_json({"run": str(directory), **summary.model_dump(mode="json")})
     else:
-        from atts.reports.table import comparison
+        from atts.reports.summary_table import comparison
 
         out().print(comparison([(directory.name, summary)]), soft_wrap=False)
         say_grounds(directory.name, summary, config.take_over.calibration is not None)
@@ -155,12 +155,12 @@ def report(
     ] = False,
 ) -> None:
     """Compare runs in one table, computed anew from their recorded chains; draw them, too."""
+    from atts.analysis.graded_run import read_reported
+    from atts.analysis.run_names import run_names
     from atts.cli.progress import counting
     from atts.grading.cache import VerdictCache
     from atts.grading.grader import Grader
-    from atts.reports.names import run_names
-    from atts.reports.reported import read_reported
-    from atts.reports.table import comparison
+    from atts.reports.summary_table import comparison
 
     names = run_names(runs)
     with (

@@ -8,11 +8,11 @@ import typer
 
 from atts.cli.runs import ConfigFile, Settings
 from atts.cli.terminal import EXIT_CODES, FAILED, INTERRUPTED, Group, err, out, say
-from atts.reports.escape import safe_markup, visible
+from atts.text import safe_markup, visible
 
 if TYPE_CHECKING:
     from atts.config import Config
-    from atts.servers.processes import ServerRecord
+    from atts.engines.servers.processes import ServerRecord
     from atts.types import Author
 
 app = typer.Typer(
@@ -61,8 +61,8 @@ def status(directory: Directory = DEFAULT) -> None:
 
     from rich.table import Table
 
-    from atts.servers.lifecycle import AUTHORS, answers
-    from atts.servers.processes import processes, read_record
+    from atts.engines.servers.lifecycle import AUTHORS, answers
+    from atts.engines.servers.processes import processes, read_record
 
     records = [record for author in AUTHORS if (record := read_record(directory, author))]
     if not records:
@@ -93,8 +93,8 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes.")] = False,
 ) -> None:
     """Print the end of a server's log."""
+    from atts.engines.servers.processes import tail
     from atts.errors import StoreError
-    from atts.servers.processes import tail
 
     (author,) = authors(model)
     path = directory / f"{author}.log"
@@ -118,7 +118,7 @@ def logs(
 @app.command()
 def down(directory: Directory = DEFAULT, only: Only = None) -> None:
     """End the servers that were started in DIR, with all that they started, and nothing else."""
-    from atts.servers import lifecycle
+    from atts.engines.servers import lifecycle
 
     ended = lifecycle.down(directory, authors(only))
     for record in ended:
@@ -149,10 +149,10 @@ def warm(
     import asyncio
 
     from atts.config import load_config
-    from atts.servers import lifecycle
-    from atts.servers.plan import plan_servers
-    from atts.servers.processes import processes, read_record
-    from atts.servers.warm import compile_deep_gemm, warm_up
+    from atts.engines.servers import lifecycle
+    from atts.engines.servers.plan import plan_servers
+    from atts.engines.servers.processes import processes, read_record
+    from atts.engines.servers.warm import compile_deep_gemm, warm_up
 
     config = load_config(config_file, settings)
     wanted = [a for a in authors(only) if getattr(config, a).engine != "inprocess"]
@@ -180,8 +180,8 @@ def authors(only: "str | None") -> "tuple[Author, ...]":
     Raises:
         ConfigError: ``only`` is neither draft nor target.
     """
+    from atts.engines.servers.lifecycle import AUTHORS
     from atts.errors import ConfigError
-    from atts.servers.lifecycle import AUTHORS
 
     if only is None:
         return AUTHORS
@@ -197,12 +197,12 @@ def start_servers(
     """Start servers with live progress.
 
     Raises:
-        ConfigError, ServerError: see ``atts.servers.lifecycle.up``.
+        ConfigError, ServerError: see ``atts.engines.servers.lifecycle.up``.
         typer.Exit: with 130, after Ctrl-C; what was started is ended again.
     """
     import asyncio
 
-    from atts.servers import lifecycle
+    from atts.engines.servers import lifecycle
 
     with _Starting() as starting:
         try:

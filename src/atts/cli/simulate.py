@@ -227,9 +227,9 @@ def outcomes_table(outcomes: "list[Outcome]", gpu: str, shared: bool) -> "Table"
     """One row an outcome, with its speedup over target-only with as many chains in flight and as
     many GPUs of the target.
     """
-    from atts.reports.compare_table import heading
-    from atts.reports.escape import safe_markup
-    from atts.reports.table import plain_table
+    from atts.reports.comparison_table import heading
+    from atts.reports.summary_table import plain_table
+    from atts.text import safe_markup
 
     def place(outcome: "Outcome") -> tuple[int, int]:
         return outcome.chains_in_flight, outcome.target.gpus if outcome.target else 0
@@ -299,7 +299,7 @@ def _fit(run: Path, hardware: "Hardware", path: Path, as_json: bool) -> None:
 
 
 def _fit_table(found: "Fit") -> "Table":
-    from atts.reports.table import plain_table
+    from atts.reports.summary_table import plain_table
 
     table = plain_table(
         f"{found.requests:,} requests of {found.run}. Error: simulated over measured seconds, "

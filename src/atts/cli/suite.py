@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from atts.cli.terminal import FAILED, err, out, resumable, say
-from atts.reports.escape import safe_markup
+from atts.text import safe_markup
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from atts.errors import AttsError, CalibrationError, ConfigError, ProblemError
-from atts.reports.escape import visible
+from atts.text import visible
 
 if TYPE_CHECKING:
     from rich.console import Console

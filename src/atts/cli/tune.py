@@ -49,8 +49,8 @@ def tune(
     import asyncio
 
     from atts.config import load_config
-    from atts.runs.store import CALIBRATION, CERTIFICATE
     from atts.runs.tuning import prepare_tuning
+    from atts.store.run_directory import CALIBRATION, CERTIFICATE
 
     config = load_config(config_file, settings)
     tried = sorted(set(rates or RATES), reverse=True)
@@ -88,7 +88,7 @@ async def _tune(
 
 
 def _frontier(tuning: "Tuning") -> "Table":
-    from atts.reports.table import percent, plain_table
+    from atts.reports.summary_table import percent, plain_table
 
     table = plain_table(
         f"{tuning.problems} problems. Lost: right by the target alone, wrong here. p: chance of so "

@@ -1,7 +1,7 @@
 """What an engine is: something that serves one model, in token ids.
 
 Text never reaches an engine. It crosses only between the two models' tokenizers
-(``atts.prompts``), so the ids of a chain's past are never computed twice and the server's
+(``atts.models.prompts``), so the ids of a chain's past are never computed twice and the server's
 prefix cache always hits.
 """
 

@@ -12,7 +12,7 @@ from atts.engines.base import Engine, Sampling
 from atts.engines.loading import load_engine, remote_engines
 from atts.engines.remote import RemoteEngine
 from atts.errors import AttsError
-from atts.prompts import Tokenizer
+from atts.models.prompts import Tokenizer
 from atts.types import Author, Problem
 
 Verdict = Literal["good", "poor", "broken", "unknown"]

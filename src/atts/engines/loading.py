@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from atts.config import ModelOptions
 from atts.engines.base import Engine
 from atts.errors import ConfigError, EngineUnavailableError
-from atts.model_files import end_of_sequence_ids, model_path, vocabulary_size
+from atts.models.model_files import end_of_sequence_ids, model_path, vocabulary_size
 
 if TYPE_CHECKING:
     from atts.engines.remote import RemoteEngine
@@ -101,7 +101,7 @@ def server_urls(options: ModelOptions) -> tuple[str, ...]:
 
 def _load_in_process(options: ModelOptions, neighbours: int) -> Engine:
     try:
-        from atts.engines.inprocess import InProcessEngine
+        from atts.engines.inprocess.engine import InProcessEngine
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"the in-process engine needs {error.name}: pip install 'atts[inprocess]'"

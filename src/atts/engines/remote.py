@@ -23,7 +23,7 @@ from atts.errors import (
     RequestRefusedError,
     TokenIdError,
 )
-from atts.model_files import model_path
+from atts.models.model_files import model_path
 from atts.types import FinishReason, Timings
 
 PROBE_SECONDS = 60.0

@@ -1,11 +1,16 @@
-"""A run as a table, one row per chain: JSON lines for ``datasets``, or Parquet."""
+"""A run as records, one a chain: JSON lines for ``datasets``, Parquet, a data frame."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from atts.analysis.graded_run import states
 from atts.errors import ConfigError
 from atts.files import replacing
+from atts.grading.cache import VerdictCache
+from atts.grading.grader import Grader
+from atts.store.grades import read_grades, regraded
+from atts.store.run_directory import read_run
 from atts.types import Author, Chain, ChainKey, Problem
 
 
@@ -82,3 +87,22 @@ def write_parquet(path: Path, table: Iterable[Mapping[str, Any]]) -> None:
 
 def _tokens(chain: Chain, author: Author) -> int:
     return sum(s.tokens for turn in chain.turns for s in turn.segments if s.author == author)
+
+
+def read_records(directory: Path | str) -> list[dict[str, Any]]:
+    """A dictionary per chain, by problem and sample, with answers as they were graded last.
+
+    The keys are those of ``atts export``: ``pandas.DataFrame(read_records(...))`` is a table.
+    Answers that need algebra are compared in other processes.
+
+    Raises:
+        StoreError: there is no run, or one of its files is corrupt.
+    """
+    directory = Path(directory)
+    recorded = read_run(directory)
+    grades = read_grades(directory, recorded.chains)
+    chains = sorted(regraded(recorded.chains, grades), key=lambda chain: chain.key)
+    with Grader(cache=VerdictCache()) as grader:
+        graded = states(recorded, grades, grader)
+    correct = {key: state.correct for key, state in graded.items()}
+    return list(rows(recorded.problems, chains, correct))

@@ -2,8 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 
-from atts.methods.chain import OpenChain
-from atts.methods.written import Written
+from atts.methods.chain import OpenChain, Written
 from atts.types import ChainEnd
 
 

@@ -9,7 +9,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from atts.config import Config
 from atts.conformal.control import Control, Verdict
@@ -17,23 +17,53 @@ from atts.conformal.scores import all_scores
 from atts.engines.base import Engine, Sampling, Scored
 from atts.grading.extract import extract_answer
 from atts.methods.ahead import Ahead
-from atts.methods.ranking import Ranking
 from atts.methods.rating import rate_likelihood, rate_step, score_tokens
 from atts.methods.repetition import repeats
-from atts.methods.seeds import seed_at, tie_breaker
-from atts.methods.written import Written
-from atts.prompts import Tokenizer
+from atts.models.prompts import Tokenizer
+from atts.seeds import seed_at, tie_breaker
 from atts.types import (
     Author,
     Chain,
     ChainEnd,
     Decision,
     Discarded,
+    FinishReason,
     Problem,
     Rating,
     Segment,
     Turn,
 )
+
+if TYPE_CHECKING:
+    from atts.methods.sync_ranking import Ranking
+
+
+class Written(NamedTuple):
+    """What a model wrote, before it is part of the chain."""
+
+    segment: Segment
+    token_ids: dict[Author, list[int]]
+    """The segment as each model of the chain sees it."""
+    stop: tuple[str, ...] = ()
+    """The texts at which its author was to stop for a while."""
+
+    @property
+    def at_stop_string(self) -> bool:
+        """Whether its author stopped at one of them, and would go on."""
+        return self.finish_reason == "stop" and any(text in self.segment.text for text in self.stop)
+
+    @property
+    def is_last(self) -> bool:
+        """Whether its author wrote its end-of-sequence."""
+        return self.finish_reason == "stop" and not self.at_stop_string
+
+    @property
+    def is_empty(self) -> bool:
+        return not all(self.token_ids.values())
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        return self.segment.finish_reason
 
 
 class Model(NamedTuple):
@@ -73,7 +103,7 @@ class OpenChain:
         config: Config,
         control: Control | None = None,
         stream: str = "run",
-        ranking: Ranking | None = None,
+        ranking: "Ranking | None" = None,
     ) -> None:
         self.problem = problem
         self.sample = sample

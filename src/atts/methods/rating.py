@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from atts.config import SpecReasonOptions
 from atts.engines.base import Engine, Sampling, Scored
 from atts.errors import EngineError
-from atts.prompts import Tokenizer
+from atts.models.prompts import Tokenizer
 from atts.types import Rating, Timings
 
 _GREEDY = Sampling(max_tokens=1, temperature=0.0, top_p=1.0, seed=0)

@@ -8,8 +8,7 @@ import asyncio
 from collections.abc import Iterable
 
 from atts.config import SpeculativeThinkingOptions
-from atts.methods.chain import OpenChain
-from atts.methods.written import Written
+from atts.methods.chain import OpenChain, Written
 from atts.types import ChainEnd
 
 

@@ -3,9 +3,122 @@
 Every turn waits for all open chains of the problem, and the worst of them are taken over.
 """
 
+import asyncio
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from atts.config import Config
+from atts.conformal.control import Verdict
 from atts.methods.atts import take_turns
 from atts.methods.chain import OpenChain
-from atts.types import ChainEnd
+from atts.seeds import tie_breaker, uniform_at
+from atts.types import Chain, ChainEnd
+
+
+class _Place(NamedTuple):
+    """What a chain is ranked by; the largest is the worst."""
+
+    score: float
+    tie_breaker: float
+    sample: int
+
+
+class Ranking:
+    """Ranks the scores of one problem's chains, turn by turn, when all open ones have come.
+
+    The worst B of a turn are taken over. Unless ``sync_ranking.take_overs`` fixes it, B keeps the
+    problem's share of take-overs at the nominal rate e: of the first N decisions, turn after
+    turn, floor(e N + o) are taken over, with an offset o in [0, 1) that is drawn for the problem
+    from the seed. So the share is off by less than 1/N, and by nothing in the mean over o.
+
+    Chains that finished before a run was interrupted take part with the scores that they have on
+    record, and nobody waits for them: the others are ranked as if nothing had happened.
+
+    >>> from atts.config import Config
+    >>> async def two_chains():
+    ...     ranking = Ranking("p", Config(), open_samples=[0, 1])
+    ...     return await asyncio.gather(
+    ...         ranking.decide(0, 0, score=1.5, u=0.5), ranking.decide(1, 0, score=2.5, u=0.5)
+    ...     )
+    >>> [verdict.take_over for verdict in asyncio.run(two_chains())]
+    [False, True]
+    """
+
+    def __init__(
+        self,
+        problem_id: str,
+        config: Config,
+        open_samples: Iterable[int],
+        finished: Iterable[Chain] = (),
+    ) -> None:
+        """Begin to wait for the chains ``open_samples``, which must all be under way soon.
+
+        ``finished`` are the problem's chains that nobody has to wait for.
+        """
+        self._config = config
+        self._offset = uniform_at(config.seed, "run", problem_id, "take-overs")
+        self._open = set(open_samples)
+        self._turn = 0
+        self._places: dict[int, list[_Place]] = defaultdict(list)  # by turn
+        self._waiting: set[int] = set()
+        self._verdicts: dict[int, Verdict] = {}  # by sample, of the turn that was ranked last
+        self._ranked = asyncio.Event()
+        for chain in finished:
+            for number, turn in enumerate(chain.turns):
+                if turn.decision:
+                    u = tie_breaker(config.seed, "run", problem_id, chain.sample, number)
+                    self._places[number].append(_Place(turn.decision.score, u, chain.sample))
+
+    async def decide(self, sample: int, turn: int, score: float, u: float) -> Verdict:
+        """Wait until all open chains have their score of this turn; whether this one is taken over.
+
+        The verdict's p-value is the chain's rank from the worst, over the number ranked; ``u``,
+        in [0, 1), breaks ties.
+        """
+        if sample not in self._open or turn != self._turn:
+            raise ValueError(
+                f"chain {sample} cannot be ranked in turn {turn}: it has left, or is not in turn "
+                f"{self._turn} with the others"
+            )
+        self._places[turn].append(_Place(score, u, sample))
+        self._waiting.add(sample)
+        ranked = self._ranked
+        self._rank_if_all_are_here()
+        await ranked.wait()
+        return self._verdicts[sample]
+
+    def leave(self, sample: int) -> None:
+        """Nobody waits any longer for a chain that has ended, however it did."""
+        self._open.discard(sample)
+        self._waiting.discard(sample)
+        self._rank_if_all_are_here()
+
+    def _rank_if_all_are_here(self) -> None:
+        if not self._waiting or self._waiting != self._open:
+            return
+        worst_first = sorted(self._places[self._turn], reverse=True)
+        count = len(worst_first)
+        worst = min(self._take_overs(count), count)
+        self._verdicts = {
+            place.sample: Verdict(rank / count, worst / count, rank <= worst)
+            for rank, place in enumerate(worst_first, 1)
+        }
+        self._turn += 1
+        self._waiting.clear()
+        self._ranked.set()
+        self._ranked = asyncio.Event()
+
+    def _take_overs(self, count: int) -> int:
+        """B of the present turn, in which ``count`` chains are ranked."""
+        if (fixed := self._config.sync_ranking.take_overs) is not None:
+            return fixed
+        rate = self._config.take_over.rate
+        before = sum(len(places) for turn, places in self._places.items() if turn < self._turn)
+        return math.floor(rate * (before + count) + self._offset) - math.floor(
+            rate * before + self._offset
+        )
 
 
 async def sync_ranking(chain: OpenChain) -> ChainEnd:

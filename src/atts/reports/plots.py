@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from atts.errors import ConfigError, StoreError
-from atts.reports.escape import visible
+from atts.text import visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from atts.replays.replay import Replayed
-    from atts.reports.compare import Comparison
+    from atts.analysis.comparison import Comparison
+    from atts.analysis.replay import Replayed
 
 MARKERS = "osD^vP*X<>hd"
 
@@ -67,8 +67,8 @@ def plot_frontiers(comparison: "Comparison", path: Path) -> None:
         ConfigError: matplotlib is missing, or does not know the suffix of the path.
         StoreError: the file cannot be written.
     """
-    from atts.reports.compare import ACCURACY, ANSWER, WORK, WRITTEN, point
-    from atts.reports.compare_table import heading
+    from atts.analysis.comparison import ACCURACY, ANSWER, WORK, WRITTEN, point
+    from atts.reports.comparison_table import heading
 
     figure = _figure(11, 8)
     grid = figure.subplots(2, 2, sharey="row", squeeze=False)

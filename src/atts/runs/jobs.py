@@ -7,12 +7,15 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from atts.analysis.graded_run import summarise_graded
+from atts.analysis.summary import Summary, drift_alarm
 from atts.config import Config
-from atts.conformal.calibrating import rounds
 from atts.conformal.calibration import Calibration
+from atts.conformal.calibration_pass import rounds
 from atts.conformal.control import Control
-from atts.conformal.controls import calibrating_control, make_control
+from atts.conformal.factory import calibrating_control, make_control
 from atts.conformal.risk import Certificate
+from atts.engines.limits import LimitedEngine
 from atts.engines.loading import load_engine
 from atts.errors import CalibrationError, ConfigError
 from atts.files import atomic_write
@@ -20,19 +23,16 @@ from atts.grading.cache import VerdictCache
 from atts.grading.grader import Grader
 from atts.methods import METHODS, Method, authors_of
 from atts.methods.chain import Model, Models, OpenChain
-from atts.methods.ranking import Ranking
+from atts.methods.sync_ranking import Ranking
+from atts.models.prompts import Tokenizer
 from atts.problems import calibration_problems, load_problems
-from atts.prompts import Tokenizer
-from atts.reports.summary import Summary, drift_alarm
 from atts.runs.activity import Activity
 from atts.runs.admission import adapting_room
-from atts.runs.environment import record_environment
-from atts.runs.garbage import collected_seldom
-from atts.runs.grades import read_grades, summarise_graded
-from atts.runs.limits import LimitedEngine
-from atts.runs.runner import Clock, run_chains
+from atts.runs.pool import Clock, collected_seldom, run_chains
 from atts.runs.stopping import Stopping
-from atts.runs.store import CALIBRATION, RecordedRun, RunStore
+from atts.store.environment import record_environment
+from atts.store.grades import read_grades
+from atts.store.run_directory import CALIBRATION, RecordedRun, RunStore
 from atts.types import Author, Chain, ChainKey, Problem
 
 
@@ -167,7 +167,7 @@ async def calibrate(
     """Make the calibration chains that ``directory`` still lacks, and ``calibration.json``.
 
     The chains are made in two rounds, of which the first decides for the second; see
-    ``atts.conformal.calibrating``.
+    ``atts.conformal.calibration_pass``.
 
     Raises:
         ProblemError: see ``prepare_calibration``.

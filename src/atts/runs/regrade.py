@@ -8,22 +8,15 @@ from typing import Literal, NamedTuple
 
 from filelock import FileLock
 
+from atts.analysis.graded_run import states, summarise_graded
+from atts.analysis.summary import Summary
 from atts.errors import AttsError, JudgeError, StoreError
 from atts.files import atomic_write, to_jsonl
 from atts.grading.extract import choice_letter, extract_answer
 from atts.grading.grader import Grader
 from atts.grading.judge import Cost, Judge
-from atts.reports.summary import Summary
-from atts.runs.grades import (
-    GRADES,
-    ChainGrade,
-    ExtractedBy,
-    read_grades,
-    states,
-    summarise_graded,
-    text_digest,
-)
-from atts.runs.store import SUMMARY, RecordedRun, lock_run, read_run
+from atts.store.grades import GRADES, ChainGrade, ExtractedBy, read_grades, text_digest
+from atts.store.run_directory import SUMMARY, RecordedRun, lock_run, read_run
 from atts.types import Chain, ChainKey, Problem
 
 ExtractBy = Literal["regex", "llm"]

@@ -13,16 +13,17 @@ from typing import Any, Literal, NamedTuple
 import yaml
 from pydantic import ConfigDict, Field, ValidationError
 
+from atts.analysis.graded_run import summarise_graded
+from atts.analysis.summary import Summary
 from atts.config import Config, Coverage, MethodName, Options, parse_config
 from atts.engines.loading import server_urls
+from atts.engines.servers.lifecycle import answers, down, up
 from atts.errors import AttsError, ConfigError
 from atts.methods import METHODS, authors_of
 from atts.methods.chain import Models
-from atts.reports.summary import Summary
 from atts.runs import jobs
-from atts.runs.complete import complete, finished
-from atts.runs.grades import read_grades, summarise_graded
-from atts.servers.lifecycle import answers, down, up
+from atts.runs.completion import complete, finished
+from atts.store.grades import read_grades
 from atts.types import Author
 
 Fragment = dict[str, Any]

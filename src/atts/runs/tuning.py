@@ -27,7 +27,7 @@ from atts.methods.chain import Models
 from atts.problems import calibration_problems, load_problems
 from atts.runs import jobs
 from atts.runs.jobs import Observer
-from atts.runs.store import CALIBRATION, CERTIFICATE, read_run
+from atts.store.run_directory import CALIBRATION, CERTIFICATE, read_run
 from atts.types import Chain, Problem, Record
 
 TUNING = "tuning.json"

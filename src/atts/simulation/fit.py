@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from atts.config import Config
+from atts.engines.limits import Places
 from atts.errors import ConfigError
 from atts.methods import METHODS
-from atts.runs.limits import Places
-from atts.runs.store import RecordedRun, read_run
 from atts.simulation.clock import run_virtually
 from atts.simulation.contender import Contender
 from atts.simulation.deployment import Hardware, ModelHardware, make_servers
@@ -28,6 +27,7 @@ from atts.simulation.hardware import Efficiency
 from atts.simulation.server import Request, Server
 from atts.simulation.simulate import simulate
 from atts.simulation.workload import load_workload, prompt_lengths
+from atts.store.run_directory import RecordedRun, read_run
 from atts.types import Author, Chain, Record
 
 Phase = Literal["draft segment", "score", "target segment"]

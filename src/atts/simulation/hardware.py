@@ -15,7 +15,7 @@ from pydantic import Field
 
 from atts.config import Options
 from atts.errors import ConfigError
-from atts.model_files import model_path
+from atts.models.model_files import model_path
 
 
 class Gpu(NamedTuple):

@@ -8,21 +8,20 @@ from functools import partial
 import numpy as np
 
 from atts.config import Config, MethodName
-from atts.conformal.controls import make_control
+from atts.conformal.factory import make_control
 from atts.engines.base import Engine
+from atts.engines.limits import LimitedEngine
 from atts.engines.replicas import Replicas
-from atts.engines.simulated import Script, ScriptTokenizer, SimulatedEngine
 from atts.errors import AttsError, ConfigError
 from atts.methods import METHODS
 from atts.methods.chain import Model, OpenChain
-from atts.methods.ranking import Ranking
+from atts.methods.sync_ranking import Ranking
 from atts.runs.admission import adapting_room
-from atts.runs.garbage import collected_seldom
-from atts.runs.limits import LimitedEngine
-from atts.runs.runner import Clock, run_chains
+from atts.runs.pool import Clock, collected_seldom, run_chains
 from atts.simulation.clock import run_virtually
 from atts.simulation.contender import Contender
 from atts.simulation.deployment import Hardware, make_servers
+from atts.simulation.engine import Script, ScriptTokenizer, SimulatedEngine
 from atts.simulation.workload import Workload
 from atts.types import Author, Chain, Record
 

@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 
 from atts.config import Config
 from atts.conformal.calibration import Calibration, ChainScores
-from atts.engines.simulated import Script, ScriptTurn
 from atts.errors import ConfigError, StoreError
 from atts.methods import METHODS
-from atts.methods.seeds import seed_at
-from atts.model_files import model_path
-from atts.prompts import Tokenizer, question
-from atts.runs.store import RecordedRun, read_run
+from atts.models.model_files import model_path
+from atts.models.prompts import Tokenizer, question
+from atts.seeds import seed_at
+from atts.simulation.engine import Script, ScriptTurn
+from atts.store.run_directory import RecordedRun, read_run
 from atts.types import Chain, Problem
 
 CHARACTERS_A_TOKEN = 3.15

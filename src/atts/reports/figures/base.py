@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from atts.errors import ConfigError, StoreError
-from atts.reports.escape import visible
+from atts.text import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from atts.analysis.frontier import Point, beaten_by
+from atts.analysis.graded_run import ReportedRun
 from atts.reports.figures.base import (
     INTERVALS,
     Cell,
@@ -13,8 +15,6 @@ from atts.reports.figures.base import (
     legend,
     legend_above,
 )
-from atts.reports.frontier import Point, beaten_by
-from atts.reports.reported import ReportedRun
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

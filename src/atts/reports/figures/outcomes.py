@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from atts.analysis.graded_run import ReportedRun
 from atts.grading.metrics import Interval
 from atts.reports.figures.base import INTERVALS, Cell, Figure, Style, label, legend, whole_numbers
-from atts.reports.reported import ReportedRun
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+from atts.analysis.graded_run import ReportedRun
 from atts.grading.metrics import clustered_interval
 from atts.reports.figures.base import (
     INTERVALS,
@@ -15,7 +16,6 @@ from atts.reports.figures.base import (
     legend,
     whole_numbers,
 )
-from atts.reports.reported import ReportedRun
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from atts.analysis.graded_run import Outcome, ReportedRun
 from atts.methods import METHODS
 from atts.reports.figures.base import Cell, Figure, colour
-from atts.reports.reported import Outcome, ReportedRun
 from atts.types import Decision
 
 if TYPE_CHECKING:

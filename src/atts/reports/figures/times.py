@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from atts.profiles.spans import Phase, offsets, spans
+from atts.analysis.graded_run import ReportedRun
+from atts.analysis.spans import Phase, offsets, spans
 from atts.reports.figures.base import Cell, Figure, Style, colour, label, legend_above
-from atts.reports.reported import ReportedRun
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

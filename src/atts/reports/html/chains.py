@@ -12,8 +12,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from atts.reports.escape import visible
-from atts.reports.reported import ReportedRun
+from atts.analysis.graded_run import ReportedRun
+from atts.text import visible
 from atts.types import Chain, Decision, Segment
 
 _SHOWN = 90

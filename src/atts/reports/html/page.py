@@ -9,15 +9,15 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from atts.analysis.graded_run import ReportedRun
+from atts.analysis.spans import PHASES
 from atts.config import differing_keys, flatten
-from atts.profiles.spans import PHASES
-from atts.reports.escape import visible
 from atts.reports.figures import Figure, make_figures
 from atts.reports.figures.base import COLOURS, to_svg
 from atts.reports.html.chains import pack
-from atts.reports.reported import ReportedRun
-from atts.reports.table import ABSENT, comparison_rows
-from atts.runs.store import config_yaml
+from atts.reports.summary_table import ABSENT, comparison_rows
+from atts.store.run_directory import config_yaml
+from atts.text import visible
 
 _ROWS = 60
 """A figure's numbers stand below it, unless they are more rows than this; files have all."""

@@ -1,0 +1,1 @@
+"""What the recorded chains of runs come to: records in, figures out, nothing drawn."""

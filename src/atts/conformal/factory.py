@@ -1,0 +1,55 @@
+"""The control that a configuration asks for."""
+
+from atts.config import TakeOverOptions
+from atts.conformal.adaptive import AdaptiveControl
+from atts.conformal.budget import BudgetControl
+from atts.conformal.calibration import Calibration
+from atts.conformal.calibration_pass import CalibratingControl
+from atts.conformal.control import Control
+from atts.conformal.online import OnlineControl
+from atts.conformal.split import SplitControl
+from atts.errors import CalibrationError, ConfigError
+
+
+def make_control(options: TakeOverOptions, calibration: Calibration | None) -> Control:
+    """Put a control together.
+
+    Raises:
+        CalibrationError: ``split`` control has no calibration.
+        ConfigError: ``online`` control has one, which it would not use; or the options of
+            ``adaptive`` control exclude each other.
+    """
+    control: Control
+    if options.control == "online" and calibration is not None:
+        raise ConfigError(
+            "take_over.control=online decides without a calibration: leave out "
+            "take_over.calibration, or set take_over.control to split or adaptive"
+        )
+    if calibration is not None:
+        control = SplitControl(calibration, options.rate, options.by_turn)
+    elif options.control == "split":
+        raise CalibrationError(
+            "take_over.control=split decides by a calibration: make one with atts calibrate, then "
+            "set take_over.calibration to its calibration.json; or set take_over.control to "
+            "online or adaptive, which need none"
+        )
+    else:
+        control = OnlineControl(options.rate, options.coverage, options.by_turn)
+    if options.control == "adaptive":
+        try:
+            control = AdaptiveControl(control, options.rate, options.adaptive)
+        except ValueError as error:
+            raise ConfigError(f"take_over: {error}") from None
+    return _within_budget(control, options)
+
+
+def calibrating_control(options: TakeOverOptions, earlier: Calibration | None) -> Control:
+    """The control of a round of a calibration pass; ``earlier`` holds the scores of that before."""
+    return _within_budget(CalibratingControl(options.rate, options.by_turn, earlier), options)
+
+
+def _within_budget(control: Control, options: TakeOverOptions) -> Control:
+    budget = options.budget
+    if budget.per_turn is None and budget.in_flight is None:
+        return control
+    return BudgetControl(control, budget)

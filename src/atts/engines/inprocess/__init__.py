@@ -1,0 +1,1 @@
+"""The engine in this process: a transformers model, batched continuously."""

@@ -1,0 +1,274 @@
+"""The in-process engine: any causal language model of transformers, for many callers at once.
+
+Requests of many chains run as one batch (``batching.py``) in a thread of its own, so that the event
+loop stays free.
+"""
+
+import asyncio
+import inspect
+import queue
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from functools import cache
+from typing import Any, cast
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.utils.logging import disable_progress_bar
+
+from atts.config import ModelOptions
+from atts.engines.base import Completion, Load, Sampling, Scored
+from atts.engines.inprocess.batching import Batcher, Request
+from atts.engines.inprocess.sampling import Decode, StopStrings
+from atts.errors import (
+    ConfigError,
+    ContextLengthError,
+    EmptyInputError,
+    EngineError,
+    TokenIdError,
+)
+from atts.models.prompts import Tokenizer
+
+RELEASE_SECONDS = 2.0
+"""An engine without requests for so long frees the memory that its batches needed."""
+
+
+class InProcessEngine:
+    """Serves one transformers model to many concurrent callers; see ``Engine``."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        cache_tokens: int,
+        neighbours: int = 0,
+        decode: Decode | None = None,
+    ) -> None:
+        """Take over ``model``, which must be in evaluation mode.
+
+        ``neighbours`` other models run in this process, and share its cores. ``decode`` gives the
+        text of token ids, without which there can be no stop strings.
+
+        Raises:
+            ConfigError: the model keeps a state that is not a key-value cache per token, or
+                does not say how long its context is.
+        """
+        config = model.config.get_text_config()
+        layers = DynamicCache(config=config).layers
+        takes = inspect.signature(model.forward).parameters
+        if any(
+            type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers
+        ) or not {"past_key_values", "position_ids", "attention_mask"} <= set(takes):
+            raise ConfigError(
+                f"{model.config.model_type}: not every layer of this model is attention with a "
+                "key-value cache and given positions, which is all that the in-process engine "
+                "can batch"
+            )
+        self.vocab_size: int = config.vocab_size
+        self.context_length: int = context_length(model)
+        batcher = Batcher(model, cache_tokens, end_of_sequence_ids(model))
+        # Models that each use all cores would wait for each other at every operation.
+        self._cores = max(1, torch.get_num_threads() // (1 + neighbours))
+        self._decode = decode
+        self._stops: dict[tuple[str, ...], StopStrings] = {}
+        self._cache_tokens = cache_tokens
+        self._requests: set[Request] = set()
+        # None asks the thread to stop.
+        self._inbox: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self._closed = False
+        self._closing = threading.Lock()
+        # The thread alone holds the model, so that it is freed when the thread ends.
+        self._thread = threading.Thread(
+            target=self._serve, args=(batcher,), name="atts-engine", daemon=True
+        )
+        self._thread.start()
+
+    @classmethod
+    def load(cls, options: ModelOptions, path: str, neighbours: int = 0) -> "InProcessEngine":
+        """Load a model and serve it; see ``load_model``."""
+        # Only stop strings need it, and most runs have none.
+        tokenizer = cache(lambda: Tokenizer.load(options))
+        return cls(
+            load_model(options, path),
+            options.cache_tokens,
+            neighbours,
+            lambda ids: tokenizer().decode(ids),
+        )
+
+    async def generate(self, token_ids: Sequence[int], sampling: Sampling) -> Completion:
+        ids = self._checked(token_ids)
+        room = self.context_length - len(ids)
+        if room <= 0:
+            raise ContextLengthError(
+                f"{len(ids)} tokens leave no room in a context of {self.context_length}"
+            )
+        # Drawn here by position: what the request is batched with cannot change its text.
+        generator = np.random.Generator(np.random.Philox(key=sampling.seed))
+        uniforms = generator.random(min(sampling.max_tokens, room))
+        completion: Completion = await self._submit(
+            Request(
+                ids, len(ids) - 1, Future(), sampling, uniforms, self._stop_strings(sampling.stop)
+            )
+        )
+        return completion
+
+    def _stop_strings(self, stop: tuple[str, ...]) -> StopStrings | None:
+        if not stop:
+            return None
+        if self._decode is None:
+            raise ValueError("an engine without a tokenizer knows no stop strings")
+        if stop not in self._stops:  # what it finds out about tokens serves all requests
+            self._stops[stop] = StopStrings(self._decode, stop)
+        return self._stops[stop]
+
+    async def score(self, token_ids: Sequence[int], start: int) -> Scored:
+        ids = self._checked(token_ids)
+        if len(ids) > self.context_length:
+            raise ContextLengthError(
+                f"{len(ids)} tokens do not fit a context of {self.context_length}"
+            )
+        if not 1 <= start < len(ids):
+            raise EmptyInputError(
+                f"cannot score from token {start} of {len(ids)}: start must be at least 1, as the "
+                "first token has no log-probability, and less than the number of tokens"
+            )
+        scored: Scored = await self._submit(Request(ids, start - 1, Future()))
+        return scored
+
+    async def meter(self) -> Load:
+        """How busy the engine is. No request counts as waiting: they are gathered to join."""
+        tokens = sum(len(each.token_ids) + len(each.written) for each in self._requests)
+        use = min(tokens / self._cache_tokens, 1.0) if self._cache_tokens else 0.0
+        return Load(running=len(self._requests), waiting=0, cache_use=use)
+
+    async def aclose(self) -> None:
+        with self._closing:
+            self._closed = True
+            self._inbox.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def _checked(self, token_ids: Sequence[int]) -> list[int]:
+        ids = list(token_ids)
+        if not ids:
+            raise EmptyInputError("no tokens to continue or to score")
+        for token_id in ids:
+            if not 0 <= token_id < self.vocab_size:
+                raise TokenIdError(
+                    f"token id {token_id} is outside the vocabulary of {self.vocab_size}; do the "
+                    "tokenizer and the model belong together?"
+                )
+        return ids
+
+    async def _submit(self, request: Request) -> Any:  # noqa: ANN401 - as the caller knows
+        with self._closing:  # so that no request comes after the last one that is served
+            if self._closed:
+                raise EngineError("the engine is closed")
+            self._inbox.put(request)
+        self._requests.add(request)
+        try:
+            return await asyncio.wrap_future(request.future)
+        finally:
+            self._requests.discard(request)
+
+    def _serve(self, batcher: Batcher) -> None:
+        """The life of the engine's thread; whatever ends it, no caller is left waiting."""
+        reason = "the engine was closed"
+        torch.set_num_threads(self._cores)  # of this thread
+        try:
+            while self._receive(batcher):
+                batcher.step()
+        except BaseException as error:
+            reason = f"the engine's thread died: {type(error).__name__}: {error}"
+            raise
+        finally:
+            with self._closing:
+                self._closed = True
+                self._inbox.put(None)
+            while (request := self._inbox.get()) is not None:
+                batcher.add(request)
+            batcher.fail_all(reason)
+
+    def _receive(self, batcher: Batcher) -> bool:
+        """Pass new requests on, waiting for one if there is nothing to do; false to stop."""
+        patience: float | None = RELEASE_SECONDS
+        while True:
+            try:
+                request = self._inbox.get(block=batcher.idle, timeout=patience)
+            except queue.Empty:
+                if not batcher.idle:
+                    return True
+                batcher.release_memory()
+                patience = None
+                continue
+            if request is None:
+                return False
+            batcher.add(request)
+
+
+def load_model(options: ModelOptions, path: str) -> PreTrainedModel:
+    """Load a model from a folder or the Hugging Face hub, safetensors only.
+
+    Raises:
+        ConfigError: the model cannot be loaded, or the device is not there.
+    """
+    device = options.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = options.dtype
+    if dtype == "auto" and device == "cpu":
+        dtype = "float32"
+    disable_progress_bar()  # it would tear the run's own progress display
+    from_pretrained: Any = AutoModelForCausalLM.from_pretrained
+    try:
+        model, found = from_pretrained(
+            path,
+            dtype=dtype,
+            use_safetensors=True,
+            # Without this, transformers asks on the terminal whether to run a model's own code.
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+        model.to(device)
+    except (OSError, ValueError, RuntimeError, AssertionError, SafetensorError) as error:
+        raise ConfigError(f"cannot load the model {options.model} on {device}: {error}") from error
+    if found["missing_keys"]:
+        raise ConfigError(
+            f"the model {options.model} lacks weights, which would be random: "
+            f"{', '.join(sorted(found['missing_keys']))}"
+        )
+    return cast("PreTrainedModel", model.eval())
+
+
+def context_length(model: PreTrainedModel) -> int:
+    """How many tokens the model can see.
+
+    Rotary embeddings that change with the length of the input end where they would change:
+    beyond, a chain's kept keys would no longer fit, and would depend on the batch.
+
+    Raises:
+        ConfigError: the model does not say.
+    """
+    config = model.config.get_text_config()
+    length = getattr(config, "max_position_embeddings", None)
+    if not isinstance(length, int) or length < 1:
+        raise ConfigError(
+            f"{model.config.model_type}: the model's configuration has no max_position_embeddings"
+        )
+    ropes: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
+    for rope in (ropes, *(value for value in ropes.values() if isinstance(value, dict))):
+        if rope.get("rope_type") in ("dynamic", "longrope"):
+            length = min(length, rope.get("original_max_position_embeddings") or length)
+    return length
+
+
+def end_of_sequence_ids(model: PreTrainedModel) -> frozenset[int]:
+    """The ids at which the model stops; chat models often have several."""
+    ids = getattr(model.generation_config, "eos_token_id", None)
+    if ids is None:
+        ids = model.config.get_text_config().eos_token_id
+    if ids is None:
+        return frozenset()
+    return frozenset(ids if isinstance(ids, list) else [ids])

@@ -1,0 +1,220 @@
+"""What would be started for a configuration, and whether it can be: all said before any start."""
+
+import ipaddress
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Collection
+from pathlib import Path
+from typing import NamedTuple
+
+from atts.config import Config, ModelOptions
+from atts.engines.loading import server_urls
+from atts.errors import ConfigError
+from atts.models.model_files import model_path
+from atts.types import Author
+
+PROBE_SECONDS = 60.0
+MODULES = {"sglang": "sglang.launch_server", "vllm": "vllm.entrypoints.openai.api_server"}
+
+
+class ServerPlan(NamedTuple):
+    """One server that is to be started."""
+
+    author: Author
+    options: ModelOptions
+    command: tuple[str, ...]
+    environment: dict[str, str]
+    """What is set on top of this process's environment; the API key may be among it."""
+
+
+def plan_servers(config: Config, authors: Collection[Author]) -> list[ServerPlan]:
+    """The servers of the models of ``authors``, after checking all that can be checked.
+
+    Raises:
+        ConfigError: there is nothing to start, or naming every reason why something could not:
+            a missing executable or package, a port that is taken, a GPU that does not exist, a
+            folder without a model, an address for everybody without an API key.
+    """
+    plans, faults = [], []
+    for author in authors:
+        options = config.draft if author == "draft" else config.target
+        if options.engine == "inprocess":
+            continue
+        if options.urls and options.urls != server_urls(options.model_copy(update={"urls": ()})):
+            faults.append(
+                f"{author}: its server is at {', '.join(options.urls)}, not where this would "
+                f"start one; leave {author}.urls empty to start it here"
+            )
+            continue
+        faults += [f"{author}: {fault}" for fault in _faults(options)]
+        plans.append(ServerPlan(author, options, _command(options), _environment(options)))
+    ports = [plan.options.server.port for plan in plans]
+    if len(set(ports)) < len(ports):
+        faults.append(f"draft and target: both have port {ports[0]}; change one server.port")
+    if faults:
+        raise ConfigError("the servers cannot be started:\n  " + "\n  ".join(faults))
+    if not plans:
+        raise ConfigError(
+            "there is no server to start: draft.engine and target.engine are inprocess; set them "
+            "to sglang or vllm"
+        )
+    return plans
+
+
+def _faults(options: ModelOptions) -> list[str]:
+    server = options.server
+    faults = _executable_faults(options)
+    if not _is_free(server.host, server.port):
+        faults.append(
+            f"port {server.port} on {server.host} is taken; choose another server.port, or stop "
+            "what listens there"
+        )
+    if not _is_loopback(server.host) and not options.api_key_env:
+        faults.append(
+            f"server.host {server.host} lets others reach it; set api_key_env, or leave host out"
+        )
+    if options.api_key_env and not os.environ.get(options.api_key_env):
+        faults.append(f"the environment variable {options.api_key_env} is not set")
+    if server.gpus:
+        there = gpu_count()
+        if missing := [gpu for gpu in server.gpus if gpu not in range(there)]:
+            faults.append(f"GPU {missing[0]} does not exist: this machine has {there or 'none'}")
+        if server.tensor_parallel > len(server.gpus):
+            faults.append(
+                f"tensor_parallel is {server.tensor_parallel}, but server.gpus has only "
+                f"{len(server.gpus)}"
+            )
+    path = model_path(options.model)
+    is_folder = path.startswith(("/", ".", "~")) or path != options.model
+    if is_folder and not (Path(path).expanduser() / "config.json").is_file():
+        faults.append(f"there is no model in the folder {path}")
+    return faults
+
+
+def _executable_faults(options: ModelOptions) -> list[str]:
+    name = options.server.executable
+    executable = shutil.which(name)
+    if executable is None:
+        return [f"there is no executable {name}; set server.executable to the Python to use"]
+    package = options.engine
+    probe = f"import importlib.util as u, sys; sys.exit(u.find_spec({package!r}) is None)"
+    try:
+        found = subprocess.run(  # noqa: S603 - the configuration's own Python
+            [executable, "-c", probe],
+            timeout=PROBE_SECONDS,
+            check=False,
+            capture_output=True,
+            env=os.environ | options.server.environment,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return [f"{executable} cannot be run: {error}"]
+    if found.returncode:
+        return [
+            f"{package} is not installed for {executable}; pip install 'atts[{package}]' there, or "
+            "set server.executable to the Python that has it"
+        ]
+    return []
+
+
+def gpu_count() -> int:
+    """GPUs that nvidia-smi, or for AMD rocm-smi, lists; 0 without either."""
+    for command in (
+        ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"],
+        ["rocm-smi", "--showid", "--csv"],
+    ):
+        executable = shutil.which(command[0])
+        if executable is None:
+            continue
+        try:
+            listed = subprocess.run(  # noqa: S603 - fixed arguments
+                [executable, *command[1:]],
+                timeout=PROBE_SECONDS,
+                check=False,
+                capture_output=True,
+                text=True,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            continue
+        lines = [line for line in listed.stdout.splitlines() if line.strip()]
+        return sum(line.strip().isdecimal() or line.startswith("card") for line in lines)
+    return 0
+
+
+def _is_free(host: str, port: int) -> bool:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        # As servers do, so that a port in its closing time counts as free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _command(options: ModelOptions) -> tuple[str, ...]:
+    server, path = options.server, model_path(options.model)
+    words: dict[str, object]
+    if options.engine == "sglang":
+        words = {
+            "--model-path": path,
+            "--tp-size": server.tensor_parallel,
+            "--mem-fraction-static": server.memory_fraction,
+            "--context-length": server.context_length,
+            "--served-model-name": options.served_as,
+            # There is no other way to give it; on the machine itself, ps shows it.
+            "--api-key": os.environ.get(options.api_key_env) if options.api_key_env else None,
+        }
+        flags: tuple[str, ...] = ()
+    else:
+        words = {
+            "--model": path,
+            "--tensor-parallel-size": server.tensor_parallel,
+            "--gpu-memory-utilization": server.memory_fraction,
+            "--max-model-len": server.context_length,
+            "--served-model-name": options.served_as,
+        }
+        # Token ids in and out, and the figures without which scoring could not use the cache.
+        flags = ("--enable-scale-out", "--enable-prompt-tokens-details")
+    given = [
+        word for key, value in words.items() if value is not None for word in (key, str(value))
+    ]
+    executable = shutil.which(server.executable) or server.executable
+    return (
+        executable,
+        "-m",
+        MODULES[options.engine],
+        *given,
+        "--host",
+        server.host,
+        "--port",
+        str(server.port),
+        *flags,
+        *server.arguments,
+    )
+
+
+def _environment(options: ModelOptions) -> dict[str, str]:
+    environment: dict[str, str] = {}
+    if options.server.gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, options.server.gpus))
+    if options.engine == "sglang":
+        # Many scores at a time would otherwise need rows x vocabulary x 4 bytes at once.
+        environment["SGLANG_ENABLE_LOGITS_PROCESSER_CHUNK"] = "1"
+    elif options.api_key_env:
+        environment["VLLM_API_KEY"] = os.environ.get(options.api_key_env, "")
+    return environment | options.server.environment
+
+
+def answers_at(plan: ServerPlan) -> str:
+    """The server's address, as a client on this machine reaches it."""
+    return server_urls(plan.options)[0]

@@ -1,0 +1,1 @@
+"""A model without its weights: its files, its tokenizer, its chat template."""

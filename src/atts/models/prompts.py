@@ -1,0 +1,190 @@
+"""Prompts as token ids: the chat template and tokenizer of each model.
+
+The template is applied once, to the problem. After that a chain only ever appends: its past
+is never tokenised again, and text crosses from one model to the other a segment at a time.
+"""
+
+import re
+
+import tokenizers
+from jinja2 import TemplateError
+
+from atts.config import ModelOptions, PromptOptions, Thinking
+from atts.errors import ConfigError
+from atts.grading.extract import LETTERS
+from atts.models.model_files import ChatTemplate, model_folder, read_tokenizer
+from atts.types import Problem
+
+_AN_ANSWER = "An answer of the model."
+_ROUND_TRIP_PROBE = " 12 + 3 = 15.\n\nSo \\boxed{15}"
+
+
+class Tokenizer:
+    """A model's tokenizer and chat template."""
+
+    def __init__(
+        self,
+        tokenizer: tokenizers.Tokenizer,
+        template: ChatTemplate | None,
+        name: str,
+        thinking: Thinking = "template",
+    ) -> None:
+        """Wrap a tokenizer and a chat template; ``thinking`` is ``ModelOptions.thinking``.
+
+        Raises:
+            ConfigError: there is no template, or the tokenizer changes text that it encodes and
+                decodes.
+        """
+        self._tokenizer = tokenizer
+        self._thinking = thinking
+        self._newest: tuple[Problem, PromptOptions, list[int]] | None = None
+        self.name = name
+        if template is None:
+            raise ConfigError(f"{name}: the tokenizer has no chat template; is it a chat model?")
+        self._template = template
+        if self.decode(self.encode(_ROUND_TRIP_PROBE)) != _ROUND_TRIP_PROBE:
+            raise ConfigError(
+                f"{name}: the tokenizer does not give back the text that it encodes, so text "
+                "could not cross between two models; a byte-level tokenizer does"
+            )
+
+    @classmethod
+    def load(cls, options: ModelOptions) -> "Tokenizer":
+        """Load the tokenizer of a model from a folder or the Hugging Face hub.
+
+        Raises:
+            ConfigError: there is none, or it is unfit; see ``Tokenizer``.
+        """
+        try:
+            folder = model_folder(options.model)
+            tokenizer, template = read_tokenizer(folder), ChatTemplate.read(folder)
+        except Exception as error:  # the tokenizers library raises bare exceptions
+            if isinstance(error, ConfigError) and options.model.startswith("bundled"):
+                raise
+            raise ConfigError(f"cannot load the tokenizer of {options.model}: {error}") from error
+        return cls(tokenizer, template, options.model, options.thinking)
+
+    def prompt(self, problem: Problem, options: PromptOptions) -> list[int]:
+        """Ids of the problem in the model's chat template, ready for the model's answer.
+
+        Raises:
+            ConfigError: the template refuses the messages; some know no system message.
+        """
+        # The chains of a problem begin one after the other, with the same prompt.
+        if self._newest is None or self._newest[:2] != (problem, options):
+            self._newest = (problem, options, self._encode_prompt(problem, options))
+        return list(self._newest[2])
+
+    def _encode_prompt(self, problem: Problem, options: PromptOptions) -> list[int]:
+        messages = [{"role": "user", "content": question(problem, options)}]
+        if options.system:
+            messages.insert(0, {"role": "system", "content": options.system})
+        # The template writes the special tokens itself, the beginning of text included.
+        return self._encode(self._render(messages), specials_are_text=False)
+
+    def next_message(self, message: str, reply: str) -> list[int]:
+        """Ids of what follows the model's answer, where the user writes again and the model is
+        about to go on with ``reply``.
+
+        They are put after the token ids of a chain, whatever it holds: the chain itself never
+        passes through the chat template again, which might change it.
+
+        Raises:
+            ConfigError: the template refuses the messages, or shows no answer of the model's.
+        """
+        _, found, after = self._render(
+            [
+                {"role": "user", "content": "question"},
+                {"role": "assistant", "content": _AN_ANSWER},
+                {"role": "user", "content": message},
+            ]
+        ).partition(_AN_ANSWER)
+        if not found:
+            raise ConfigError(
+                f"{self.name}: the chat template does not show what the model has answered, so "
+                "it cannot be asked about it"
+            )
+        return self._encode(after, specials_are_text=False) + self.encode(reply)
+
+    def _render(self, messages: list[dict[str, str]]) -> str:
+        """Messages in the chat template, up to where the model goes on."""
+        # Some templates know this variable; the others pass over it.
+        known = {} if self._thinking == "template" else {"enable_thinking": self._thinking == "on"}
+        try:
+            text = self._template.render(messages, **known)
+        except TemplateError as error:
+            raise ConfigError(
+                f"{self.name}: the chat template refuses the prompt: {error}; if it is the system "
+                "message, set prompt.system to an empty text"
+            ) from error
+        return _begin_thought(text, self._thinking)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of text in the middle of a chain; what looks like a special token is plain text."""
+        return self._encode(text, specials_are_text=True)
+
+    def _encode(self, text: str, specials_are_text: bool) -> list[int]:
+        self._tokenizer.encode_special_tokens = specials_are_text
+        # The fast way leaves out where in the text each token stands, which nobody asks for.
+        (encoding,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
+        ids: list[int] = encoding.ids
+        return ids
+
+    def decode(self, token_ids: list[int]) -> str:
+        return self._tokenizer.decode(token_ids, skip_special_tokens=True)
+
+    def decode_whole_characters(self, token_ids: list[int]) -> tuple[list[int], str]:
+        """Decode, leaving out last tokens that end in the middle of a character.
+
+        A segment that is cut at a token limit may end so; the other model could not read it.
+        """
+        ids = list(token_ids)
+        text = self.decode(ids)
+        # A character has at most four bytes, so more than three such tokens are real text.
+        for dropped in range(1, 4):
+            if not text.endswith("\ufffd"):
+                break
+            shorter = token_ids[: len(token_ids) - dropped]
+            ids, text = shorter, self.decode(shorter)
+        return ids, text
+
+
+def question(problem: Problem, options: PromptOptions | None = None) -> str:
+    """What the user message says.
+
+    >>> from atts.types import Problem
+    >>> print(question(Problem(id="1", question="Which?", answer="B", choices=("x", "y"))))
+    Which?
+    <BLANKLINE>
+    A. x
+    B. y
+    <BLANKLINE>
+    Exactly one option is right. Put its letter in \\boxed{}.
+    """
+    options = options or PromptOptions()
+    choices = [
+        f"{letter}. {choice}" for letter, choice in zip(LETTERS, problem.choices, strict=False)
+    ]
+    parts = {"{question}": problem.question, "{choices}": "\n".join(choices)}
+    template = options.multiple_choice if problem.choices else options.open
+    # In one pass: a question may speak of {choices} itself.
+    return re.sub(r"\{question\}|\{choices\}", lambda match: parts[match[0]], template)
+
+
+def _begin_thought(prompt: str, thinking: Thinking) -> str:
+    """The prompt, so that the model's turn begins inside a thought, or after an empty one.
+
+    >>> _begin_thought("<|user|>1+1?<|assistant|>", "on")
+    '<|user|>1+1?<|assistant|><think>\\n'
+    >>> _begin_thought("<|user|>1+1?<|assistant|><think>\\n", "off")
+    '<|user|>1+1?<|assistant|><think>\\n\\n</think>\\n\\n'
+    """
+    end = prompt.rstrip()
+    opened = end.endswith("<think>")
+    if thinking == "on" and not opened:
+        return prompt + "<think>\n"
+    if thinking == "off" and opened:
+        return end + "\n\n</think>\n\n"
+    if thinking == "off" and not end.endswith("</think>"):
+        return prompt + "<think>\n\n</think>\n\n"
+    return prompt

@@ -1,1 +1,0 @@
-"""Replays: what another control would have decided on scores that were recorded."""

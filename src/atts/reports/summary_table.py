@@ -1,0 +1,212 @@
+"""The table that compares runs."""
+
+from collections.abc import Callable, Sequence
+
+from rich import box
+from rich.table import Table
+
+from atts.analysis.summary import Summary, TurnRate
+from atts.grading.metrics import Interval, paired_difference
+from atts.text import safe_markup
+
+ABSENT = "-"
+
+Figure = Callable[[Summary], str]
+"""One figure of a run as it stands in the table; ``ABSENT`` where the run has none."""
+
+
+def comparison(runs: Sequence[tuple[str, Summary]]) -> Table:
+    """A table with a column per run, (name, summary), and a row per metric.
+
+    Four runs fit in 100 columns; in fewer, an interval stands below its estimate. A metric that
+    no run has is left out.
+    """
+    table = plain_table("Intervals are 95 %, clustered by problem.")
+    table.add_column("", no_wrap=True)
+    for name, _ in runs:
+        table.add_column(safe_markup(_in_two_lines(name)), justify="right", overflow="fold")
+    for label, cells in comparison_rows([summary for _, summary in runs]):
+        table.add_row(label, *cells)
+    return table
+
+
+def comparison_rows(summaries: Sequence[Summary]) -> list[tuple[str, list[str]]]:
+    """The metrics that any run has: a label, and a cell for each run."""
+    rows = [(label, [of(summary) for summary in summaries]) for label, of in _rows(summaries)]
+    return [(label, cells) for label, cells in rows if any(cell != ABSENT for cell in cells)]
+
+
+def plain_table(caption: str) -> Table:
+    """A table without columns yet, with a caption below it."""
+    return Table(
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        show_edge=False,
+        caption=caption,
+        caption_justify="left",
+    )
+
+
+def _rows(summaries: Sequence[Summary]) -> list[tuple[str, Figure]]:
+    ks = sorted(
+        {k for summary in summaries for k in powers_of_two(max(summary.pass_at_k, default=0))}
+    )
+    turns = max((t.turn + 1 for s in summaries for t in _turns(s)), default=0)
+    return [
+        ("problems x chains", lambda s: f"{s.problems} x {s.samples}"),
+        ("chains not done yet", lambda s: count(s.expected_chains - s.chains)),
+        ("accuracy per chain, %", lambda s: percent(s.accuracy)),
+        ("  minus the first run's", _difference(summaries)),
+        ("  p of that, paired", _p_value(summaries)),
+        ("majority vote, %", lambda s: percent(s.majority_vote)),
+        ("selected answer, %", lambda s: percent(s.selected) if s.selected else ABSENT),
+        # pass@1 is the accuracy per chain
+        *((f"pass@{k}, %", _pass_at(k)) for k in ks if k > 1),
+        ("take-over, nominal, %", nominal),
+        ("take-over, realised, %", _realised),
+        ("  off by at most, any scores, %", _bound),
+        *((f"  turn {turn}, % of decisions", _in_turn(turn)) for turn in range(turns)),
+        ("drift alarm", _drift),
+        ("draft tokens written", lambda s: f"{s.tokens.draft_written:,}"),
+        ("  ahead and in vain, about", lambda s: count(s.tokens.draft_discarded)),
+        ("target tokens written", lambda s: f"{s.tokens.target_written:,}"),
+        ("target tokens scored", lambda s: f"{s.tokens.target_scored:,}"),
+        ("wall time, s", lambda s: f"{s.wall_seconds:,.1f}"),
+        ("  x that of target-only", _wall_ratio(summaries)),
+        ("chains without answer, %", lambda s: share(s.invalid)),
+        ("ungraded chains, %", lambda s: share(s.ungraded)),
+        ("failed chains", lambda s: count(s.failed)),
+        ("chains not needed", lambda s: count(s.not_needed)),
+        ("  tokens saved, at least about", lambda s: count(s.tokens_saved)),
+    ]
+
+
+def powers_of_two(largest: int) -> list[int]:
+    """Powers of two up to a number, and the number.
+
+    >>> powers_of_two(12)
+    [1, 2, 4, 8, 12]
+    """
+    return sorted({1 << power for power in range(largest.bit_length())} | {largest})
+
+
+def _in_two_lines(name: str) -> str:
+    """Long names of runs are a method, a dash, and a coverage or a digest."""
+    return name.replace("-", "-\n", 1) if len(name) > 12 else name
+
+
+def percent(interval: Interval) -> str:
+    """An estimate and its interval, in percent.
+
+    >>> percent(Interval(estimate=0.5, low=0.25, high=1.0))
+    '50.0 (25.0-100)'
+    """
+    estimate, low, high = (
+        f"{100 * share:.1f}".replace("100.0", "100")
+        for share in (interval.estimate, interval.low, interval.high)
+    )
+    return f"{estimate} ({low}-{high})"
+
+
+def count(number: int) -> str:
+    return f"{number:,}" if number else ABSENT
+
+
+def share(share: float) -> str:
+    return f"{100 * share:.1f}" if share else ABSENT
+
+
+def _difference(summaries: Sequence[Summary]) -> Figure:
+    """By how much the accuracy is above that of the first run, over the same problems."""
+
+    def difference(summary: Summary) -> str:
+        if not _comparable(summaries[0], summary):
+            return ABSENT
+        found = paired_difference(summary.accuracy_by_problem, summaries[0].accuracy_by_problem)
+        return f"{100 * found.estimate:+.1f} ({100 * found.low:.1f}..{100 * found.high:.1f})"
+
+    return difference
+
+
+def _p_value(summaries: Sequence[Summary]) -> Figure:
+    def p_value(summary: Summary) -> str:
+        if not _comparable(summaries[0], summary):
+            return ABSENT
+        found = paired_difference(summary.accuracy_by_problem, summaries[0].accuracy_by_problem)
+        return f"{found.p_value:.3f}" if found.p_value >= 0.001 else "<0.001"
+
+    return p_value
+
+
+def _comparable(first: Summary, summary: Summary) -> bool:
+    same = summary.problems_digest == first.problems_digest
+    return summary is not first and same and summary.chains == summary.expected_chains
+
+
+def _pass_at(k: int) -> Figure:
+    return lambda s: percent(s.pass_at_k[k]) if k in s.pass_at_k else ABSENT
+
+
+def nominal(summary: Summary) -> str:
+    if summary.take_over is None or summary.take_over.nominal is None:
+        return ABSENT
+    return f"{100 * summary.take_over.nominal:.1f}"
+
+
+def _realised(summary: Summary) -> str:
+    return percent(summary.take_over.realised) if summary.take_over else ABSENT
+
+
+def _drift(summary: Summary) -> str:
+    if summary.drift is None:
+        return ABSENT
+    return f"at {safe_markup(summary.drift.since or '')}" if summary.drift.alarm else "none"
+
+
+def _bound(summary: Summary) -> str:
+    """What adaptive control guarantees of the rate of all decisions."""
+    if summary.take_over is None or not summary.take_over.tracked:
+        return ABSENT
+    return f"{100 * min(summary.take_over.tracked[0].bound, 1.0):.1f}"
+
+
+def _turns(summary: Summary) -> Sequence[TurnRate]:
+    """By turn, where the method aims at a rate; the steps of others may be very many."""
+    if summary.take_over is None or summary.take_over.nominal is None:
+        return ()
+    return summary.take_over.by_turn
+
+
+def _in_turn(turn: int) -> Figure:
+    """The realised take-over rate of one turn, and of how many decisions."""
+
+    def rate(summary: Summary) -> str:
+        found = next((each for each in _turns(summary) if each.turn == turn), None)
+        return f"{100 * found.rate:.1f} of {found.decisions:,}" if found else ABSENT
+
+    return rate
+
+
+def _wall_ratio(summaries: Sequence[Summary]) -> Figure:
+    """Wall time as a multiple of that of target-only over the same problems and samples."""
+
+    def work(summary: Summary) -> tuple[str, int]:
+        return summary.problems_digest, summary.samples
+
+    def whole(summary: Summary) -> bool:  # the time of half a run compares with nothing
+        return summary.chains == summary.expected_chains
+
+    # Of several, the first: a table has one reference.
+    references: dict[tuple[str, int], float] = {}
+    for summary in summaries:
+        if summary.method == "target-only" and whole(summary) and summary.wall_seconds > 0:
+            references.setdefault(work(summary), summary.wall_seconds)
+
+    def ratio(summary: Summary) -> str:
+        reference = references.get(work(summary))
+        if reference is None or not whole(summary):
+            return ABSENT
+        return f"{summary.wall_seconds / reference:.2f}"
+
+    return ratio

@@ -1,0 +1,151 @@
+"""Making the runs that a comparison lacks."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from atts.analysis.comparison import Named, shared_problems
+from atts.analysis.run_names import run_names
+from atts.config import Config, load_config, method_and_settings
+from atts.errors import AttsError, ConfigError
+from atts.methods import METHODS
+from atts.problems import load_problems
+from atts.runs import jobs
+from atts.runs.completion import calibration_directory, complete, finished
+from atts.store.grades import read_grades
+from atts.store.run_directory import RecordedRun, read_run
+from atts.types import Problem
+
+
+class Candidate(NamedTuple):
+    """A run to compare, which may have to be made first."""
+
+    name: str
+    directory: Path
+    config: Config | None
+    """None for a run that is compared as it stands."""
+
+
+class Plan(NamedTuple):
+    """Candidates whose inputs are known to be good."""
+
+    recorded: dict[str, RecordedRun]
+    """Name -> the run of each candidate that lacks nothing."""
+    missing: list[Candidate]
+
+
+def parse_candidates(
+    texts: Sequence[str], config_file: Path | None, settings: Sequence[str], folder: Path
+) -> list[Candidate]:
+    """Each is ``METHOD``, ``METHOD:key=value,...`` (keys as of ``--set``), or a run directory.
+
+    A method is named as it is given, a directory after its folder if that tells it from the others.
+
+    Args:
+        texts: what the user wrote.
+        config_file: the configuration that a method changes.
+        settings: further settings of that configuration.
+        folder: in which runs are kept under the names that ``atts run`` gives them.
+
+    Raises:
+        ConfigError: a text is none of these, or a configuration is wrong.
+    """
+    candidates = [_parse(text, config_file, settings, folder) for text in dict.fromkeys(texts)]
+    names = run_names([candidate.directory for candidate in candidates if not candidate.config])
+    if not {candidate.name for candidate in candidates if candidate.config}.isdisjoint(names):
+        return candidates
+    short = iter(names)
+    return [each if each.config else each._replace(name=next(short)) for each in candidates]
+
+
+def _parse(text: str, config_file: Path | None, settings: Sequence[str], folder: Path) -> Candidate:
+    method, own = method_and_settings(text)
+    if method in METHODS:
+        config = load_config(config_file, [*settings, f"method={method}", *own])
+        return Candidate(text, folder / f"{config.method}-{config.digest()}", config)
+    if not Path(text).is_dir():
+        raise ConfigError(
+            f"{text} is neither a method ({', '.join(METHODS)}), alone or as "
+            "METHOD:key=value,..., nor a run directory"
+        )
+    return Candidate(text, Path(text), None)
+
+
+def prepare(candidates: Sequence[Candidate], folder: Path) -> Plan:
+    """Check everything that the missing runs need, before any model is loaded.
+
+    Args:
+        candidates: with different names.
+        folder: in which calibrations are kept.
+
+    Raises:
+        ConfigError: candidates are one and the same, or share no problem.
+        StoreError: a run cannot be read.
+        ProblemError, CalibrationError: see ``jobs.prepare_run``.
+    """
+    places: dict[Path, str] = {}
+    for candidate in candidates:
+        other = places.setdefault(candidate.directory.resolve(), candidate.name)
+        if other is not candidate.name:
+            raise ConfigError(f"{other} and {candidate.name} are both {candidate.directory}")
+    recorded: dict[str, RecordedRun] = {}
+    problems: list[Sequence[Problem]] = []
+    missing = []
+    for candidate in candidates:
+        config = candidate.config
+        run = finished(candidate.directory, config) if config else read_run(candidate.directory)
+        if run:
+            recorded[candidate.name] = run
+            problems.append(run.problems)
+        elif config:
+            missing.append(candidate)
+            if calibration_directory(config, folder):
+                problems.append(load_problems(config.problems))
+            else:
+                problems.append(jobs.prepare_run(config).problems)
+    if not shared_problems(problems):
+        raise ConfigError("these runs share no problem, so there is nothing to compare")
+    return Plan(recorded, missing)
+
+
+async def run_missing(
+    missing: Sequence[Candidate],
+    folder: Path,
+    observe: Callable[[str], jobs.Observer],
+    say: Callable[[str], None],
+) -> list[str]:
+    """Make the runs that are missing, one after the other; names those that could not be made.
+
+    Each run loads its own models, so that a method with one model has the machine to itself.
+
+    Args:
+        missing: as ``prepare`` gives them.
+        folder: in which calibrations are kept.
+        observe: gives an observer for a named job.
+        say: is told what goes wrong; the others go on.
+    """
+    failed = []
+    for name, directory, config in missing:
+        if config is None:
+            continue
+        try:
+            async with jobs.open_models(config) as models:
+                await complete(config, models, directory, folder, observe, name)
+        except AttsError as error:
+            say(f"{name}: {error}")
+            failed.append(name)
+    return failed
+
+
+def read_all(candidates: Sequence[Candidate], plan: Plan) -> list[Named]:
+    """The runs, those that were made now included.
+
+    Raises:
+        StoreError: a run cannot be read.
+    """
+    named = []
+    for candidate in candidates:
+        run = plan.recorded.get(candidate.name) or read_run(candidate.directory)
+        grades = read_grades(candidate.directory, run.chains)
+        named.append(Named(candidate.name, str(candidate.directory), run, grades))
+    return named

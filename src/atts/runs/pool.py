@@ -1,0 +1,131 @@
+"""Runs chains: one bounded pool over all problems, so that nothing waits for a slow problem."""
+
+import asyncio
+import gc
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from atts.engines.replicas import start_chain
+from atts.errors import AttsError, ConfigError, ContextLengthError
+from atts.methods import Method
+from atts.methods.chain import OpenChain
+from atts.runs.admission import Room
+from atts.runs.stopping import Stopping
+from atts.types import Chain, ChainEnd
+
+SELDOM = (50_000, 20, 1_000)
+
+
+@contextmanager
+def collected_seldom() -> Iterator[None]:
+    """Let the collector look at young objects seldom, and at all objects practically never.
+
+    Chains are not part of cycles, and are freed without it. Each full search looks at every
+    token id of every open chain; with more chains there are more searches, and each takes longer
+    (``benchmarks/overhead.py``).
+    """
+    before = gc.get_threshold()
+    gc.set_threshold(*SELDOM)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
+class Clock:
+    """The run's seconds, which go on where an interrupted run stopped."""
+
+    def __init__(self, already_run: float = 0.0, now: Callable[[], float] = time.monotonic) -> None:
+        """``now`` is the time of the event loop, which a simulation makes jump."""
+        self._now = now
+        self._zero = now() - already_run
+
+    def __call__(self) -> float:
+        return self._now() - self._zero
+
+
+async def run_chains(
+    groups: Iterable[Sequence[Callable[[], OpenChain]]],
+    method: Method,
+    in_flight: int | Room,
+    clock: Clock,
+    finished: Callable[[Chain], None],
+    stopping: Stopping | None = None,
+) -> None:
+    """Solve every chain, at most ``in_flight`` at a time, and hand each over when it is done.
+
+    A chain that fails is handed over as failed; the others go on. When this task is
+    cancelled, the configuration is found to be wrong, or ``finished`` raises, every chain in
+    flight is cancelled before this returns.
+
+    Args:
+        groups: chains that start together, when there is room for all of them: one by itself, or
+            those of a problem that wait for each other. Opened as there is room, so a run of
+            many chains stays small.
+        method: how to solve a chain.
+        in_flight: size of the pool; or a room, whose size may change. A group that is larger has
+            the pool for itself.
+        clock: the run's seconds.
+        finished: takes finished chains, e.g. to write them down.
+        stopping: ends the chains of problems that are settled.
+    """
+    room = in_flight if isinstance(in_flight, Room) else Room(in_flight)
+
+    async def one(open_chain: Callable[[], OpenChain]) -> None:
+        try:
+            chain = await solve(open_chain, method, clock, stopping)
+            finished(chain)
+            if stopping:
+                await stopping.chains_done([chain])
+        finally:
+            room.leave()
+
+    try:
+        async with asyncio.TaskGroup() as pool:
+            for group in groups:
+                await room.take(len(group))
+                for open_chain in group:
+                    pool.create_task(one(open_chain))
+    except* AttsError as errors:
+        raise errors.exceptions[0] from None
+
+
+async def solve(
+    open_chain: Callable[[], OpenChain],
+    method: Method,
+    clock: Clock,
+    stopping: Stopping | None = None,
+) -> Chain:
+    """Run one chain to its end, whatever the end is.
+
+    Raises:
+        ConfigError: the configuration does not fit the models, which shows only now.
+    """
+    started = clock()
+    start_chain()
+    chain = open_chain()
+    error: str | None = None
+    end: ChainEnd
+    scope = asyncio.timeout(None)
+    try:
+        async with scope:
+            if stopping is None:
+                end = await method.solve(chain)
+            elif stopping.is_settled(chain.problem.id):
+                end = "not-needed"
+            else:
+                with stopping.may_end(chain.problem.id, scope):
+                    end = await method.solve(chain)
+    except ContextLengthError:
+        end = "context"
+    except ConfigError:  # would fail every chain alike, and is no property of this one
+        raise
+    except Exception as failure:  # a failed chain is data: it is recorded, the run goes on
+        if scope.expired():
+            end = "not-needed"
+        else:
+            end, error = "failed", f"{type(failure).__name__}: {failure}"
+    finally:
+        await chain.drop_ahead()
+    return chain.record(end, started, clock(), error)

@@ -1,0 +1,201 @@
+"""The simulated engine: writes what a script says, in the time that a simulated server takes.
+
+Each chain follows a ``Script``: how long its segments are, how they score, and when it ends. The
+token ids themselves say where in its script a chain is, so the engine keeps nothing of a chain
+and a request may be repeated, aborted, or made ahead. The first id of a prompt is the number of
+the script; all ids of a segment are the same number, which stands for its turn and author.
+"""
+
+import asyncio
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from atts.config import PromptOptions, TakeOverMode
+from atts.engines.base import Completion, Load, Sampling, Scored
+from atts.errors import ContextLengthError, EmptyInputError, EngineError
+from atts.models.prompts import Tokenizer
+from atts.simulation.server import Request, Server
+from atts.types import Author, FinishReason, Problem, Timings
+
+_PROMPT_ID = 0
+_SEGMENT = re.compile(r"\[(\d+)\*(\d+)\]")
+
+
+class ScriptTurn(NamedTuple):
+    """What happens in a turn of a chain, whoever writes it."""
+
+    draft_tokens: int
+    target_tokens: int
+    """Of the target's segment, should it take over."""
+    score: float
+    """Of the draft's segment: mean negative log-likelihood, in nats."""
+
+
+class Script(NamedTuple):
+    """The course of a chain. It ends in its last turn."""
+
+    number: int
+    problem: int
+    """Number of the problem."""
+    prompt_tokens: int
+    """At least 2."""
+    turns: tuple[ScriptTurn, ...]
+    answer: str | None
+    """What stands in the box that ends the chain; None: it ends without."""
+
+    def ends_with(self, segment: int) -> bool:
+        """Whether a segment is one of the last turn."""
+        return place_of(segment)[0] == len(self.turns) - 1
+
+
+def segment_id(turn: int, author: Author) -> int:
+    """The id that all tokens of a segment have."""
+    return 1 + 2 * turn + (author == "target")
+
+
+def place_of(segment: int) -> tuple[int, Author]:
+    """The turn and the author of a segment."""
+    turn, by_target = divmod(segment - 1, 2)
+    return turn, "target" if by_target else "draft"
+
+
+def turn_after(last_id: int, author: Author, mode: TakeOverMode) -> int:
+    """The turn that a model is to write after a token."""
+    if last_id == _PROMPT_ID:
+        return 0
+    turn, writer = place_of(last_id)
+    continues = author == "target" and writer == "draft" and mode == "continue"
+    return turn if continues else turn + 1
+
+
+class ScriptTokenizer(Tokenizer):
+    """The prompts and texts of one chain, which only name its segments and their lengths.
+
+    >>> script = Script(7, 0, 3, (ScriptTurn(4, 5, 0.1),), "42")
+    >>> tokenizer = ScriptTokenizer(script)
+    >>> ids, text = tokenizer.decode_whole_characters([1, 1, 1, 1])
+    >>> text
+    '[1*4] \\\\boxed{42}'
+    >>> tokenizer.encode(text)
+    [1, 1, 1, 1]
+    """
+
+    def __init__(self, script: Script) -> None:
+        self.name = "script"
+        self._script = script
+
+    def prompt(self, problem: Problem, options: PromptOptions) -> list[int]:  # noqa: ARG002
+        """The number of the script, and as many further ids as the prompt had."""
+        return [self._script.number, *[_PROMPT_ID] * (self._script.prompt_tokens - 1)]
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a segment; both models' tokenizers cut a text into equally many."""
+        match = _SEGMENT.match(text)
+        return [int(match[1])] * int(match[2]) if match else []
+
+    def decode(self, token_ids: list[int]) -> str:
+        """The text of a segment, with the answer if the chain ends with it."""
+        if not token_ids:
+            return ""
+        text = f"[{token_ids[0]}*{len(token_ids)}]"
+        if self._script.answer is not None and self._script.ends_with(token_ids[0]):
+            text += f" \\boxed{{{self._script.answer}}}"
+        return text
+
+    def decode_whole_characters(self, token_ids: list[int]) -> tuple[list[int], str]:
+        """As ``decode``: no segment ends in the middle of a character."""
+        return token_ids, self.decode(token_ids)
+
+
+class SimulatedEngine:
+    """Serves one model to many chains by a simulated server; see ``Engine``."""
+
+    def __init__(
+        self, author: Author, server: Server, scripts: Mapping[int, Script], mode: TakeOverMode
+    ) -> None:
+        """``scripts`` holds, by number, those of all chains in flight; ``mode`` is that of the run,
+        without which nobody could tell for which turn the target is asked to write.
+        """
+        self._author = author
+        self._server = server
+        self._scripts = scripts
+        self._mode = mode
+
+    async def generate(self, token_ids: Sequence[int], sampling: Sampling) -> Completion:
+        if not token_ids:
+            raise EmptyInputError("no tokens to continue")
+        script = self._scripts[token_ids[0]]
+        number = turn_after(token_ids[-1], self._author, self._mode)
+        if number >= len(script.turns):
+            raise EngineError(f"the chain has only {len(script.turns)} turns to follow")
+        turn = script.turns[number]
+        whole = turn.draft_tokens if self._author == "draft" else turn.target_tokens
+        tokens = min(whole, sampling.max_tokens)
+        segment = segment_id(number, self._author)
+        ends = script.ends_with(segment) and tokens == whole
+        finish: FinishReason = "stop" if ends else "length"
+        request = await self._serve(script, token_ids, None, tokens, sampling.max_tokens, segment)
+        return Completion((segment,) * tokens, finish, request.cached, _timings(request))
+
+    async def score(self, token_ids: Sequence[int], start: int) -> Scored:
+        if not 1 <= start < len(token_ids):
+            raise EmptyInputError(f"cannot score from token {start} of {len(token_ids)}")
+        script = self._scripts[token_ids[0]]
+        number, _ = place_of(token_ids[start])
+        request = await self._serve(script, token_ids, start, 0, 1, token_ids[-1])
+        logprobs = np.full(len(token_ids) - start, -script.turns[number].score)
+        return Scored(logprobs, request.cached, _timings(request))
+
+    async def meter(self) -> Load:
+        """The server's load."""
+        return self._server.load()
+
+    async def aclose(self) -> None:
+        """Nothing is held."""
+
+    async def _serve(
+        self,
+        script: Script,
+        token_ids: Sequence[int],
+        scored_from: int | None,
+        write: int,
+        max_tokens: int,
+        last_id: int,
+    ) -> Request:
+        capacity = self._server.options.cache_tokens
+        if len(token_ids) + write > capacity:
+            raise ContextLengthError(
+                f"{len(token_ids) + write} tokens do not fit a key-value cache of {capacity}"
+            )
+        loop = asyncio.get_running_loop()
+        request = Request(
+            chain=script.number,
+            problem=-1 - script.problem,
+            prompt=script.prompt_tokens,
+            ids=token_ids,
+            scored_from=scored_from,
+            write=write,
+            max_tokens=max_tokens,
+            last_id=last_id,
+            future=loop.create_future(),
+            queued=loop.time(),
+        )
+        self._server.submit(request)
+        try:
+            await request.future
+        except asyncio.CancelledError:
+            self._server.abort(request)
+            raise
+        return request
+
+
+def _timings(request: Request) -> Timings:
+    return Timings(
+        queued=request.queued,
+        started=request.started,
+        first_token=request.first_token,
+        done=request.done,
+    )

@@ -1,0 +1,364 @@
+"""The run directory: what a run leaves behind, and what it resumes from.
+
+====================  ===============================================================
+``config.yaml``       the resolved configuration; ``load_config`` reads it
+``problems.jsonl``    the problems as evaluated
+``calibration.json``  the calibration decided by, if any
+``certificate.json``  what vouches for the accuracy, if anything
+``chains.jsonl``      one line per finished chain; of one chain's lines the last counts
+``summary.json``      the figures, once the run has come to its end
+``environment.json``  software and machine, an entry for each start
+====================  ===============================================================
+"""
+
+import contextlib
+import json
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
+
+import yaml
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+
+from atts.config import Config, differing_keys, load_config
+from atts.errors import CalibrationError, ConfigError, StoreError
+from atts.files import atomic_write, to_jsonl
+from atts.types import Chain, ChainKey, Problem, Record
+
+if TYPE_CHECKING:
+    from atts.analysis.summary import Summary
+    from atts.conformal.calibration import Calibration
+    from atts.conformal.risk import Certificate
+
+CONFIG = "config.yaml"
+PROBLEMS = "problems.jsonl"
+CALIBRATION = "calibration.json"
+CERTIFICATE = "certificate.json"
+CHAINS = "chains.jsonl"
+SUMMARY = "summary.json"
+LOCK = ".lock"
+
+_log = logging.getLogger(__name__)
+_R = TypeVar("_R", bound=Record)
+
+
+class RecordedRun(NamedTuple):
+    """A run as it stands in its directory; unfinished if chains are missing."""
+
+    config: Config
+    problems: tuple[Problem, ...]
+    chains: tuple[Chain, ...]
+    calibration: "Calibration | None" = None
+    """What the run decides by, if anything."""
+    certificate: "Certificate | None" = None
+    """What vouches for its accuracy, if anything."""
+
+
+class RunStore:
+    """An open run directory, locked against every other process.
+
+    >>> import tempfile
+    >>> problems = [Problem(id="p", question="1 + 1?", answer="2")]
+    >>> chain = Chain(problem_id="p", sample=0, end="stop", answer=None, turns=(),
+    ...               started=0.0, done=1.0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with RunStore.open(Path(folder), Config(), problems, None) as store:
+    ...         store.append(chain)
+    ...     with RunStore.open(Path(folder), Config(), problems, None) as store:
+    ...         list(store.chains)
+    [ChainKey(problem_id='p', sample=0)]
+    """
+
+    def __init__(
+        self, directory: Path, lock: FileLock, chains: dict[ChainKey, Chain], length: int
+    ) -> None:
+        self.directory = directory
+        self.chains = chains
+        """The finished chains, the newest line of each."""
+        self._lock = lock
+        self._length = length  # of chains.jsonl up to the end of its last good line
+        # Unbuffered: what a failed write left in a buffer would be written again on close.
+        self._file = (directory / CHAINS).open("ab", buffering=0)
+
+    @classmethod
+    def open(
+        cls,
+        directory: Path,
+        config: Config,
+        problems: Sequence[Problem],
+        calibration: "Calibration | None",
+    ) -> Self:
+        """Create a run directory, or resume the run that it holds.
+
+        A torn last line of ``chains.jsonl``, as a killed process leaves it, is cut off.
+
+        Raises:
+            ConfigError: the directory holds a run of another configuration, of other problems
+                or of another calibration; the differing keys are named.
+            StoreError: another process holds it, it is not a run directory, or one of its
+                files cannot be read or written.
+        """
+        lock = lock_run(directory)
+        try:
+            contents = None if calibration is None else calibration.to_json()
+            if (directory / CONFIG).exists():
+                _check_same_run(directory, config, problems, contents)
+            else:
+                _create(directory, config, problems, contents)
+            chains, length = _read_chains(directory, config, problems)
+            if (directory / CHAINS).exists():
+                os.truncate(directory / CHAINS, length)
+            store = cls(directory, lock, chains, length)
+        except OSError as error:
+            lock.release()
+            raise StoreError(f"cannot open the run directory {directory}: {error}") from error
+        except BaseException:
+            lock.release()
+            raise
+        return store
+
+    def append(self, chain: Chain) -> None:
+        """Record a finished chain; on return a killed process can no longer lose it.
+
+        Raises:
+            StoreError: it cannot be written, e.g. because the disk is full. The chains
+                recorded before are safe.
+        """
+        line = to_jsonl([chain]).encode()
+        try:
+            self._cut_torn_line()
+            _write_all(self._file.fileno(), line)
+        except OSError as error:
+            # Where even this fails, the next append or the next resume cuts the line off.
+            with contextlib.suppress(OSError):
+                self._cut_torn_line()
+            raise StoreError(
+                f"cannot write {self.directory / CHAINS}: {error.strerror or error}; the "
+                f"{len(self.chains)} finished chains are safe: free some space, then run the "
+                "same command again"
+            ) from error
+        self._length += len(line)
+        self.chains[chain.key] = chain
+
+    def write_certificate(self, certificate: "Certificate") -> None:
+        """Write ``certificate.json``.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        atomic_write(self.directory / CERTIFICATE, certificate.to_json())
+
+    def write_summary(self, summary: "Summary") -> None:
+        """Write ``summary.json``.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        atomic_write(self.directory / SUMMARY, summary.model_dump_json(indent=2) + "\n")
+
+    def close(self) -> None:
+        """Close the files and let go of the lock."""
+        self._file.close()
+        self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    def _cut_torn_line(self) -> None:
+        if os.fstat(self._file.fileno()).st_size != self._length:
+            os.ftruncate(self._file.fileno(), self._length)
+
+
+def read_run(directory: Path) -> RecordedRun:
+    """Read a run for a report: changes nothing, and may be called while the run goes on.
+
+    Raises:
+        StoreError: there is no run, or one of its files is corrupt.
+    """
+    if not (directory / CONFIG).is_file():
+        raise StoreError(f"{directory} is not a run directory: it holds no {CONFIG}")
+    try:
+        config = _read_config(directory)
+        problems = tuple(_read_problems(directory))
+        chains, _ = _read_chains(directory, config, problems)
+        calibration, certificate = _read_grounds(directory, config)
+    except OSError as error:
+        raise StoreError(f"cannot read the run directory {directory}: {error}") from error
+    return RecordedRun(config, problems, tuple(chains.values()), calibration, certificate)
+
+
+def config_yaml(config: Config) -> str:
+    """The text of ``config.yaml``: every key, below a comment with the digest."""
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    return f"# digest: {config.digest()}\n{text}"
+
+
+def lock_run(directory: Path) -> FileLock:
+    """Lock a run directory, made if need be, against every other process; ``release()`` it.
+
+    Raises:
+        StoreError: another process holds it, or it cannot be made.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        # A lock of the operating system: it ends with the process, however that ends.
+        lock = FileLock(directory / LOCK, timeout=0, thread_local=False)
+        lock.acquire()
+    except Timeout:
+        raise StoreError(
+            f"another process is working in {directory}; wait for it, or choose another --out"
+        ) from None
+    except OSError as error:
+        raise StoreError(f"cannot open the run directory {directory}: {error}") from error
+    return lock
+
+
+def _create(
+    directory: Path, config: Config, problems: Sequence[Problem], calibration: str | None
+) -> None:
+    # A process killed in here leaves these; config.yaml comes last and makes it a run.
+    ours = {LOCK, PROBLEMS, CALIBRATION}
+    for path in directory.iterdir():
+        if path.name not in ours and not path.name.endswith(".tmp"):
+            raise StoreError(
+                f"{directory} is neither empty nor a run directory: it holds {path.name} but no "
+                f"{CONFIG}; choose another --out"
+            )
+    atomic_write(directory / PROBLEMS, to_jsonl(problems))
+    if calibration is not None:
+        atomic_write(directory / CALIBRATION, calibration)
+    atomic_write(directory / CONFIG, config_yaml(config))
+
+
+def _check_same_run(
+    directory: Path, config: Config, problems: Sequence[Problem], calibration: str | None
+) -> None:
+    advice = "choose another --out, or go back to what the run was started with"
+    theirs = _read_config(directory).what_results_depend_on()
+    ours = config.what_results_depend_on()
+    if keys := differing_keys(ours, theirs):
+        lines = [f"\n  {key}: {theirs.get(key)!r} there, {ours.get(key)!r} now" for key in keys]
+        raise ConfigError(
+            f"{directory} holds a run of another configuration:{''.join(lines)}\n{advice}"
+        )
+    before = {problem.id: problem for problem in _read_problems(directory)}
+    now = {problem.id: problem for problem in problems}
+    if before != now:
+        changed = [key for key in before | now if before.get(key) != now.get(key)]
+        raise ConfigError(
+            f"{directory} holds a run of other problems: {len(changed)} differ, the first is "
+            f"{changed[0]!r}; {advice}"
+        )
+    # Without a calibration there is nothing to compare: the directory may be that of the
+    # calibration itself, which leaves the file there.
+    if calibration is None:
+        return
+    try:
+        stored = json.loads((directory / CALIBRATION).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError) as error:
+        raise StoreError(
+            f"{directory / CALIBRATION} is missing or corrupt; choose another --out"
+        ) from error
+    if stored != json.loads(calibration):
+        raise ConfigError(
+            f"{directory} holds a run that decided by another calibration: its {CALIBRATION} "
+            f"differs from the one given; {advice}"
+        )
+
+
+def _read_config(directory: Path) -> Config:
+    try:
+        return load_config(directory / CONFIG)
+    except ConfigError as error:
+        raise StoreError(f"the run directory {directory} cannot be read: {error}") from error
+
+
+def _read_grounds(
+    directory: Path, config: Config
+) -> "tuple[Calibration | None, Certificate | None]":
+    """What the run decides by, and what vouches for it."""
+    from atts.conformal.calibration import Calibration
+    from atts.conformal.risk import Certificate
+
+    calibration = certificate = None
+    try:
+        # The directory of a calibration pass has the file too, but did not decide by it.
+        if config.take_over.calibration and (directory / CALIBRATION).exists():
+            text = (directory / CALIBRATION).read_text(encoding="utf-8")
+            calibration = Calibration.from_json(text, str(directory / CALIBRATION))
+        if config.take_over.certificate and (directory / CERTIFICATE).exists():
+            text = (directory / CERTIFICATE).read_text(encoding="utf-8")
+            certificate = Certificate.from_json(text, str(directory / CERTIFICATE))
+    except (UnicodeDecodeError, CalibrationError) as error:
+        raise StoreError(f"the run directory {directory} cannot be read: {error}") from error
+    return calibration, certificate
+
+
+def _read_problems(directory: Path) -> list[Problem]:
+    path = directory / PROBLEMS
+    lines = path.read_bytes().split(b"\n")
+    return [
+        _parse(Problem, line, path, number) for number, line in enumerate(lines, 1) if line.strip()
+    ]
+
+
+def _read_chains(
+    directory: Path, config: Config, problems: Sequence[Problem]
+) -> tuple[dict[ChainKey, Chain], int]:
+    """The newest line of each chain, and the length in bytes up to the last good line."""
+    path = directory / CHAINS
+    known = {problem.id for problem in problems}
+    chains: dict[ChainKey, Chain] = {}
+    length = 0
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)
+    except FileNotFoundError:
+        return chains, length
+    for number, line in enumerate(lines, 1):
+        if number == len(lines) and _is_torn(line):
+            _log.warning("%s: dropped line %d, which was not written to its end", path, number)
+            break
+        chain = _parse(Chain, line, path, number)
+        if chain.problem_id not in known or not 0 <= chain.sample < config.samples:
+            raise StoreError(
+                f"{path}, line {number}: chain {chain.sample} of problem {chain.problem_id!r} does "
+                "not belong to this run; remove the line, or restore the file"
+            )
+        # A retried chain goes to the end, so that the order is that of the file.
+        chains.pop(chain.key, None)
+        chains[chain.key] = chain
+        length += len(line)
+    return chains, length
+
+
+def _is_torn(line: bytes) -> bool:
+    if not line.endswith(b"\n"):
+        return True
+    try:  # a power cut can leave blocks of zeros where the line should stand
+        json.loads(line)
+    except ValueError:
+        return True
+    return False
+
+
+def _parse(kind: type[_R], line: bytes, path: Path, number: int) -> _R:
+    try:
+        return kind.model_validate_json(line)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise StoreError(
+            f"{path}, line {number} is corrupt: {where + ': ' if where else ''}{first['msg']}; "
+            "restore the file, or remove the line"
+        ) from None
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]

@@ -1,0 +1,136 @@
+"""Reading what was recorded, and the order in which it arrives."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from atts.analysis.arrival import recorded_order, simulated_order
+from atts.analysis.recording import Recording, load_calibration, load_recording
+from atts.config import parse_config
+from atts.errors import CalibrationError, StoreError
+from atts.store.run_directory import RunStore
+from atts.types import Chain, Decision, Problem, Segment, Timings, Turn
+
+
+def test_a_trace_is_read(trace: Path) -> None:
+    first, second = load_recording(trace).chains
+    assert (first.problem_id, first.sample, first.right, second.right) == ("q", 0, False, True)
+    assert [step.turn for step in first.steps] == [0, 2], "no score, no decision"
+    assert [step.score for step in first.steps] == [math.log(2.0), math.log(1.5)]
+    assert [step.take_over for step in first.steps] == [True, False]
+    assert [step.work for step in first.steps] == [10.0, 25.0], "target and empty turn included"
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", "{", '{"turns": [{"draft_chars": 1}]}', "3"])
+def test_what_is_no_trace_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text(text)
+    with pytest.raises(StoreError, match=r"bad\.jsonl"):
+        load_recording(path)
+
+
+def test_a_missing_recording_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="cannot read"):
+        load_recording(tmp_path / "none.jsonl.gz")
+
+
+def decided(score: float, order: int, at: float) -> Turn:
+    timings = Timings(queued=at, started=at, first_token=at, done=at + 1)
+    segment = Segment(
+        author="draft", text="x", tokens=1, finish_reason="length", cached_tokens=0, timings=timings
+    )
+    decision = Decision(
+        score=score,
+        p_value=0.5,
+        take_over=True,
+        order=order,
+        scores={"worst-window": 2 * score},
+        scored_tokens=1,
+        cached_tokens=0,
+        timings=timings.model_copy(update={"done": at + 2}),
+    )
+    return Turn(segments=(segment,), decision=decision)
+
+
+def test_a_run_is_read_in_its_recorded_order(tmp_path: Path) -> None:
+    problems = [Problem(id="p", question="1 + 1?", answer="2")]
+    config = parse_config({"samples": 3, "seed": 5}, "the test")
+    chains = [
+        ("answer", "2", (decided(0.1, 0, 10.0), decided(0.2, 2, 13.0)), 1.0),
+        ("answer", "3", (decided(0.3, 1, 11.0),), 0.5),
+        ("failed", None, (decided(0.4, 3, 12.0),), 2.0),
+    ]
+    with RunStore.open(tmp_path / "run", config, problems, None) as store:
+        for sample, (end, answer, turns, started) in enumerate(chains):
+            store.append(
+                Chain.model_validate(
+                    {
+                        "problem_id": "p",
+                        "sample": sample,
+                        "end": end,
+                        "answer": answer,
+                        "turns": turns,
+                        "started": started,
+                        "done": 9.0,
+                    }
+                )
+            )
+    recording = load_recording(tmp_path / "run")
+    assert (recording.name, recording.seed) == ("run", 5)
+    assert [chain.sample for chain in recording.chains] == [1, 0, 2]
+    assert [chain.right for chain in recording.chains] == [False, True, None]
+    step = recording.chains[1].steps[1]
+    assert (step.score, step.turn, step.work) == (0.2, 1, 3.0)
+    assert step.scores == {"mean": 0.2, "worst-window": 0.4}
+    assert [arrival.step.score for arrival in recorded_order(recording)] == [0.1, 0.3, 0.2, 0.4]
+
+
+def test_a_trace_is_replayed_problem_after_problem(
+    make_recording: Callable[..., Recording],
+) -> None:
+    arrivals = recorded_order(make_recording(3, 4, 2))
+    assert [arrival.chain.problem_id for arrival in arrivals] == [
+        f"p{problem}" for problem in range(3) for _ in range(8)
+    ]
+
+
+def test_a_simulated_pool_is_bounded_seeded_and_complete(
+    make_recording: Callable[..., Recording],
+) -> None:
+    recording = make_recording(4, 5, 3)
+    arrivals = simulated_order(recording, seed=1, in_flight=6)
+    assert arrivals == simulated_order(recording, seed=1, in_flight=6)
+    assert arrivals != simulated_order(recording, seed=2, in_flight=6)
+    assert len(arrivals) == 4 * 5 * 3
+    open_chains: dict[tuple[str, int], int] = {}
+    started = []
+    for chain, step in arrivals:
+        key = (chain.problem_id, chain.sample)
+        if step.turn == 0:
+            started.append(key)
+        assert open_chains.get(key, -1) == step.turn - 1, "turns of a chain come in order"
+        open_chains[key] = step.turn
+        assert sum(0 <= turn < 2 for turn in open_chains.values()) <= 6
+    assert len(set(started[:8]) & {("p0", sample) for sample in range(5)}) == 5
+
+
+def test_perplexities_are_read_without_unpickling(tmp_path: Path) -> None:
+    np.save(tmp_path / "good.npy", np.array([1.0, math.e]))
+    assert load_calibration(tmp_path / "good.npy").scores == {"all": ((0.0,), (1.0,))}
+    np.save(tmp_path / "pickled.npy", np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises(CalibrationError, match=r"pickled\.npy.*allow_pickle"):
+        load_calibration(tmp_path / "pickled.npy")
+    for name, array in {
+        "zero": np.zeros(2),
+        "two": np.ones((2, 2)),
+        "words": np.array(["a"]),
+    }.items():
+        np.save(tmp_path / f"{name}.npy", array)
+        with pytest.raises(CalibrationError, match="perplexities, all above 0"):
+            load_calibration(tmp_path / f"{name}.npy")
+    (tmp_path / "torn.npy").write_bytes(b"\x93NUM")
+    with pytest.raises(CalibrationError, match=r"torn\.npy"):
+        load_calibration(tmp_path / "torn.npy")

@@ -1,0 +1,273 @@
+"""The life of servers, with a stand-in for the Python that has vLLM."""
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from atts.config import Config, parse_config
+from atts.engines.servers import lifecycle, plan, processes
+from atts.engines.servers.lifecycle import answers, down, up
+from atts.engines.servers.plan import plan_servers
+from atts.engines.servers.processes import read_record
+from atts.errors import ConfigError, ServerError
+from atts.types import Author
+
+STAND_IN = Path(__file__).with_name("stand_in_server.py")
+BOTH: tuple[Author, ...] = ("draft", "target")
+DRAFT: tuple[Author, ...] = ("draft",)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def python(tmp_path: Path) -> str:
+    """An executable that runs the stand-in, whatever module it is asked for."""
+    path = tmp_path / "a python"
+    path.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{STAND_IN}" "$@"\n')
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return str(path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path / "servers"
+    down(tmp_path / "servers")
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "TERMINATE_SECONDS", 0.3)
+    monkeypatch.setattr(lifecycle, "POLL_SECONDS", 0.05)
+
+
+def make_config(python: str, draft: dict[str, Any], target: dict[str, Any]) -> Config:
+    base = {"executable": python, "start_seconds": 30.0}
+    return parse_config(
+        {
+            "draft": {"engine": "vllm", "server": base | {"port": free_port()} | draft},
+            "target": {"engine": "vllm", "server": base | {"port": free_port()} | target},
+        },
+        "a test",
+    )
+
+
+def silent(*_: object) -> None:
+    """Shows no progress."""
+
+
+def child_of(log: Path) -> int:
+    found = re.search(r"child (\d+)", log.read_text())
+    assert found
+    return int(found[1])
+
+
+def is_alive(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+async def test_up_waits_until_all_answer_and_down_ends_all_with_their_children(
+    python: str, folder: Path
+) -> None:
+    config = make_config(python, {}, {})
+    told: list[str] = []
+    records = await up(config, BOTH, folder, lambda a, what, _: told.append(a + what))
+    assert {"draftanswers", "targetanswers"} <= set(told)
+    pids = [record.pid for record in records] + [child_of(record.log) for record in records]
+    assert all(map(is_alive, pids))
+    for record in records:
+        assert await answers(record.url, record.model)
+        # A session of its own: the end of a terminal is not its end.
+        assert os.getsid(record.pid) == record.pid
+        assert record == read_record(folder, record.author)
+    assert len(await asyncio.to_thread(down, folder)) == 2
+    assert not any(map(is_alive, pids))
+    assert down(folder) == []
+
+
+async def test_down_ends_one_and_leaves_the_other(python: str, folder: Path) -> None:
+    draft, target = await up(make_config(python, {}, {}), BOTH, folder, silent)
+    assert await asyncio.to_thread(down, folder, DRAFT) == [draft]
+    assert await answers(target.url, target.model)
+
+
+async def test_what_a_dead_server_left_behind_is_ended_too(python: str, folder: Path) -> None:
+    (record,) = await up(make_config(python, {}, {}), DRAFT, folder, silent)
+    child = child_of(record.log)
+    psutil.Process(record.pid).kill()
+    psutil.Process(record.pid).wait(5)
+    assert is_alive(child)
+    assert await asyncio.to_thread(down, folder) == [record]
+    assert not is_alive(child)
+
+
+async def test_a_server_that_ignores_the_request_to_end_is_killed(
+    python: str, folder: Path
+) -> None:
+    config = make_config(python, {"arguments": ["--stubborn"]}, {})
+    (record,) = await up(config, DRAFT, folder, silent)
+    assert await asyncio.to_thread(down, folder) == [record]
+    assert not is_alive(record.pid)
+
+
+async def test_a_server_that_dies_is_told_with_its_log_and_the_other_is_ended(
+    python: str, folder: Path
+) -> None:
+    config = make_config(python, {}, {"arguments": ["--die-after", "0.3"]})
+    with pytest.raises(ServerError, match=r"target's server ended .* status 3") as caught:
+        await up(config, BOTH, folder, silent)
+    assert "the first error is: OutOfMemoryError: \x1b[31mCUDA" in str(caught.value)
+    assert "loading weights" in str(caught.value)
+    assert read_record(folder, "draft") is None
+    assert not is_alive(child_of(folder / "draft.log"))
+    assert not is_alive(child_of(folder / "target.log"))
+
+
+async def test_a_server_that_never_answers_is_given_up(python: str, folder: Path) -> None:
+    config = make_config(python, {"arguments": ["--silent"], "start_seconds": 1.0}, {})
+    with pytest.raises(ServerError, match=r"(?s)does not answer after 1 s.*loading weights"):
+        await up(config, DRAFT, folder, silent)
+    assert not is_alive(child_of(folder / "draft.log"))
+
+
+async def test_stopping_while_they_start_ends_them(python: str, folder: Path) -> None:
+    config = make_config(python, {"arguments": ["--silent"]}, {"arguments": ["--silent"]})
+    starting = asyncio.create_task(up(config, BOTH, folder, silent))
+    logs = [folder / "draft.log", folder / "target.log"]
+    async with asyncio.timeout(20):
+        while not all(log.is_file() and "child" in log.read_text() for log in logs):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert not any(is_alive(child_of(log)) for log in logs)
+
+
+async def test_a_server_is_not_started_twice(python: str, folder: Path) -> None:
+    await up(make_config(python, {}, {}), DRAFT, folder, silent)
+    with pytest.raises(ServerError, match="already runs"):
+        await up(make_config(python, {}, {}), DRAFT, folder, silent)
+    assert read_record(folder, "draft") is not None
+
+
+def test_a_record_of_a_reused_process_id_ends_nobody(python: str, folder: Path) -> None:
+    stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    try:
+        config = make_config(python, {}, {})
+        record = processes.ServerRecord(
+            author="draft",
+            engine="vllm",
+            model=config.draft.model,
+            url="http://127.0.0.1:1",
+            log=folder / "draft.log",
+            pid=stranger.pid,
+            created=time.time() - 3600,
+        )
+        folder.mkdir()
+        (folder / "draft.json").write_text(record.model_dump_json())
+        assert down(folder) == []
+        assert stranger.poll() is None
+    finally:
+        stranger.send_signal(signal.SIGKILL)
+        stranger.wait()
+
+
+def test_everything_in_the_way_is_said_before_anything_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "gpu_count", lambda: 2)
+    monkeypatch.delenv("A_KEY", raising=False)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        config = parse_config(
+            {
+                "draft": {
+                    "engine": "vllm",
+                    "server": {"executable": "no-such-python", "port": port, "gpus": [1, 7]},
+                },
+                "target": {
+                    "engine": "sglang",
+                    "model": str(tmp_path / "nothing"),
+                    "api_key_env": "A_KEY",
+                    "server": {
+                        "executable": sys.executable,
+                        "port": port,
+                        "gpus": [0],
+                        "tensor_parallel": 2,
+                    },
+                },
+            },
+            "a test",
+        )
+        with pytest.raises(ConfigError) as caught:
+            plan_servers(config, BOTH)
+    message = str(caught.value)
+    for part in (
+        "draft: there is no executable no-such-python",
+        f"port {port} on 127.0.0.1 is taken",
+        "draft: GPU 7 does not exist: this machine has 2",
+        "target: sglang is not installed for",
+        "tensor_parallel is 2, but server.gpus has only 1",
+        f"there is no model in the folder {tmp_path / 'nothing'}",
+        "the environment variable A_KEY is not set",
+        f"both have port {port}",
+    ):
+        assert part in message
+
+
+def test_others_are_let_in_only_with_a_key(python: str) -> None:
+    config = make_config(python, {"host": "0.0.0.0"}, {})  # noqa: S104
+    with pytest.raises(ConfigError, match="lets others reach it"):
+        plan_servers(config, DRAFT)
+
+
+def test_in_process_models_need_no_server() -> None:
+    with pytest.raises(ConfigError, match="no server to start"):
+        plan_servers(Config(), BOTH)
+
+
+def test_servers_elsewhere_are_not_started_here(python: str) -> None:
+    config = make_config(python, {}, {})
+    elsewhere = config.draft.model_copy(update={"urls": ("http://gpu7:40000",)})
+    config = config.model_copy(update={"draft": elsewhere})
+    with pytest.raises(ConfigError, match=r"gpu7:40000, not where"):
+        plan_servers(config, DRAFT)
+
+
+def test_the_command_of_each_kind_of_server(python: str) -> None:
+    options = {"tensor_parallel": 2, "memory_fraction": 0.4, "context_length": 900}
+    config = make_config(python, options, options | {"arguments": ["--more"]})
+    config = config.model_copy(
+        update={"target": config.target.model_copy(update={"engine": "sglang"})}
+    )
+    vllm, sglang = (" ".join(p.command) for p in plan_servers(config, BOTH))
+    for part in (
+        "-m vllm.entrypoints.openai.api_server --model /",
+        "--tensor-parallel-size 2 --gpu-memory-utilization 0.4 --max-model-len 900",
+        f"--host 127.0.0.1 --port {config.draft.server.port}",
+        "--enable-scale-out --enable-prompt-tokens-details",
+    ):
+        assert part in vllm
+    for part in (
+        "-m sglang.launch_server --model-path /",
+        "--tp-size 2 --mem-fraction-static 0.4 --context-length 900",
+        f"--host 127.0.0.1 --port {config.target.server.port} --more",
+    ):
+        assert part in sglang

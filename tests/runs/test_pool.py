@@ -1,0 +1,163 @@
+"""The pool of chains: no barrier, no lost chain, nothing left running."""
+
+import asyncio
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+from fakes import FakeEngine, byte_tokenizer
+
+from atts.config import Config
+from atts.errors import ConfigError, ContextLengthError, EngineError, StoreError
+from atts.methods import METHODS
+from atts.methods.chain import Model, OpenChain
+from atts.runs.pool import Clock, run_chains
+from atts.types import Chain, Problem
+
+ALONE = METHODS["draft-only"]
+
+
+def chains(
+    engine: FakeEngine, problems: list[Problem], config: Config
+) -> Iterator[list[partial[OpenChain]]]:
+    models = {"draft": Model(engine, byte_tokenizer())}
+    for problem in problems:
+        for sample in range(config.samples):
+            yield [partial(OpenChain, problem, sample, models, config)]  # type: ignore[arg-type]
+
+
+async def test_every_chain_is_solved_once_within_the_limit(
+    config: Config, problems: list[Problem]
+) -> None:
+    engine = FakeEngine(write=lambda _: "\\boxed{1}", seconds=0.001)
+    done: list[Chain] = []
+    await run_chains(chains(engine, problems, config), ALONE, 3, Clock(), done.append)
+    assert sorted(c.key for c in done) == [(p.id, s) for p in problems for s in range(2)]
+    assert engine.most_in_flight == 3
+    assert all(0 <= c.started <= c.done for c in done)
+
+
+async def test_a_slow_problem_holds_nobody_up(config: Config, problems: list[Problem]) -> None:
+    release = asyncio.Event()
+
+    class OneSlowEngine(FakeEngine):
+        async def _work(self) -> None:
+            if "0 + 0" in self.generated[-1][0]:
+                await release.wait()
+
+    done: list[Chain] = []
+
+    def finished(chain: Chain) -> None:
+        done.append(chain)
+        if len(done) == 8:  # all but the slow problem's two
+            release.set()
+
+    engine = OneSlowEngine(write=lambda _: "\\boxed{1}")
+    await run_chains(chains(engine, problems, config), ALONE, 3, Clock(), finished)
+    assert {c.problem_id for c in done[-2:]} == {"p0"}
+    assert len(done) == 10
+
+
+@pytest.mark.parametrize("error", [EngineError("no luck"), ValueError("a bug")])
+async def test_a_failing_chain_is_recorded_and_the_others_go_on(
+    config: Config, problems: list[Problem], error: Exception
+) -> None:
+    def write(prompt: str) -> str:
+        if "3 + 3" in prompt:
+            raise error
+        return "\\boxed{1}"
+
+    done: list[Chain] = []
+    await run_chains(
+        chains(FakeEngine(write=write), problems, config), ALONE, 4, Clock(), done.append
+    )
+    failed = [c for c in done if c.end == "failed"]
+    assert len(done) == 10
+    assert {c.problem_id for c in failed} == {"p3"}
+    assert {c.error for c in failed} == {f"{type(error).__name__}: {error}"}
+
+
+async def test_a_configuration_that_turns_out_wrong_stops_the_run(
+    config: Config, problems: list[Problem]
+) -> None:
+    def write(_: str) -> str:
+        raise ConfigError("the template refuses it")
+
+    engine, done = FakeEngine(write=write), list[Chain]()
+    with pytest.raises(ConfigError, match="the template refuses it"):
+        await run_chains(chains(engine, problems, config), ALONE, 4, Clock(), done.append)
+    assert (engine.in_flight, done) == (0, [])
+
+
+async def test_a_failed_chain_keeps_the_turns_that_it_had(
+    config: Config, problems: list[Problem]
+) -> None:
+    from atts.conformal.online import OnlineControl
+
+    def logprob(segment: str) -> float:
+        if segment == "second..":
+            raise EngineError("lost the connection")
+        return -1.0
+
+    def write(prompt: str) -> str:
+        return "first... and" if prompt.endswith("a:") else "second.. and"
+
+    models = {
+        "draft": Model(FakeEngine(write=write), byte_tokenizer()),
+        "target": Model(FakeEngine(logprob=logprob), byte_tokenizer()),
+    }
+    control = OnlineControl(rate=0.0, coverage="marginal")
+    chain = partial(OpenChain, problems[0], 0, models, config, control)  # type: ignore[arg-type]
+    done: list[Chain] = []
+    await run_chains([[chain]], METHODS["atts"], 1, Clock(), done.append)
+    assert [c.end for c in done] == ["failed"]
+    assert done[0].error == "EngineError: lost the connection"
+    assert [t.decision.score for t in done[0].turns if t.decision] == [1.0]
+    assert done[0].text == "first..."
+
+
+async def test_a_full_context_is_an_end_not_a_failure(
+    config: Config, problems: list[Problem]
+) -> None:
+    def write(_: str) -> str:
+        raise ContextLengthError("full")
+
+    done: list[Chain] = []
+    await run_chains(
+        chains(FakeEngine(write=write), problems[:1], config), ALONE, 4, Clock(), done.append
+    )
+    assert [(c.end, c.error) for c in done] == [("context", None)] * 2
+
+
+async def test_cancelling_leaves_nothing_running(config: Config, problems: list[Problem]) -> None:
+    engine = FakeEngine(seconds=60.0)
+    done: list[Chain] = []
+    task = asyncio.create_task(
+        run_chains(chains(engine, problems, config), ALONE, 4, Clock(), done.append)
+    )
+    while engine.in_flight < 4:  # noqa: ASYNC110 - the fake has nothing to wait for
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (engine.in_flight, engine.aborted, done) == (0, 4, [])
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_a_full_disk_stops_the_run_with_its_own_error(
+    config: Config, problems: list[Problem]
+) -> None:
+    engine = FakeEngine(write=lambda p: "\\boxed{1}" if "0 + 0" in p else "", seconds=0.001)
+
+    def finished(chain: Chain) -> None:
+        raise StoreError(f"disk full at {chain.problem_id}")
+
+    with pytest.raises(StoreError, match="disk full at p0"):
+        await run_chains(chains(engine, problems, config), ALONE, 4, Clock(), finished)
+    assert engine.in_flight == 0
+
+
+def test_the_clock_goes_on_where_it_stopped() -> None:
+    clock = Clock(already_run=100.0)
+    first = clock()
+    assert 100.0 <= first <= clock() < 160.0

@@ -1,0 +1,42 @@
+"""What a run records of where it ran."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from atts.config import Config, parse_config
+from atts.errors import StoreError
+from atts.store.environment import ENVIRONMENT, read_environments, record_environment
+
+
+def test_each_start_adds_an_entry(tmp_path: Path) -> None:
+    assert read_environments(tmp_path) == ()
+    record_environment(tmp_path, Config())
+    record_environment(tmp_path, parse_config({"method": "draft-only"}, "the test"))
+    first, second = read_environments(tmp_path)
+    assert first.python == ".".join(map(str, sys.version_info[:3]))
+    assert first.cpus >= 1
+    assert first.memory_bytes > 2**27
+    assert {"atts", "numpy", "transformers"} <= set(first.packages)
+    assert first.engines == {
+        "draft": "inprocess: bundled/draft",
+        "target": "inprocess: bundled/target",
+    }
+    assert list(second.engines) == ["draft"]
+
+
+def test_it_names_no_machine_and_no_person(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USER", "somebody-in-particular")
+    record_environment(tmp_path, Config())
+    text = (tmp_path / ENVIRONMENT).read_text()
+    import platform
+
+    assert platform.node() not in text
+    assert "somebody-in-particular" not in text
+
+
+def test_a_corrupt_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / ENVIRONMENT).write_text("[{}]")
+    with pytest.raises(StoreError, match=r"environment\.json is corrupt; remove it"):
+        read_environments(tmp_path)
