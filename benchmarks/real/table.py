@@ -1,0 +1,209 @@
+"""What the runs of ``run.py`` came to: accuracy against tokens written, and against cost.
+
+    python benchmarks/real/table.py DIR --problems PROBLEMS.jsonl --out results.json \
+        --draft-cost 0.3 --score-cost 0.2
+
+Every run is compared with the run named ``target-only`` over the same problems: paired tests and
+intervals clustered by problem. ``--draft-cost`` and ``--score-cost`` are what a token that the
+draft writes, or the target scores, costs in tokens that the target writes: ``costs.py`` measures
+them. By the answer of a problem, k chains count with all their subsets of k. Where PROBLEMS.jsonl
+has a level for each problem, so do the results.
+"""
+
+import argparse
+import json
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from itertools import combinations, pairwise
+from pathlib import Path
+from statistics import mean, pstdev
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from atts.analysis.summary import count_tokens
+from atts.grading.cache import VerdictCache
+from atts.grading.chains import GradedChains, grade_chains
+from atts.grading.grader import Grader
+from atts.grading.metrics import (
+    accuracy,
+    accuracy_by_problem,
+    clustered_interval,
+    majority_by_problem,
+    paired_difference,
+    pass_at_k,
+)
+from atts.store.run_directory import RecordedRun, read_run
+
+ALONE = "target-only"
+VOTERS = (1, 2, 4, 8)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--problems", type=Path, help="with a level for each")
+    parser.add_argument("--draft-cost", type=float, required=True)
+    parser.add_argument("--score-cost", type=float, required=True)
+    parser.add_argument("--out", type=Path, default=Path("real.json"))
+    options = parser.parse_args()
+    levels = read_levels(options.problems) if options.problems else {}
+    folders = sorted(path.parent for path in options.folder.glob("*/chains.jsonl"))
+    with Grader(cache=VerdictCache()) as grader:
+        figures = {
+            folder.name: figures_of(
+                read_run(folder), grader, levels, options.draft_cost, options.score_cost
+            )
+            for folder in folders
+        }
+    alone = figures[ALONE]
+    for each in figures.values():
+        compare(each, alone)
+    results = {"draft_cost": options.draft_cost, "score_cost": options.score_cost, "runs": figures}
+    options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    show(figures)
+
+
+def read_levels(path: Path) -> dict[str, int]:
+    lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    return {line["id"]: line["level"] for line in lines if "level" in line}
+
+
+def figures_of(
+    run: RecordedRun,
+    grader: Grader,
+    levels: Mapping[str, int],
+    draft_cost: float,
+    score_cost: float,
+) -> dict[str, Any]:
+    """Everything about one run that does not need the others."""
+    graded = grade_chains(run.problems, run.chains, grader)
+    grades = graded.grades
+    right = accuracy_by_problem(grades)
+    tokens = count_tokens(run.config, run.chains)
+    chains = len(run.chains)
+    cost = tokens.target_written + draft_cost * tokens.draft_written
+    cost += score_cost * tokens.target_scored
+    by_level = defaultdict(list)
+    for name, share in right.items():
+        if name in levels:
+            by_level[levels[name]].append(share)
+    return {
+        "method": run.config.method,
+        "settings": run.config.take_over.model_dump(mode="json"),
+        "problems": len(right),
+        "samples": run.config.samples,
+        "failed": sum(chain.end == "failed" for chain in run.chains),
+        "ends": dict(Counter(chain.end for chain in run.chains)),
+        "accuracy": accuracy(grades).model_dump(),
+        "accuracy_by_problem": right,
+        "accuracy_by_level": {
+            level: {"problems": len(shares), "accuracy": mean(shares)}
+            for level, shares in sorted(by_level.items())
+        },
+        "majority": {k: majority_of(graded, k) for k in VOTERS if k <= run.config.samples},
+        "majority_by_problem": majority_by_problem(grades, graded.same),
+        "pass_at_k": {
+            k: pass_at_k(grades, k).model_dump() for k in VOTERS if k <= run.config.samples
+        },
+        "a_chain": {
+            "target_written": tokens.target_written / chains,
+            "draft_written": tokens.draft_written / chains,
+            "scored": tokens.target_scored / chains,
+            "cost": cost / chains,
+        },
+        "wall_seconds": max(chain.done for chain in run.chains),
+        "take_over": take_overs(run),
+    }
+
+
+def majority_of(graded: GradedChains, k: int) -> float:
+    """Share of the problems that k chains, drawn from a problem's, answer rightly by majority."""
+    shares = []
+    for grades in graded.grades.values():
+        subsets = [{"": list(subset)} for subset in combinations(grades, k)]
+        shares.append(mean(majority_by_problem(each, graded.same)[""] for each in subsets))
+    return mean(shares)
+
+
+def take_overs(run: RecordedRun) -> dict[str, Any] | None:
+    """The realised rate: overall, by turn, and how it varies over problems."""
+    by_problem: dict[str, list[bool]] = defaultdict(list)
+    by_turn: dict[int, list[bool]] = defaultdict(list)
+    for chain in run.chains:
+        for number, turn in enumerate(chain.turns):
+            if turn.decision:
+                by_problem[chain.problem_id].append(turn.decision.take_over)
+                by_turn[number].append(turn.decision.take_over)
+    if not by_turn:
+        return None
+    decided = list(by_problem.values())
+    overall = clustered_interval([sum(each) for each in decided], [len(each) for each in decided])
+    return {
+        "nominal": run.config.take_over.rate,
+        "realised": overall.model_dump(),
+        "by_turn": [
+            {"decisions": len(by_turn[turn]), "rate": mean(by_turn[turn])}
+            for turn in sorted(by_turn)
+        ],
+        "sd_over_problems": pstdev([mean(each) for each in decided]),
+    }
+
+
+def compare(figures: dict[str, Any], alone: Mapping[str, Any]) -> None:
+    """Add what a run has more or less than the target alone."""
+    for key in ("accuracy", "majority"):
+        theirs = alone[f"{key}_by_problem"]
+        found = paired_difference(figures[f"{key}_by_problem"], theirs)
+        figures[f"{key}_minus_target_only"] = found.model_dump()
+    figures["of_target_only"] = {
+        key: figures["a_chain"][key] / alone["a_chain"][key] for key in ("target_written", "cost")
+    }
+    figures["target_only_at_equal_cost"] = {
+        k: at_cost(k * figures["a_chain"]["cost"], alone["majority"], alone["a_chain"]["cost"])
+        for k in figures["majority"]
+    }
+
+
+def at_cost(cost: float, majority: Mapping[int, float], a_chain: float) -> float | None:
+    """The target's majority at a cost, between the numbers of chains that it pays for; None outside
+    of what was measured.
+    """
+    points = sorted((k * a_chain, share) for k, share in majority.items())
+    for (low, before), (high, after) in pairwise(points):
+        if low <= cost <= high:
+            return before + (after - before) * (cost - low) / (high - low)
+    return None
+
+
+def show(figures: Mapping[str, Mapping[str, Any]]) -> None:
+    table = Table(box=None)
+    for heading in ("run", "accuracy, %", "minus target-only", "p", "written, %", "cost, %"):
+        table.add_column(heading, justify="left" if heading == "run" else "right")
+    for heading in (*(f"maj@{k}" for k in VOTERS), "rate", "sd", "wall, s"):
+        table.add_column(heading, justify="right")
+    for name, each in sorted(figures.items(), key=lambda item: item[1]["accuracy"]["estimate"]):
+        table.add_row(name, *row(each))
+    Console(width=200).print(table)
+
+
+def row(each: Mapping[str, Any]) -> Sequence[str]:
+    found, difference = each["accuracy"], each["accuracy_minus_target_only"]
+    rate = each["take_over"]
+    return [
+        f"{100 * found['estimate']:.1f} ({100 * found['low']:.1f}-{100 * found['high']:.1f})",
+        f"{100 * difference['estimate']:+.1f} "
+        f"({100 * difference['low']:+.1f}..{100 * difference['high']:+.1f})",
+        f"{difference['p_value']:.3f}",
+        f"{100 * each['of_target_only']['target_written']:.1f}",
+        f"{100 * each['of_target_only']['cost']:.1f}",
+        *(f"{100 * each['majority'][k]:.1f}" if k in each["majority"] else "-" for k in VOTERS),
+        f"{100 * rate['realised']['estimate']:.1f}" if rate else "-",
+        f"{100 * rate['sd_over_problems']:.1f}" if rate else "-",
+        f"{each['wall_seconds']:.0f}",
+    ]
+
+
+if __name__ == "__main__":
+    main()
