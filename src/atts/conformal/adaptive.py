@@ -96,12 +96,18 @@ class AdaptiveControl(Control):
         """
         p = self._ranks.decide(problem_id, turn, score, u).p_value
         trackers = self._trackers(problem_id, turn)
-        threshold = self._rate
-        for tracker in trackers:
-            threshold += tracker.offset
-        verdict = Verdict.of(p, threshold)
+        verdict = Verdict.of(p, self._threshold(trackers))
         self._follow(trackers, verdict.take_over)
         return verdict
+
+    def look(self, problem_id: str, turn: int, score: float, u: float) -> Verdict:
+        """Compare the p-value with the threshold as it stands, and leave it there.
+
+        Raises:
+            CalibrationError: see the control whose p-values these are.
+        """
+        p = self._ranks.look(problem_id, turn, score, u).p_value
+        return Verdict.of(p, self._threshold(self._trackers(problem_id, turn)))
 
     def restore(self, problem_id: str, turn: int, decision: Decision) -> None:
         """Move the threshold as the recorded decision did.
@@ -141,6 +147,12 @@ class AdaptiveControl(Control):
         if track == "turn":
             return [self._turns[turn]]
         return [self._problems[problem_id]] if track == "problem" else [self._all]
+
+    def _threshold(self, trackers: list["_Tracker"]) -> float:
+        threshold = self._rate
+        for tracker in trackers:
+            threshold += tracker.offset
+        return threshold
 
     def _follow(self, trackers: list["_Tracker"], take_over: bool) -> None:
         step, decay = self._options.step, self._options.decay

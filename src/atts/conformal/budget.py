@@ -38,17 +38,24 @@ class BudgetControl(Control):
         Raises:
             CalibrationError: see the control below.
         """
-        verdict = self._control.decide(problem_id, turn, score, u)
-        if not verdict.take_over:
-            return verdict
-        per_turn, in_flight = self._budget.per_turn, self._budget.in_flight
-        if per_turn is not None and self._spent[problem_id, turn] >= per_turn:
-            return verdict._replace(take_over=False)
-        if in_flight is not None and self._in_flight >= in_flight:
-            return verdict._replace(take_over=False)
-        self._spent[problem_id, turn] += 1
-        self._in_flight += 1
+        verdict = self._within(problem_id, turn, self._control.decide(problem_id, turn, score, u))
+        self._spent[problem_id, turn] += verdict.take_over
+        self._in_flight += verdict.take_over
         return verdict
+
+    def look(self, problem_id: str, turn: int, score: float, u: float) -> Verdict:
+        """What the control below would say, within the budget as it stands.
+
+        Raises:
+            CalibrationError: see the control below.
+        """
+        return self._within(problem_id, turn, self._control.look(problem_id, turn, score, u))
+
+    def _within(self, problem_id: str, turn: int, verdict: Verdict) -> Verdict:
+        per_turn, in_flight = self._budget.per_turn, self._budget.in_flight
+        spent = per_turn is not None and self._spent[problem_id, turn] >= per_turn
+        busy = in_flight is not None and self._in_flight >= in_flight
+        return verdict._replace(take_over=False) if spent or busy else verdict
 
     def restore(self, problem_id: str, turn: int, decision: Decision) -> None:
         """Count a recorded take-over; it is no longer in flight."""

@@ -1,5 +1,8 @@
 """Who decides whether the target takes over: one interface, one class per kind of control."""
 
+import math
+import struct
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -47,6 +50,32 @@ class Control(ABC):
                 it with.
         """
 
+    def look(self, problem_id: str, turn: int, score: float, u: float) -> Verdict:
+        """What ``decide`` would say now, with nothing changed by it; arguments and errors are its.
+
+        A control that learns from its decisions overrides this.
+        """
+        return self.decide(problem_id, turn, score, u)
+
+    def score_threshold(self, problem_id: str, turn: int, u: float) -> float:
+        """The smallest score after which the target would take over now.
+
+        ``decide`` with the same problem, turn and u takes over iff the score is at least this:
+        ties count as they do there. It is infinite if no finite score would be taken over, minus
+        infinite if every one. Found by bisection over all doubles, 64 looks.
+
+        Raises:
+            CalibrationError: there is nothing to compare a score with.
+        """
+        low, high = -_LARGEST - 1, _LARGEST + 1  # refused, taken over
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self.look(problem_id, turn, _double(middle), u).take_over:
+                high = middle
+            else:
+                low = middle
+        return -math.inf if high == -_LARGEST else _double(high)
+
     def restore(self, problem_id: str, turn: int, decision: Decision) -> None:  # noqa: B027
         """Take up a decision that was made before a run was interrupted, as it was made."""
 
@@ -75,6 +104,16 @@ class Control(ABC):
         for decision, problem_id, number in recorded:
             self.restore(problem_id, number, decision)
             self._made = max(self._made, (decision.order or 0) + 1)
+
+
+def _double(rank: int) -> float:
+    """The double that stands ``rank`` places above zero among all of them."""
+    value: float = struct.unpack("<d", struct.pack("<q", abs(rank)))[0]
+    return math.copysign(value, rank)
+
+
+_LARGEST: int = struct.unpack("<q", struct.pack("<d", sys.float_info.max))[0]
+"""The rank of the largest finite double."""
 
 
 def checked_rate(rate: float) -> float:

@@ -6,7 +6,7 @@ from atts.config import Coverage
 from atts.conformal.control import Control, Verdict, checked_rate
 from atts.conformal.groups import Group
 from atts.conformal.pvalues import require_finite, smoothed_rank, two_draws
-from atts.conformal.ranks import SortedScores
+from atts.conformal.ranks import Counts, SortedScores
 from atts.types import Decision
 
 PRIOR = 4.0
@@ -60,13 +60,25 @@ class OnlineControl(Control):
             CalibrationError: the score is not a finite number; it does not join the others.
         """
         require_finite(score)
-        pool, *own = [scores.add(score) for scores in self._groups(problem_id, turn)]
-        counts = pool
+        return self._verdict([group.add(score) for group in self._groups(problem_id, turn)], u)
+
+    def look(self, problem_id: str, turn: int, score: float, u: float) -> Verdict:
+        """Rank the score among the earlier ones of its group, without adding it to them.
+
+        Raises:
+            CalibrationError: the score is not a finite number.
+        """
+        require_finite(score)
+        return self._verdict([group.counts(score) for group in self._groups(problem_id, turn)], u)
+
+    def _verdict(self, counts: list[Counts], u: float) -> Verdict:
+        """The verdict by how a score stands in each of ``_groups``."""
+        pool, *own = counts
         if own:
             coin, u = two_draws(u)
             if coin >= PRIOR / (PRIOR + own[0].total):
-                counts = own[0]
-        return Verdict.of(smoothed_rank(*counts, u), self._rate)
+                pool = own[0]
+        return Verdict.of(smoothed_rank(*pool, u), self._rate)
 
     def restore(self, problem_id: str, turn: int, decision: Decision) -> None:
         """Let a recorded score join the others."""
