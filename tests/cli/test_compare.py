@@ -90,10 +90,8 @@ def test_ctrl_c_says_how_to_go_on(
     given = ("--csv", "a b.csv", "--budget", "50")
     result = invoke("compare", "target-only", "-c", "my.yaml", *given)
     assert result.exit_code == 130
-    assert (
-        "atts compare target-only --config my.yaml --out runs --budget 50.0 --csv 'a b.csv' "
-        "--draft-cost 0.1 --score-cost 1.0"
-    ) in result.stderr
+    again = "  atts compare target-only --config my.yaml --budget 50.0 --csv 'a b.csv'\n"
+    assert again in result.stderr
 
 
 def test_a_run_that_cannot_be_made_is_reported(invoke: Invoke, broken: set[str]) -> None:

@@ -7,6 +7,7 @@ import pytest
 from recorded import write_run
 from typer.testing import Result
 
+from atts.cli import report
 from atts.reports import figures
 
 Invoke = Callable[..., Result]
@@ -16,7 +17,7 @@ Invoke = Callable[..., Result]
 def few_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing all of them takes seconds."""
     make = figures.make_figures
-    monkeypatch.setattr(figures, "make_figures", lambda runs: make(runs)[:1])
+    monkeypatch.setattr(report, "make_figures", lambda runs: make(runs)[:1])
 
 
 def test_the_page_and_the_figures_are_written(invoke: Invoke, tmp_path: Path) -> None:

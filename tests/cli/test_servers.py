@@ -7,13 +7,12 @@ import pytest
 import yaml
 from typer.testing import Result
 
+from atts.cli import doctor, servers, suite
 from atts.config import Config, ModelOptions, PromptOptions
-from atts.engines import checks
 from atts.engines.checks import Check
-from atts.engines.servers import lifecycle, warm
+from atts.engines.servers import lifecycle
 from atts.engines.servers.processes import ServerRecord
 from atts.errors import ServerError
-from atts.runs import suite
 from atts.runs.suite import Entry, Outcome
 from atts.types import Author
 
@@ -42,7 +41,7 @@ def play_checks(monkeypatch: pytest.MonkeyPatch, *verdicts: Check) -> None:
         for check in verdicts:
             yield check._replace(subject=author)
 
-    monkeypatch.setattr(checks, "check_model", check_model)
+    monkeypatch.setattr(doctor, "check_model", check_model)
 
 
 def test_the_doctor_prints_faults_with_their_mends_and_fails(
@@ -149,7 +148,7 @@ def test_warm_starts_what_is_missing_and_ends_only_that(
 
     monkeypatch.setattr(lifecycle, "up", up)
     monkeypatch.setattr(lifecycle, "down", down)
-    monkeypatch.setattr(warm, "warm_up", warm_up)
+    monkeypatch.setattr(servers, "warm_up", warm_up)
     assert invoke("servers", "warm", "--set", "target.engine=vllm").exit_code == 0
     assert happened == ["up ['target']", "warm bundled/target", "down ['target']"]
 

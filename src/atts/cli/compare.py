@@ -1,28 +1,46 @@
 """``atts compare``: several methods over the same problems, side by side."""
 
+import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from atts.cli.runs import (
-    AsJson,
-    ConfigFile,
-    ProblemsFolder,
-    Settings,
-    echo_json,
-    exit_if_failed,
-    given,
-    with_folder,
+from atts.analysis import comparison as analysis
+from atts.analysis.comparison import Budget, Comparison
+from atts.cli.commands import new_app, resumable, same_command
+from atts.cli.options import AsJson, ConfigFile, ProblemsFolder, Settings, with_folder
+from atts.cli.progress import Display, counting
+from atts.cli.terminal import EXIT_CODES, FAILED, echo_json, err, exit_if_failed, out, say
+from atts.errors import ConfigError
+from atts.files import atomic_write
+from atts.grading.cache import VerdictCache
+from atts.grading.grader import Grader
+from atts.reports.comparison_table import frontier_lines, tables, to_csv
+from atts.reports.plots import check_drawable, plot_frontiers
+from atts.runs.candidates import (
+    Candidate,
+    Plan,
+    parse_candidates,
+    prepare,
+    read_all,
+    run_missing,
 )
-from atts.cli.terminal import FAILED, command_line, err, out, resumable, say
 
-if TYPE_CHECKING:
-    from atts.analysis.comparison import Budget, Comparison
-    from atts.runs.candidates import Candidate, Plan
+EXAMPLES = f"""Examples:
+
+    atts compare target-only draft-only atts --set samples=8 --plot frontier.png
+    atts compare target-only atts:take_over.rate=0.2 atts:take_over.rate=0.4 -c my.yaml
+    atts compare runs/target-only-1234 runs/atts-5678 --budget 4000 --json
+
+{EXIT_CODES}"""
+
+app = new_app()
 
 
+@app.command(epilog=EXAMPLES)
 def compare(
+    context: typer.Context,
     runs: Annotated[
         list[str],
         typer.Argument(
@@ -98,14 +116,7 @@ def compare(
     both models, and a paired test against the reference; below it stands which runs no other one
     beats on accuracy and target tokens. docs/comparing.md explains each row.
     """
-    import asyncio
-
-    from atts.analysis.comparison import Budget
-    from atts.runs.candidates import parse_candidates, prepare
-
     if plot:
-        from atts.reports.plots import check_drawable
-
         check_drawable(plot)
     settings = with_folder(settings, problems_folder)
     candidates = parse_candidates(runs, config_file, settings or [], folder)
@@ -114,17 +125,7 @@ def compare(
         limit = Budget(tokens=budget, draft_cost=draft_cost, score_cost=score_cost)
     plan = prepare(candidates, folder)
     chosen = _reference(candidates, plan, reference)
-    command = ["atts", "compare", *runs, *given(config_file, settings), "--out", folder]
-    for option, value in (
-        ("--reference", reference),
-        ("--budget", budget),
-        ("--plot", plot),
-        ("--csv", csv),
-    ):
-        command += [] if value is None else [option, value]
-    if budget is not None:
-        command += ["--draft-cost", draft_cost, "--score-cost", score_cost]
-    with resumable(command):
+    with resumable(context):
         failed = asyncio.run(_run(plan, folder, as_json)) if plan.missing else []
         if chosen in failed:
             say(f"The reference, {chosen}, could not be made: there is nothing to compare with")
@@ -132,13 +133,8 @@ def compare(
         left = [candidate for candidate in candidates if candidate.name not in failed]
         comparison = _compare(left, plan, chosen, limit)
     if csv:
-        from atts.files import atomic_write
-        from atts.reports.comparison_table import to_csv
-
         atomic_write(csv, to_csv(comparison))
     if plot:
-        from atts.reports.plots import plot_frontiers
-
         plot_frontiers(comparison, plot)
     if as_json:
         echo_json(comparison.model_dump(mode="json"))
@@ -148,20 +144,18 @@ def compare(
         say(f"Wrote {path}")
     exit_if_failed(
         [(Path(run.directory), run.summary) for run in comparison.runs],
-        command_line(*command),
+        same_command(context),
     )
     if failed:
         raise typer.Exit(FAILED)
 
 
-def _reference(candidates: "list[Candidate]", plan: "Plan", asked: str | None) -> str:
+def _reference(candidates: list[Candidate], plan: Plan, asked: str | None) -> str:
     """The name of the run that the others are compared with.
 
     Raises:
         ConfigError: there is no such run.
     """
-    from atts.errors import ConfigError
-
     names = [candidate.name for candidate in candidates]
     if asked is not None:
         for candidate in candidates:
@@ -174,34 +168,23 @@ def _reference(candidates: "list[Candidate]", plan: "Plan", asked: str | None) -
     return names[0]
 
 
-async def _run(plan: "Plan", folder: Path, as_json: bool) -> list[str]:
-    from atts.cli.progress import Display
-    from atts.runs.candidates import run_missing
-
+async def _run(plan: Plan, folder: Path, as_json: bool) -> list[str]:
     with Display(err(), as_json) as display:
         return await run_missing(plan.missing, folder, display.stage, say)
 
 
 def _compare(
-    candidates: "list[Candidate]", plan: "Plan", reference: str, budget: "Budget | None"
-) -> "Comparison":
-    from atts.analysis.comparison import compare
-    from atts.cli.progress import counting
-    from atts.grading.cache import VerdictCache
-    from atts.grading.grader import Grader
-    from atts.runs.candidates import read_all
-
+    candidates: list[Candidate], plan: Plan, reference: str, budget: Budget | None
+) -> Comparison:
     named = read_all(candidates, plan)
     with (
         counting(err(), "grading") as progress,
         Grader(cache=VerdictCache(), progress=progress) as grader,
     ):
-        return compare(named, reference, grader, budget)
+        return analysis.compare(named, reference, grader, budget)
 
 
-def _print(comparison: "Comparison") -> None:
-    from atts.reports.comparison_table import frontier_lines, tables
-
+def _print(comparison: Comparison) -> None:
     console = out()
     for table in tables(comparison, console.width):
         console.print(table, soft_wrap=False)

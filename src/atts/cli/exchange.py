@@ -2,19 +2,46 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
+from atts.analysis.summary import summarise
+from atts.cli.commands import command_line, new_app
+from atts.cli.options import ConfigFile, Settings
 from atts.cli.problems import Folder
-from atts.cli.runs import ConfigFile, Settings
-from atts.cli.terminal import command_line, out, say
+from atts.cli.terminal import EXIT_CODES, out, say
+from atts.config import Config, flatten, load_config, parse_config
+from atts.errors import StoreError
+from atts.exchange.calibration import calibration_from
+from atts.exchange.npy import read_perplexities
+from atts.exchange.reference import read_folder, read_settings, write_folder
+from atts.exchange.tables import read_records, write_parquet
+from atts.files import atomic_write
+from atts.problems import load_problems
+from atts.reports.summary_table import comparison
+from atts.store.grades import read_grades, regraded
+from atts.store.run_directory import RunStore, read_run
+from atts.types import Problem
 
-if TYPE_CHECKING:
-    from atts.config import Config
-    from atts.types import Problem
+IMPORT_EXAMPLES = f"""Examples:
+
+    atts import results/my_math500_run --problems math500/paper --out runs/imported
+    atts import ppls_math500.npy --config my.yaml --out calibration.json
+
+{EXIT_CODES}"""
+
+EXPORT_EXAMPLES = f"""Examples:
+
+    atts export runs/atts-1234 chains.parquet --format parquet
+    atts export runs/atts-1234 results/atts-1234 --format reference
+
+{EXIT_CODES}"""
+
+app = new_app()
 
 
+@app.command("import", epilog=IMPORT_EXAMPLES)
 def import_(
     source: Annotated[
         Path,
@@ -55,8 +82,6 @@ def import_(
     the scores were made under, because the file does not say. Pickled files are read by a reader
     that can build nothing but dictionaries, lists and numbers.
     """
-    from atts.config import load_config
-
     known = _problems(problems, folder)
     if source.suffix == ".npy":
         _import_calibration(source, target, known, load_config(config_file, settings))
@@ -64,6 +89,7 @@ def import_(
         _import_run(source, target, known, samples, config_file, settings)
 
 
+@app.command(epilog=EXPORT_EXAMPLES)
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="The folder or file to write.")],
@@ -77,12 +103,6 @@ def export(
     ] = "jsonl",
 ) -> None:
     """Write a run in another format, with its answers as they were graded last."""
-    from atts.exchange.reference import write_folder
-    from atts.exchange.tables import read_records, write_parquet
-    from atts.files import atomic_write
-    from atts.store.grades import read_grades, regraded
-    from atts.store.run_directory import read_run
-
     if kind == "reference":
         recorded = read_run(run)
         chains = regraded(recorded.chains, read_grades(run, recorded.chains))
@@ -106,16 +126,11 @@ def export(
 def _import_run(
     source: Path,
     target: Path,
-    known: "list[Problem]",
+    known: list[Problem],
     samples: int | None,
     config_file: Path | None,
     settings: list[str] | None,
 ) -> None:
-    from atts.analysis.summary import summarise
-    from atts.config import flatten, load_config
-    from atts.exchange.reference import read_folder, read_settings
-    from atts.reports.summary_table import comparison
-    from atts.store.run_directory import RunStore
 
     imported = read_folder(source, known, samples)
     named = [f"{key}={value}" for key, value in flatten(read_settings(source)).items()]
@@ -132,13 +147,7 @@ def _import_run(
     say(f"  {command_line('atts', 'regrade', target)}")
 
 
-def _import_calibration(
-    source: Path, target: Path, known: "list[Problem]", config: "Config"
-) -> None:
-    from atts.exchange.calibration import calibration_from
-    from atts.exchange.npy import read_perplexities
-    from atts.files import atomic_write
-
+def _import_calibration(source: Path, target: Path, known: list[Problem], config: Config) -> None:
     calibration, dropped = calibration_from(read_perplexities(source), known, config, str(source))
     atomic_write(target, calibration.to_json())
     count = sum(map(len, calibration.scores.values()))
@@ -147,10 +156,7 @@ def _import_calibration(
     say(f"Wrote {count} scores ({calibration.coverage}) to {target}")
 
 
-def _problems(source: str | None, folder: Path | None) -> "list[Problem]":
-    from atts.config import parse_config
-    from atts.problems import load_problems
-
+def _problems(source: str | None, folder: Path | None) -> list[Problem]:
     if source is None:
         return []
     options = {"source": source, "folder": folder}
@@ -158,7 +164,5 @@ def _problems(source: str | None, folder: Path | None) -> "list[Problem]":
 
 
 def _refuse_filled(folder: Path) -> None:
-    from atts.errors import StoreError
-
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise StoreError(f"{folder} is not an empty folder; choose another one")

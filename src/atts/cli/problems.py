@@ -1,21 +1,23 @@
 """``atts problems``: look at problem sets, and write them to files."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from rich.table import Table
 
-from atts.cli.terminal import EXIT_CODES, Group, out, say
+from atts.cli.commands import new_app
+from atts.cli.terminal import EXIT_CODES, out, say
+from atts.config import parse_config
+from atts.files import atomic_write, to_jsonl
+from atts.problems import load_problems
+from atts.problems.registry import SETS
 from atts.text import visible
-
-if TYPE_CHECKING:
-    from atts.types import Problem
+from atts.types import Problem
 
 GENERATED = "arithmetic"
 
-app = typer.Typer(
-    cls=Group,
-    no_args_is_help=True,
+app = new_app(
     help="List, show and export problem sets.",
     epilog="Examples:\n\n    atts problems show arithmetic --split calibration --count 3\n"
     "    atts problems show math500/paper --problems-dir ~/problems\n"
@@ -46,10 +48,6 @@ SplitOption = Annotated[
 @app.command("list")
 def list_sources() -> None:
     """List what problems.source can be."""
-    from rich.table import Table
-
-    from atts.problems.registry import SETS
-
     table = Table("source", "problems", "what it is", "calibration takes", box=None, pad_edge=False)
     table.add_row(
         GENERATED, "any", "multi-step arithmetic word problems, generated", "its calibration split"
@@ -102,16 +100,11 @@ def export(
     folder: Folder = None,
 ) -> None:
     """Write problems to a JSONL file, which problems.source can then name."""
-    from atts.files import atomic_write, to_jsonl
-
     problems = _load(source, split, count, folder)
     atomic_write(target, to_jsonl(problems))
     say(f"Wrote {len(problems)} problems to {target}")
 
 
-def _load(source: str, split: str, count: int | None, folder: Path | None) -> "list[Problem]":
-    from atts.config import parse_config
-    from atts.problems import load_problems
-
+def _load(source: str, split: str, count: int | None, folder: Path | None) -> list[Problem]:
     options = {"source": source, "split": split, "count": count, "folder": folder}
     return load_problems(parse_config({"problems": options}, "the command line").problems)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from atts.cli.terminal import out, say
+from atts.cli.commands import new_app
+from atts.cli.terminal import EXIT_CODES, out, say
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -16,7 +17,17 @@ if TYPE_CHECKING:
 
 Profiles = list[tuple[str, "Profile"]]
 
+EXAMPLES = f"""Examples:
 
+    atts profile runs/atts-1234
+    atts profile runs/atts-* runs/sync-ranking-* --trace trace.json
+
+{EXIT_CODES}"""
+
+app = new_app()
+
+
+@app.command(epilog=EXAMPLES)
 def profile(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
     stragglers: Annotated[

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from atts.cli.terminal import FAILED, command_line, err, out, resumable, say
+from atts.cli.commands import new_app, resumable, same_command
+from atts.cli.terminal import EXIT_CODES, FAILED, err, out, say
 from atts.text import visible
 
 if TYPE_CHECKING:
@@ -17,7 +18,20 @@ SHOWN = 20
 """Changes that are printed; the others are counted."""
 
 
+EXAMPLES = f"""Examples:
+
+    atts regrade runs/atts-1234 --dry-run
+    atts regrade runs/atts-1234 --judge both --model gpt-5.2
+    atts regrade runs/atts-1234 --extract llm --base-url http://127.0.0.1:8000/v1 --model MODEL
+
+{EXIT_CODES}"""
+
+app = new_app()
+
+
+@app.command(epilog=EXAMPLES)
 def regrade(
+    context: typer.Context,
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
     extract: Annotated[
         Literal["regex", "llm"],
@@ -82,11 +96,6 @@ def regrade(
     from atts.store.grades import LEDGER
 
     asked = extract == "llm" or judge != "rules"
-    given = ["atts", "regrade", run, "--extract", extract, "--judge", judge]
-    if base_url:
-        given += ["--base-url", base_url]
-    if model:
-        given += ["--model", model]
     helper = None
     if asked:
         helper = Judge(
@@ -94,7 +103,7 @@ def regrade(
             run / LEDGER,
             offline=dry_run,
         )
-    with resumable(given):
+    with resumable(context):
         result = asyncio.run(_regrade(run, extract, judge, helper, seconds, dry_run))
     _print(run, result, dry_run)
     if result.cost.failed and not dry_run:
@@ -103,7 +112,7 @@ def regrade(
             "What was done is kept. To go on from here:",
             style="red",
         )
-        say(f"  {command_line(*given)}")
+        say(f"  {same_command(context)}")
         raise typer.Exit(FAILED)
 
 

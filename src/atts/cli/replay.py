@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from atts.cli.terminal import out, say
+from atts.cli.commands import new_app
+from atts.cli.terminal import EXIT_CODES, out, say
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -27,6 +28,21 @@ CONTENDERS = (
 )
 
 
+EXAMPLES = f"""Examples:
+
+    atts replay runs/demo/001/atts-marginal
+    atts replay trace.jsonl.gz --rate 0.2 --rate 0.4 --control online --control adaptive
+    atts replay trace.jsonl.gz --control split,by_turn=false,calibration=ppls.npy --plot rates.png
+
+Only scores are replayed: had a control taken over elsewhere, the text and so the later scores
+would have been others. docs/statistics.md says what each control guarantees.
+
+{EXIT_CODES}"""
+
+app = new_app()
+
+
+@app.command(epilog=EXAMPLES)
 def replay(
     source: Annotated[
         Path,

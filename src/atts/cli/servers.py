@@ -1,23 +1,28 @@
 """``atts servers``: start, watch and stop the servers of a configuration's models."""
 
+import asyncio
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from rich.live import Live
+from rich.table import Table
 
-from atts.cli.runs import ConfigFile, Settings
-from atts.cli.terminal import EXIT_CODES, FAILED, INTERRUPTED, Group, err, out, say
+from atts.cli.commands import new_app
+from atts.cli.options import ConfigFile, Settings
+from atts.cli.terminal import EXIT_CODES, FAILED, INTERRUPTED, err, out, say
+from atts.config import Config, load_config
+from atts.engines.servers import lifecycle
+from atts.engines.servers.lifecycle import AUTHORS, answers
+from atts.engines.servers.plan import plan_servers
+from atts.engines.servers.processes import ServerRecord, processes, read_record, tail
+from atts.engines.servers.warm import compile_deep_gemm, warm_up
+from atts.errors import ConfigError, StoreError
 from atts.text import safe_markup, visible
+from atts.types import Author
 
-if TYPE_CHECKING:
-    from atts.config import Config
-    from atts.engines.servers.processes import ServerRecord
-    from atts.types import Author
-
-app = typer.Typer(
-    cls=Group,
-    no_args_is_help=True,
+app = new_app(
     help="Start, watch and stop the SGLang or vLLM servers of a configuration.",
     epilog=EXIT_CODES,
 )
@@ -46,8 +51,6 @@ def up(
     there. A server that dies is reported with the end of its log, and the other one is ended. The
     servers go on after this command and after its terminal: atts servers down ends them.
     """
-    from atts.config import load_config
-
     config = load_config(config_file, settings)
     records = start_servers(config, authors(only), directory)
     for record in records:
@@ -57,13 +60,6 @@ def up(
 @app.command()
 def status(directory: Directory = DEFAULT) -> None:
     """Show the servers that were started in DIR, and whether they live and answer."""
-    import asyncio
-
-    from rich.table import Table
-
-    from atts.engines.servers.lifecycle import AUTHORS, answers
-    from atts.engines.servers.processes import processes, read_record
-
     records = [record for author in AUTHORS if (record := read_record(directory, author))]
     if not records:
         say(f"No server was started in {directory}. atts servers up starts them.")
@@ -93,9 +89,6 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes.")] = False,
 ) -> None:
     """Print the end of a server's log."""
-    from atts.engines.servers.processes import tail
-    from atts.errors import StoreError
-
     (author,) = authors(model)
     path = directory / f"{author}.log"
     if not path.is_file():
@@ -118,8 +111,6 @@ def logs(
 @app.command()
 def down(directory: Directory = DEFAULT, only: Only = None) -> None:
     """End the servers that were started in DIR, with all that they started, and nothing else."""
-    from atts.engines.servers import lifecycle
-
     ended = lifecycle.down(directory, authors(only))
     for record in ended:
         say(f"Ended the {record.author}'s server, {record.model} at {record.url}")
@@ -146,14 +137,6 @@ def warm(
     Servers that do not run are started for it and ended again: what was compiled stays on disk,
     where SGLang, FlashInfer, Triton and PyTorch keep it.
     """
-    import asyncio
-
-    from atts.config import load_config
-    from atts.engines.servers import lifecycle
-    from atts.engines.servers.plan import plan_servers
-    from atts.engines.servers.processes import processes, read_record
-    from atts.engines.servers.warm import compile_deep_gemm, warm_up
-
     config = load_config(config_file, settings)
     wanted = [a for a in authors(only) if getattr(config, a).engine != "inprocess"]
     running = [a for a in wanted if (record := read_record(directory, a)) and processes(record)]
@@ -174,15 +157,12 @@ def warm(
         lifecycle.down(directory, missing)
 
 
-def authors(only: "str | None") -> "tuple[Author, ...]":
+def authors(only: str | None) -> tuple[Author, ...]:
     """Which models a command is about.
 
     Raises:
         ConfigError: ``only`` is neither draft nor target.
     """
-    from atts.engines.servers.lifecycle import AUTHORS
-    from atts.errors import ConfigError
-
     if only is None:
         return AUTHORS
     for author in AUTHORS:
@@ -192,18 +172,14 @@ def authors(only: "str | None") -> "tuple[Author, ...]":
 
 
 def start_servers(
-    config: "Config", which: "tuple[Author, ...] | list[Author]", directory: Path
-) -> "list[ServerRecord]":
+    config: Config, which: tuple[Author, ...] | list[Author], directory: Path
+) -> list[ServerRecord]:
     """Start servers with live progress.
 
     Raises:
         ConfigError, ServerError: see ``atts.engines.servers.lifecycle.up``.
         typer.Exit: with 130, after Ctrl-C; what was started is ended again.
     """
-    import asyncio
-
-    from atts.engines.servers import lifecycle
-
     with _Starting() as starting:
         try:
             return asyncio.run(lifecycle.up(config, which, directory, starting.show))
@@ -216,8 +192,6 @@ class _Starting:
     """Shows what servers are doing until they answer: live in a terminal, else now and then."""
 
     def __init__(self) -> None:
-        from rich.live import Live
-
         self._doing: dict[str, tuple[str, float]] = {}
         self._said: dict[str, float] = {}
         console = err()
@@ -228,8 +202,6 @@ class _Starting:
         )
 
     def show(self, author: str, doing: str, seconds: float) -> None:
-        from rich.table import Table
-
         self._doing[author] = (doing, seconds)
         if self._live:
             table = Table(box=None, show_header=False)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from atts.cli.runs import ConfigFile, Settings
-from atts.cli.terminal import out, say
+from atts.cli.commands import new_app
+from atts.cli.options import ConfigFile, Settings
+from atts.cli.terminal import EXIT_CODES, out, say
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,7 +23,26 @@ if TYPE_CHECKING:
 METHODS = ("target-only", "sync-ranking", "atts")
 _MODELS = "The models, served by"
 
+EXAMPLES = f"""Which method, on how many GPUs, with how many chains in flight:
 
+    atts simulate --workload trace.jsonl.gz --set draft.model=DeepSeek-R1-Distill-Llama-8B \\
+        --set target.model=QwQ-32B --target-gpus 2 --chains 16,64,256
+    atts simulate --workload runs/atts-1234 --gpu h100 --set target.server.tensor_parallel=2 \\
+        --target-gpus 2 target-only atts atts:limits.overlap=off reference
+
+With the efficiencies of servers that were measured:
+
+    atts simulate --fit runs/atts-1234 --gpu h100 --out fitted.json
+    atts simulate --workload runs/atts-1234 --gpu h100 --fitted fitted.json --chains 1024
+
+docs/simulation.md says what is modelled, and what is not.
+
+{EXIT_CODES}"""
+
+app = new_app()
+
+
+@app.command(epilog=EXAMPLES)
 def simulate(
     methods: Annotated[
         list[str] | None,

@@ -1,20 +1,35 @@
 """``atts suite``: a matrix of pairs, problem sets, methods and coverages, unattended."""
 
+import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from rich.table import Table
 
-from atts.cli.terminal import FAILED, err, out, resumable, say
+from atts.cli.commands import new_app, resumable
+from atts.cli.progress import Display
+from atts.cli.terminal import EXIT_CODES, FAILED, err, out, say
+from atts.runs.suite import Entry, Outcome, load_suite, run_suite
 from atts.text import safe_markup
 
-if TYPE_CHECKING:
-    from rich.table import Table
+EXAMPLES = f"""A suite's file names, on each axis, parts of a configuration:
 
-    from atts.runs.suite import Entry, Outcome
+    pairs: {{small: {{draft: {{model: ...}}, target: {{model: ...}}}}, large: large.yaml}}
+    problems: {{maths: {{problems: {{source: my.jsonl, count: null}}}}}}
+    methods: [target-only, atts]
+    coverages: [marginal, conditional]
+
+The folder configs/ of the source has one to start from.
+
+{EXIT_CODES}"""
+
+app = new_app()
 
 
+@app.command(epilog=EXAMPLES)
 def suite(
+    context: typer.Context,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The suite, in YAML.")],
     directory: Annotated[
         Path | None,
@@ -28,17 +43,13 @@ def suite(
     run, and the servers are ended. An entry that fails is reported and the others go on. The same
     command goes on where a suite was stopped, in the middle of an entry too.
     """
-    import asyncio
-
-    from atts.runs.suite import load_suite
-
     entries = load_suite(file)
     if list_only:
         for entry in entries:
             typer.echo(f"{entry.pair}/{entry.name}")
         return
     directory = directory or Path("runs") / file.stem
-    with resumable(["atts", "suite", file, "--out", directory]):
+    with resumable(context, directory=directory):
         outcomes = asyncio.run(_run(entries, directory))
     out().print(_table(outcomes), soft_wrap=False)
     say(f"Everything is in {directory}; atts report compares any of the runs in detail.")
@@ -46,17 +57,12 @@ def suite(
         raise typer.Exit(FAILED)
 
 
-async def _run(entries: "list[Entry]", directory: Path) -> "list[Outcome]":
-    from atts.cli.progress import Display
-    from atts.runs.suite import run_suite
-
+async def _run(entries: list[Entry], directory: Path) -> list[Outcome]:
     with Display(err()) as display:
         return await run_suite(entries, directory, say, display.stage)
 
 
-def _table(outcomes: "list[Outcome]") -> "Table":
-    from rich.table import Table
-
+def _table(outcomes: list[Outcome]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("pair", overflow="fold")
     table.add_column("run", overflow="fold")

@@ -3,19 +3,19 @@
 Results go to standard output; progress, advice and errors go to standard error.
 """
 
-import shlex
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
-from typer.core import TyperGroup
 
-from atts.errors import AttsError, CalibrationError, ConfigError, ProblemError
 from atts.text import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from atts.analysis.summary import Summary
 
 FAILED = 1
 WRONG_USE = 2
@@ -33,7 +33,7 @@ def out() -> "Console":
 
     Made when it is needed, because a test, or a shell, may have replaced the stream by then.
     """
-    from rich.console import Console
+    from rich.console import Console  # what every command needs but --help and --version do not
 
     return Console(highlight=False, soft_wrap=True)
 
@@ -50,71 +50,35 @@ def say(text: str, style: str | None = None) -> None:
     err().print(visible(text), style=style, markup=False)
 
 
-class Group(TyperGroup):
-    """Commands, listed with the whole first sentence of their help, and examples as written."""
+def echo_json(figures: object) -> None:
+    """Print figures as JSON.
 
-    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401
-        """List the commands."""
-        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
-        with formatter.section("Commands"):
-            formatter.write_dl(
-                [(name, command.get_short_help_str(limit=200)) for name, command in commands]
-            )
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ANN401
-        """The command, whose help shows indented examples as they are written."""
-        command = super().get_command(ctx, cmd_name)
-        if command and command.epilog:
-            command.epilog = as_written(command.epilog)
-        return command
-
-
-class Commands(Group):
-    """The commands of ``atts``: an expected error becomes a message and an exit code."""
-
-    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  (typer's own, vendored click types)
-        """Run the command.
-
-        Raises:
-            typer.Exit: with 2 for wrong use and 1 for any other ``AttsError``.
-        """
-        try:
-            return super().invoke(ctx)
-        except AttsError as error:
-            say(f"Error: {error}", style="red")
-            wrong_use = isinstance(error, ConfigError | ProblemError | CalibrationError)
-            raise typer.Exit(WRONG_USE if wrong_use else FAILED) from None
-
-
-def as_written(text: str) -> str:
-    r"""Text for ``--help``, in which indented paragraphs keep their lines.
-
-    >>> as_written("Examples:\n\n    atts run\n    atts report")
-    'Examples:\n\n\x08\n    atts run\n    atts report'
+    ASCII only, so that what a model wrote cannot reach the terminal as a control character.
     """
-    paragraphs = text.split("\n\n")
-    return "\n\n".join(f"\b\n{each}" if each.startswith("  ") else each for each in paragraphs)
+    typer.echo(json.dumps(figures, indent=2))
 
 
-def command_line(*parts: object) -> str:
-    """A command that can be pasted into a shell.
+def say_guarantee(name: str, summary: "Summary", calibrated: bool) -> None:
+    """Quote the certificate of a run, and say what its drift alarm has found."""
+    if summary.certificate:
+        say(f"{name}: {summary.certificate.quote}")
+    if summary.drift and (message := summary.drift.message(calibrated)):
+        say(f"{name}: {message}", style="yellow")
 
-    >>> command_line("atts", "run", "--set", "prompt.system=Be brief.")
-    "atts run --set 'prompt.system=Be brief.'"
-    """
-    return shlex.join(map(str, parts))
 
-
-@contextmanager
-def resumable(command: Sequence[object]) -> Iterator[None]:
-    """On Ctrl-C, say how to go on and leave with exit code 130.
+def exit_if_failed(runs: "Sequence[tuple[Path, Summary]]", retry: str) -> None:
+    """Say which runs have failed chains and how to do those again.
 
     Raises:
-        typer.Exit: with 130, after Ctrl-C.
+        typer.Exit: with 1, if a chain failed.
     """
-    try:
-        yield
-    except KeyboardInterrupt:
-        say("Stopped. The finished chains are kept. To go on from here:")
-        say(f"  {command_line(*command)}")
-        raise typer.Exit(INTERRUPTED) from None
+    failed = [(path, summary) for path, summary in runs if summary.failed]
+    for path, summary in failed:
+        say(
+            f"{summary.failed} of {summary.chains} chains failed and count as wrong; their errors "
+            f"are in {path / 'chains.jsonl'}",
+            style="red",
+        )
+    if failed:
+        say(f"To do them again:\n  {retry}")
+        raise typer.Exit(FAILED)

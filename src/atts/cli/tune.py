@@ -1,23 +1,41 @@
 """``atts tune``: the cheapest take-over rate whose accuracy loss is certified."""
 
+import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from rich.table import Table
 
-from atts.cli.runs import ConfigFile, Settings, given
-from atts.cli.terminal import command_line, err, out, resumable, say
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from atts.conformal.risk import Certificate
-    from atts.runs.tuning import Plan, Tuning
+from atts.cli.commands import CONFIGURATION, command_line, given, new_app, resumable
+from atts.cli.options import ConfigFile, Settings
+from atts.cli.progress import Display
+from atts.cli.terminal import EXIT_CODES, FAILED, err, out, say
+from atts.config import load_config
+from atts.conformal.risk import Certificate, problems_needed
+from atts.reports.summary_table import percent, plain_table
+from atts.runs import jobs, tuning
+from atts.runs.tuning import Plan, Tuning, prepare_tuning
+from atts.store.run_directory import CALIBRATION, CERTIFICATE
 
 RATES = (0.8, 0.6, 0.4, 0.2)
 
+EXAMPLES = f"""Examples:
 
+    atts tune --set calibration.problems.count=300 --set samples=8
+    atts tune --set calibration.problems.source=labelled.jsonl --loss 0.02 --confidence 0.95
+
+It prints the atts run command to use next; reports of that run quote the certificate. Where the
+problems are too few to certify anything, it says how many would do, before any work starts.
+
+{EXIT_CODES}"""
+
+app = new_app()
+
+
+@app.command(epilog=EXAMPLES)
 def tune(
+    context: typer.Context,
     config_file: ConfigFile = None,
     settings: Settings = None,
     rates: Annotated[
@@ -46,40 +64,28 @@ def tune(
     and tests from the highest rate down whether the accuracy by majority vote is at most LOSS
     below that of the target alone. Problems that the run evaluates are not touched.
     """
-    import asyncio
-
-    from atts.config import load_config
-    from atts.runs.tuning import prepare_tuning
-    from atts.store.run_directory import CALIBRATION, CERTIFICATE
-
     config = load_config(config_file, settings)
     tried = sorted(set(rates or RATES), reverse=True)
     plan = prepare_tuning(config, tried, loss, confidence)
     directory = directory or Path("runs") / f"tune-{config.digest()}"
-    same = given(config_file, settings)
-    options: list[object] = [part for rate in tried for part in ("--rate", f"{rate:g}")]
-    options += ["--loss", f"{loss:g}", "--confidence", f"{confidence:g}", "--out", directory]
-    with resumable(["atts", "tune", *same, *options]):
-        tuning, certificate = asyncio.run(_tune(plan, directory, tried, loss, confidence))
-    out().print(_frontier(tuning), soft_wrap=False)
+    with resumable(context, directory=directory):
+        found, certificate = asyncio.run(_tune(plan, directory, tried, loss, confidence))
+    out().print(_frontier(found), soft_wrap=False)
     if certificate is None:
-        say(_refusal(tuning), style="yellow")
-        raise typer.Exit(1)
+        say(_refusal(found), style="yellow")
+        raise typer.Exit(FAILED)
     say(f"Take-over rate {certificate.rate:g} is {certificate.quote}. To use it:")
     use = ["--set", f"take_over.rate={certificate.rate:g}"]
     if certificate.calibration is not None:
         path = directory / f"calibration-{certificate.rate:g}" / CALIBRATION
         use += ["--set", f"take_over.calibration={path}"]
     use += ["--set", f"take_over.certificate={directory / CERTIFICATE}"]
-    typer.echo(command_line("atts", "run", *same, *use))
+    typer.echo(command_line("atts", "run", *given(context, CONFIGURATION), *use))
 
 
 async def _tune(
-    plan: "Plan", directory: Path, rates: list[float], loss: float, confidence: float
-) -> "tuple[Tuning, Certificate | None]":
-    from atts.cli.progress import Display
-    from atts.runs import jobs, tuning
-
+    plan: Plan, directory: Path, rates: list[float], loss: float, confidence: float
+) -> tuple[Tuning, Certificate | None]:
     with Display(err()) as display:
         async with jobs.open_models(plan.config, ("draft", "target")) as models:
             return await tuning.tune(
@@ -87,9 +93,7 @@ async def _tune(
             )
 
 
-def _frontier(tuning: "Tuning") -> "Table":
-    from atts.reports.summary_table import percent, plain_table
-
+def _frontier(tuning: Tuning) -> Table:
     table = plain_table(
         f"{tuning.problems} problems. Lost: right by the target alone, wrong here. p: chance of so "
         f"few losses if {100 * tuning.limit:g} % of all problems were lost; certified down to the "
@@ -112,10 +116,8 @@ def _frontier(tuning: "Tuning") -> "Table":
     return table
 
 
-def _refusal(tuning: "Tuning") -> str:
+def _refusal(tuning: Tuning) -> str:
     """Why nothing is certified, and what would do."""
-    from atts.conformal.risk import problems_needed
-
     safest = tuning.points[0]
     share = safest.losses / tuning.problems
     needed = problems_needed(tuning.limit, 1.0 - tuning.confidence, share)
