@@ -4,6 +4,7 @@ All of these are written to and read from JSON lines, so they are validated mode
 types that only pass between a method and an engine live in ``atts.engines.base``.
 """
 
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -127,6 +128,10 @@ class Turn(Record):
     discarded: Discarded | None = None
     """The draft's next segment, begun during this turn and thrown away with its decision."""
 
+    def written(self, author: Author) -> int:
+        """Tokens of an author's segments, kept or not."""
+        return sum(segment.tokens for segment in self.segments if segment.author == author)
+
     @property
     def take_over(self) -> bool | None:
         """Whether the target wrote on where the draft had written; None if the draft did not."""
@@ -161,6 +166,50 @@ class Chain(Record):
         return self.end != "not-needed"
 
     @property
+    def is_finished(self) -> bool:
+        """Whether it neither failed nor was ended because it was not needed."""
+        return self.is_needed and self.end != "failed"
+
+    @property
+    def seconds(self) -> float:
+        """From its start to its end."""
+        return self.done - self.started
+
+    @property
+    def segments(self) -> Iterator[Segment]:
+        """All that was written, in order."""
+        return (segment for turn in self.turns for segment in turn.segments)
+
+    @property
     def text(self) -> str:
         """The chain's reasoning as it stands, without segments that were replaced."""
-        return "".join(s.text for turn in self.turns for s in turn.segments if s.kept)
+        return "".join(segment.text for segment in self.segments if segment.kept)
+
+    def written(self, author: Author) -> int:
+        """Tokens of an author's segments, kept or not."""
+        return sum(turn.written(author) for turn in self.turns)
+
+    @property
+    def decisions(self) -> Iterator[tuple[int, Decision]]:
+        """Each decision with the number of its turn, from 0."""
+        return ((n, turn.decision) for n, turn in enumerate(self.turns) if turn.decision)
+
+    @property
+    def scores(self) -> tuple[float | None, ...]:
+        """The score of each turn's draft segment; None where nothing was decided by one."""
+        return tuple(turn.decision.score if turn.decision else None for turn in self.turns)
+
+    @property
+    def scored_tokens(self) -> int:
+        """Tokens that the target read in order to decide."""
+        return sum(decision.scored_tokens for _, decision in self.decisions)
+
+    @property
+    def take_overs(self) -> int:
+        """In how many turns the target took over."""
+        return sum(bool(turn.take_over) for turn in self.turns)
+
+    @property
+    def waited_seconds(self) -> float:
+        """Time spent waiting for other chains."""
+        return sum(turn.waited_seconds for turn in self.turns)
