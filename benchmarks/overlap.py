@@ -84,7 +84,7 @@ def with_overlap(config: Config, overlap: str) -> Config:
 def what_was_done(chains: Sequence[Chain]) -> dict[ChainKey, tuple[str, list[float]]]:
     """What must not depend on the overlap: of each chain, its text and its p-values."""
     return {
-        chain.key: (chain.text, [t.decision.p_value for t in chain.turns if t.decision])
+        chain.key: (chain.text, [decision.p_value for _, decision in chain.decisions])
         for chain in chains
     }
 

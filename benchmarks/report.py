@@ -26,8 +26,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from atts.analysis.graded_run import read_reported
-from atts.analysis.run_names import run_names
+from atts.analysis.report import read_report, run_names
 from atts.config import parse_config
 from atts.grading.cache import VerdictCache
 from atts.grading.grader import Grader
@@ -187,7 +186,7 @@ def make_page(run: Path, page: Path) -> dict[str, float]:
     clock = time.perf_counter
     began = clock()
     with Grader(cache=VerdictCache(run.parent / "verdicts.sqlite3")) as grader:
-        reported = [read_reported(run_names([run])[0], run, grader)]
+        reported = [read_report(run_names([run])[0], run, grader)]
     read = clock()
     figures = make_figures(reported)
     text = render_page(reported, figures)

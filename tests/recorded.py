@@ -1,17 +1,32 @@
 """Run directories with chains in them, for what reads runs."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from atts.config import parse_config
+from atts.analysis.graded_run import grade_run
+from atts.analysis.summary import Summary, summarise
+from atts.config import Config, parse_config
+from atts.conformal.calibration import Calibration
 from atts.store.environment import record_environment
-from atts.store.run_directory import RunStore
+from atts.store.run_directory import RecordedRun, RunStore
 from atts.types import Chain, Decision, Problem, Segment, Timings, Turn
 
 HOSTILE = (
     "</script><script>window.hacked=1</script><img src=x onerror='window.hacked=1'>"
     "<!--<script>{{ 7*7 }} javascript:alert(1) \" ' & $x$ \u202e \x00 \x1b[31m \U0001f600"
 )
+
+
+def summarised(
+    config: Config,
+    problems: Iterable[Problem],
+    chains: Iterable[Chain],
+    calibration: Calibration | None = None,
+) -> Summary:
+    """Chains graded and summed up, without a run directory."""
+    run = RecordedRun(config, tuple(problems), tuple(chains), calibration)
+    return summarise(grade_run(run))
 
 
 def write_run(

@@ -280,24 +280,19 @@ async def watch(servers: dict[Author, EndlessSGLang], peaks: Counter[Author]) ->
 
 
 def summed_up(wall: float, chains: list[Chain], peaks: Counter[Author]) -> dict[str, Any]:
-    turns = [turn for chain in chains for turn in chain.turns]
-    decisions = [turn.decision for turn in turns if turn.decision]
-    tokens: Counter[Author] = Counter()
-    for turn in turns:
-        for segment in turn.segments:
-            tokens[segment.author] += segment.tokens
+    decisions = [decision for chain in chains for _, decision in chain.decisions]
     return {
         "wall_seconds": wall,
         "chains": len(chains),
         "failed": sum(chain.end == "failed" for chain in chains),
         "first_error": next((chain.error for chain in chains if chain.error), None),
-        "draft_tokens": tokens["draft"],
-        "target_tokens": tokens["target"],
+        "draft_tokens": sum(chain.written("draft") for chain in chains),
+        "target_tokens": sum(chain.written("target") for chain in chains),
         "scored_tokens": sum(decision.scored_tokens for decision in decisions),
         "cached_when_scoring": sum(decision.cached_tokens for decision in decisions),
         "take_over_rate": sum(d.take_over for d in decisions) / max(len(decisions), 1),
-        "waited_seconds": sum(turn.waited_seconds for turn in turns) / max(len(chains), 1),
-        "chain_seconds": sum(chain.done - chain.started for chain in chains) / max(len(chains), 1),
+        "waited_seconds": sum(chain.waited_seconds for chain in chains) / max(len(chains), 1),
+        "chain_seconds": sum(chain.seconds for chain in chains) / max(len(chains), 1),
         "peak_draft_tokens": peaks["draft"],
         "peak_target_tokens": peaks["target"],
     }

@@ -22,7 +22,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from atts.analysis.summary import count_tokens
+from atts.analysis.tokens import count_tokens
 from atts.grading.cache import VerdictCache
 from atts.grading.chains import GradedChains, grade_chains
 from atts.grading.grader import Grader
@@ -132,10 +132,9 @@ def take_overs(run: RecordedRun) -> dict[str, Any] | None:
     by_problem: dict[str, list[bool]] = defaultdict(list)
     by_turn: dict[int, list[bool]] = defaultdict(list)
     for chain in run.chains:
-        for number, turn in enumerate(chain.turns):
-            if turn.decision:
-                by_problem[chain.problem_id].append(turn.decision.take_over)
-                by_turn[number].append(turn.decision.take_over)
+        for turn, decision in chain.decisions:
+            by_problem[chain.problem_id].append(decision.take_over)
+            by_turn[turn].append(decision.take_over)
     if not by_turn:
         return None
     decided = list(by_problem.values())

@@ -13,11 +13,11 @@ from atts.analysis.comparison import (
     ANSWER,
     WORK,
     WRITTEN,
-    Budget,
     Comparison,
-    Named,
+    NamedRun,
     compare,
 )
+from atts.analysis.tokens import TokenBudget
 from atts.config import parse_config
 from atts.errors import ConfigError, GradingError, StoreError
 from atts.grading.grader import Grader
@@ -28,7 +28,7 @@ from atts.store.run_directory import RecordedRun
 from atts.types import Chain, Problem, Rating, Timings, Turn
 
 MakeChain = Callable[..., Chain]
-MakeRun = Callable[..., Named]
+MakeRun = Callable[..., NamedRun]
 TIMINGS = Timings(queued=0.0, started=0.1, first_token=0.2, done=0.3)
 PROBLEMS = tuple(Problem(id=f"p{n}", question=f"{n}?", answer=str(n)) for n in range(6))
 
@@ -50,7 +50,7 @@ def make_run(make_chain: MakeChain) -> MakeRun:
         problems: tuple[Problem, ...] = PROBLEMS,
         done: float = 10.0,
         **settings: object,
-    ) -> Named:
+    ) -> NamedRun:
         config = parse_config({"method": "atts", "samples": 4, **settings}, "the test")
         chains = tuple(
             make_chain(
@@ -63,12 +63,12 @@ def make_run(make_chain: MakeChain) -> MakeRun:
             for p in problems
             for sample in range(4)
         )
-        return Named(name, f"runs/{name}", RecordedRun(config, problems, chains), {})
+        return NamedRun(name, f"runs/{name}", RecordedRun(config, problems, chains))
 
     return make
 
 
-def replace(named: Named, index: int, **changes: object) -> Named:
+def replace(named: NamedRun, index: int, **changes: object) -> NamedRun:
     chains = list(named.run.chains)
     chains[index] = chains[index].model_copy(update=changes)
     return named._replace(run=named.run._replace(chains=tuple(chains)))
@@ -159,7 +159,7 @@ def test_only_shared_problems_with_all_their_chains_count(
 
 
 def test_a_budget_pays_for_the_first_chains(make_run: MakeRun, grader: Grader) -> None:
-    budget = Budget(tokens=60, draft_cost=0.1, score_cost=0.5)
+    budget = TokenBudget(tokens=60, draft_cost=0.1, score_cost=0.5)
     cheap, dear = make_run("cheap", 1, (False,)), make_run("dear", 1, (True, True))
     found = compare([cheap, dear], "cheap", grader, budget)
     # A chain costs 1 + 4, or twice 1 + 4 + 7.
@@ -179,7 +179,7 @@ def test_a_long_chain_is_not_left_out_for_its_length(make_run: MakeRun, grader: 
     run = make_run("run", 1, (True,))
     long = run.run.chains[0]
     run = replace(run, 0, turns=long.turns * 5)
-    budget = Budget(tokens=40, draft_cost=0.0, score_cost=0.0)  # 7 a chain, and 28 / 6 more
+    budget = TokenBudget(tokens=40, draft_cost=0.0, score_cost=0.0)  # 7 a chain, and 28 / 6 more
     assert compare([run], "run", grader, budget).runs[0].summary.samples == 4
     found = compare([run], "run", grader, budget.model_copy(update={"tokens": 32.6}))
     assert {len(run.summary.accuracy_by_problem) for run in found.runs} == {6}
@@ -194,7 +194,7 @@ def test_chains_that_were_not_needed_are_no_throughput(make_run: MakeRun, grader
     assert found.thrown_away["target"] == 7
     assert found.summary.pass_at_k == {}
     with pytest.raises(GradingError, match="run has ended chains that were not needed"):
-        compare([run], "run", grader, Budget(tokens=999, draft_cost=0, score_cost=0))
+        compare([run], "run", grader, TokenBudget(tokens=999, draft_cost=0, score_cost=0))
 
 
 def test_a_selected_answer_is_the_answer(make_run: MakeRun, grader: Grader) -> None:

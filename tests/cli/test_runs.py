@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from recorded import summarised
 from typer.testing import Result
 
-from atts.analysis.summary import Summary, summarise
+from atts.analysis.summary import Summary
 from atts.cli.demo import demo_configs
 from atts.config import Config, load_config, parse_config
 from atts.errors import (
@@ -92,7 +93,7 @@ class FakeJobs:
         self.asked.append(("run", config, directory))
         self.retried.append(retry_failed)
         chains = self._observe(observer, config)
-        return summarise(config, PROBLEMS, chains)
+        return summarised(config, PROBLEMS, chains)
 
     def _observe(self, observer: jobs.Observer | None, config: Config) -> list[Chain]:
         chains = [make_chain(n, failed=n < self.failed) for n in range(min(config.samples, 4))]

@@ -2,8 +2,8 @@
 
 import pytest
 from fakes import FakeEngine, byte_tokenizer
+from recorded import summarised
 
-from atts.analysis.summary import summarise
 from atts.config import Config, parse_config
 from atts.errors import EngineError
 from atts.methods import METHODS, authors_of
@@ -49,7 +49,7 @@ async def test_the_best_rated_chain_with_an_answer_is_selected(author: Author) -
     assert [r.read_tokens for r in ratings[:2] if r] == [9, 10]
     assert {s.author for c in ours for t in c.turns for s in t.segments} == {author}
 
-    summary = summarise(config, PROBLEMS, ours + theirs)
+    summary = summarised(config, PROBLEMS, ours + theirs)
     assert summary.selected
     assert summary.selected.estimate == 1 / 2
     assert summary.accuracy.estimate == pytest.approx(2 / 6)
@@ -62,7 +62,7 @@ async def test_a_problem_without_any_answer_counts_as_wrong() -> None:
     ours = await solve(config, {"\\boxed{2}": -0.3}, PROBLEMS[0])
     theirs = await solve(config, {"none": -1.0, "": 0.0}, PROBLEMS[1])
     assert theirs[1].turns[0].rating is None  # there is nothing to rate
-    summary = summarise(config, PROBLEMS, ours + theirs)
+    summary = summarised(config, PROBLEMS, ours + theirs)
     assert summary.selected
     assert summary.selected.estimate == 1 / 2
 
@@ -92,7 +92,7 @@ async def test_self_consistency_selects_the_most_frequent_answer(author: Author)
         config, {"\\boxed{7}": 0.0, "\\boxed{8}": 0.0, "so \\boxed{8}": 0.0}, PROBLEMS[1]
     )
     assert {s.author for c in ours for t in c.turns for s in t.segments} == {author}
-    summary = summarise(config, PROBLEMS, ours + theirs)
+    summary = summarised(config, PROBLEMS, ours + theirs)
     assert summary.selected == summary.majority_vote
     assert summary.selected.estimate == 1 / 2
 
@@ -100,4 +100,4 @@ async def test_self_consistency_selects_the_most_frequent_answer(author: Author)
 async def test_other_methods_select_no_answer() -> None:
     config = config_of(method="draft-only")
     chains = await solve(config, {"\\boxed{2}": 0.0}, PROBLEMS[0])
-    assert summarise(config, PROBLEMS[:1], chains).selected is None
+    assert summarised(config, PROBLEMS[:1], chains).selected is None

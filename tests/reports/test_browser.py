@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from recorded import HOSTILE, write_run
 
-from atts.analysis.graded_run import read_reported
+from atts.analysis.report import read_report
 from atts.grading.grader import Grader
 from atts.reports.figures import make_figures
 from atts.reports.html import render_page
@@ -45,8 +45,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     write_run(folder / "hostile", text=HOSTILE, names=HOSTILE)
     with Grader() as grader:
         runs = [
-            read_reported("plain", folder / "plain", grader),
-            read_reported(HOSTILE, folder / "hostile", grader),
+            read_report("plain", folder / "plain", grader),
+            read_report(HOSTILE, folder / "hostile", grader),
         ]
     drawn = ("accuracy", "rate-by-problem", "phases")
     figures = [figure for figure in make_figures(runs) if figure.name in drawn]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from recorded import HOSTILE, write_run
 
-from atts.analysis.graded_run import ReportedRun, read_reported
+from atts.analysis.report import RunReport, read_report
 from atts.errors import ConfigError, StoreError
 from atts.grading.grader import Grader
 from atts.reports.figures import Figure, make_figures, save_figures
@@ -19,16 +19,16 @@ from atts.types import ChainKey
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> list[ReportedRun]:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[RunReport]:
     folder = tmp_path_factory.mktemp("runs")
     write_run(folder / "few", samples=2, names=HOSTILE)
     write_run(folder / "many", samples=4, turns=3)
     with Grader() as grader:
-        return [read_reported(name, folder / name, grader) for name in ("few", "many")]
+        return [read_report(name, folder / name, grader) for name in ("few", "many")]
 
 
 @pytest.fixture(scope="module")
-def figures(runs: Sequence[ReportedRun]) -> dict[str, Figure]:
+def figures(runs: Sequence[RunReport]) -> dict[str, Figure]:
     return {figure.name: figure for figure in make_figures(runs)}
 
 
@@ -47,8 +47,8 @@ def test_every_figure_is_there(figures: dict[str, Figure]) -> None:
     }
 
 
-def test_outcomes(runs: Sequence[ReportedRun]) -> None:
-    outcomes = runs[1].outcomes
+def test_outcomes(runs: Sequence[RunReport]) -> None:
+    outcomes = {key: verdict.outcome for key, verdict in runs[1].graded.verdicts.items()}
     assert [outcomes[ChainKey("p0", sample)] for sample in range(4)] == ["no answer"] + 3 * [
         "right"
     ]
@@ -71,7 +71,7 @@ def test_the_numbers_of_the_figures(figures: dict[str, Figure]) -> None:
     assert [row[1] for row in figures["intensity"].rows] == [2, 4]
 
 
-def test_a_run_that_costs_more_for_less_is_off_the_frontier(runs: Sequence[ReportedRun]) -> None:
+def test_a_run_that_costs_more_for_less_is_off_the_frontier(runs: Sequence[RunReport]) -> None:
     few, many = runs
     worse = many._replace(
         name="worse", summary=few.summary.model_copy(update={"tokens": many.summary.tokens})
@@ -82,7 +82,7 @@ def test_a_run_that_costs_more_for_less_is_off_the_frontier(runs: Sequence[Repor
 
 
 def test_the_timeline_holds_every_chain_second(
-    figures: dict[str, Figure], runs: Sequence[ReportedRun]
+    figures: dict[str, Figure], runs: Sequence[RunReport]
 ) -> None:
     rows = figures["timeline-1"].rows
     width = float(rows[1][0] or 0) - float(rows[0][0] or 0)
@@ -99,7 +99,7 @@ def test_histograms_hold_every_segment(figures: dict[str, Figure]) -> None:
     assert figures["p-values-1"].rows[-1][1:] == (1.0, 1.0, 1.0)
 
 
-def test_ranks_among_chains_are_no_calibration(runs: Sequence[ReportedRun]) -> None:
+def test_ranks_among_chains_are_no_calibration(runs: Sequence[RunReport]) -> None:
     summary = runs[1].summary.model_copy(update={"method": "sync-ranking"})
     names = {figure.name for figure in make_figures([runs[1]._replace(summary=summary)])}
     assert "scores-0" in names
@@ -168,7 +168,7 @@ def test_colours_on_white_are_told_apart() -> None:
 
 
 def test_a_method_that_decides_without_scores_has_no_figure_of_rates(
-    runs: Sequence[ReportedRun],
+    runs: Sequence[RunReport],
 ) -> None:
     many = runs[1]
     assert many.summary.take_over
@@ -183,7 +183,7 @@ def test_a_method_that_decides_without_scores_has_no_figure_of_rates(
     )
     without = many._replace(
         summary=many.summary.model_copy(update={"take_over": take_over}),
-        run=many.run._replace(chains=chains),
+        graded=many.graded._replace(run=many.run._replace(chains=chains)),
     )
     names = {figure.name for figure in make_figures([without])}
     assert "accuracy" in names

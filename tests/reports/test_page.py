@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recorded import HOSTILE, write_run
 
-from atts.analysis.graded_run import read_reported
+from atts.analysis.report import read_report
 from atts.grading.grader import Grader
 from atts.reports.figures import make_figures
 from atts.reports.html import render_page
@@ -60,8 +60,8 @@ def html(tmp_path_factory: pytest.TempPathFactory) -> str:
     write_run(folder / "hostile", text=HOSTILE, names=HOSTILE, prompt={"system": HOSTILE})
     with Grader() as grader:
         runs = [
-            read_reported("plain", folder / "plain", grader),
-            read_reported(HOSTILE, folder / "hostile", grader),
+            read_report("plain", folder / "plain", grader),
+            read_report(HOSTILE, folder / "hostile", grader),
         ]
         drawn = (
             "accuracy",
@@ -170,7 +170,7 @@ def test_it_can_be_heard_and_driven_by_keyboard(outline: Outline) -> None:
 def test_the_same_runs_give_the_same_data(tmp_path: Path) -> None:
     write_run(tmp_path / "run", problems=1, samples=1, turns=1)
     with Grader() as grader:
-        run = read_reported("run", tmp_path / "run", grader)
+        run = read_report("run", tmp_path / "run", grader)
     assert pack([run]) == pack([run])
 
 

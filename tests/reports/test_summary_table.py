@@ -4,9 +4,10 @@ import io
 from collections.abc import Callable
 
 import pytest
+from recorded import summarised
 from rich.console import Console
 
-from atts.analysis.summary import Summary, summarise
+from atts.analysis.summary import Summary
 from atts.config import parse_config
 from atts.reports.summary_table import comparison
 from atts.text import visible
@@ -28,7 +29,7 @@ def make_summary(make_chain: MakeChain) -> MakeSummary:
             for sample in range(samples)
         ]
         chains[0] = chains[0].model_copy(update={"done": done})
-        return summarise(config, PROBLEMS, chains[: len(chains) - missing])
+        return summarised(config, PROBLEMS, chains[: len(chains) - missing])
 
     return make
 
@@ -80,10 +81,10 @@ def test_runs_over_the_same_problems_are_compared_with_the_first(
     make_summary: MakeSummary, make_chain: MakeChain
 ) -> None:
     config = parse_config({"samples": 4}, "the test")
-    worse = summarise(
+    worse = summarised(
         config, PROBLEMS, [make_chain(p.id, s, "no") for p in PROBLEMS for s in range(4)]
     )
-    other = summarise(config, PROBLEMS[:1], [make_chain("p0", s, "0") for s in range(4)])
+    other = summarised(config, PROBLEMS[:1], [make_chain("p0", s, "0") for s in range(4)])
     first = make_summary("target-only")
     table = lines(
         ("target-only", first), ("worse", worse), ("other", other), ("same", first.model_copy())
@@ -100,7 +101,7 @@ def test_runs_over_the_same_problems_are_compared_with_the_first(
 def test_answers_that_are_missing_or_ungraded_are_shown(make_chain: MakeChain) -> None:
     config = parse_config({"samples": 4}, "the test")
     chains = [make_chain("p0", 0, "0"), make_chain("p0", 1, None), make_chain("p0", 2, "(" * 2000)]
-    table = lines(("run", summarise(config, PROBLEMS[:1], chains)))
+    table = lines(("run", summarised(config, PROBLEMS[:1], chains)))
     assert row("chains without answer, %", table) == ["33.3"]
     assert row("ungraded chains, %", table) == ["33.3"]
 
@@ -109,7 +110,7 @@ def test_failed_and_missing_chains_are_shown(
     make_summary: MakeSummary, make_chain: MakeChain
 ) -> None:
     config = parse_config({"samples": 1}, "the test")
-    failed = summarise(config, PROBLEMS, [make_chain("p0", 0, None, end="failed")])
+    failed = summarised(config, PROBLEMS, [make_chain("p0", 0, None, end="failed")])
     table = lines(("failed", failed), ("fine", make_summary("atts")))
     assert row("failed chains", table) == ["1", "-"]
     assert row("chains not done yet", table) == ["19", "-"]
@@ -165,7 +166,7 @@ def test_control_characters_are_made_visible(text: str, shown: str) -> None:
 def test_methods_without_a_nominal_rate_have_no_rows_by_turn(make_chain: MakeChain) -> None:
     def summary(method: str) -> Summary:
         chains = [make_chain(problem.id, 0, problem.answer, (True, False)) for problem in PROBLEMS]
-        return summarise(parse_config({"method": method, "samples": 1}, "it"), PROBLEMS, chains)
+        return summarised(parse_config({"method": method, "samples": 1}, "it"), PROBLEMS, chains)
 
     # As many turns as a chain has steps would drown everything else.
     table = lines(("steps", summary("specreason")), ("votes", summary("self-consistency")))

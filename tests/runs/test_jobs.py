@@ -12,8 +12,8 @@ from typing import NoReturn
 import pytest
 from fakes import SilentObserver
 from killed_run import SeededEngine, make_config, make_models
+from recorded import summarised
 
-from atts.analysis.summary import summarise
 from atts.config import Config
 from atts.conformal.calibration import Calibration
 from atts.errors import CalibrationError, ConfigError, EngineError, ProblemError
@@ -248,7 +248,7 @@ async def test_a_drift_is_told_while_the_run_goes_on_and_in_its_summary(
         assert len(watch.warnings) == drifted
         assert all("higher than those of the calibration" in text for text in watch.warnings)
         again = read_run(directory)
-        assert summarise(*again[:3], again.calibration) == summary
+        assert summarised(*again[:3], again.calibration) == summary
 
 
 async def test_failed_chains_are_kept_until_told_to_retry(config: Config, tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from openai_server import RATE_LIMITED, Response, Server, completion, serve
 
-from atts.analysis.graded_run import summarise_graded
+from atts.analysis.graded_run import grade_run
+from atts.analysis.summary import summarise
 from atts.config import parse_config
 from atts.errors import GradingError, StoreError
 from atts.grading.cache import VerdictCache
@@ -118,7 +119,8 @@ async def test_a_report_goes_by_the_new_answers(run: Path) -> None:
     result = await do(run)
     recorded = read_run(run)
     grades = read_grades(run, recorded.chains)
-    summary = summarise_graded(recorded, grades)
+    assert recorded.grades == grades
+    summary = summarise(grade_run(recorded))
     assert summary == result.after
 
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 from fakes import FakeEngine, byte_tokenizer
+from recorded import summarised
 
-from atts.analysis.graded_run import read_reported, states
-from atts.analysis.summary import summarise
+from atts.analysis.graded_run import grade_run
+from atts.analysis.report import read_report
 from atts.config import Config, StopOptions, parse_config
 from atts.engines.base import Completion, Sampling
 from atts.errors import ConfigError
@@ -242,14 +243,15 @@ async def test_what_was_not_needed_has_no_grade_anywhere(tmp_path: Path) -> None
     run = read_run(tmp_path / "run")
     idle = {c.key for c in run.chains if not c.is_needed}
     with Grader() as grader:
-        found = states(run, {}, grader)
-        assert {key for key, state in found.items() if state.correct is None} == idle
-        table = list(rows(run.problems, run.chains, {k: s.correct for k, s in found.items()}))
+        found = grade_run(run, grader)
+        assert {k for k, verdict in found.verdicts.items() if verdict.correct is None} == idle
+        table = list(rows(found))
         assert {(row["problem_id"], row["sample"]) for row in table if row["end"] == "not-needed"}
         assert all((row["correct"] is None) == (row["end"] == "not-needed") for row in table)
         outcome = await regrade(tmp_path / "run", "regex", "rules", None, grader)
-        reported = read_reported("run", tmp_path / "run", grader)
-    assert {key for key, what in reported.outcomes.items() if what == "not needed"} == idle
+        reported = read_report("run", tmp_path / "run", grader)
+    outcomes = {key: verdict.outcome for key, verdict in reported.graded.verdicts.items()}
+    assert {key for key, what in outcomes.items() if what == "not needed"} == idle
     figures = {figure.name: figure for figure in make_figures([reported])}
     assert "pass-at-k" not in figures
     assert {row[1] for row in figures["accuracy"].rows} == {"accuracy per chain", "majority vote"}
@@ -283,7 +285,7 @@ def test_a_chain_cut_short_counts_with_what_it_had_written() -> None:
         make("b", 0, "3", (False,)),
         make("b", 1, "2", (False,)),
     ]
-    summary = summarise(parse_config({"samples": 4}, "a test"), problems, chains)
+    summary = summarised(parse_config({"samples": 4}, "a test"), problems, chains)
     assert summary.tokens.draft_written == 22 * 10
     assert summary.tokens_saved == 50 - 20  # the other one is longer than the mean already
     assert summary.accuracy_by_problem == {"a": 1.0, "b": 0.5}
@@ -291,7 +293,7 @@ def test_a_chain_cut_short_counts_with_what_it_had_written() -> None:
     assert summary.ends["not-needed"] == 2 / 6
     run = RecordedRun(parse_config({"samples": 4}, "a test"), tuple(problems), tuple(chains))
     with Grader() as grader:
-        assert [state.correct for state in states(run, {}, grader).values()] == [
+        assert [verdict.correct for verdict in grade_run(run, grader).verdicts.values()] == [
             *(True, True, None, None),
             *(False, True),
         ]

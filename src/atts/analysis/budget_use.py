@@ -93,13 +93,12 @@ def _in_order(run: RecordedRun, zeros: Mapping[ChainKey, float]) -> list[Arrival
         Arrival(
             chain.key,
             number,
-            turn.decision,
-            [segment for segment in turn.segments if segment.author == "target"],
-            turn.decision.timings.done - zeros[chain.key] if chain.key in zeros else None,
+            decision,
+            [each for each in chain.turns[number].segments if each.author == "target"],
+            decision.timings.done - zeros[chain.key] if chain.key in zeros else None,
         )
         for chain in run.chains
-        for number, turn in enumerate(chain.turns)
-        if turn.decision
+        for number, decision in chain.decisions
     ]
     if all(each.decision.order is not None for each in arrivals):
         return sorted(arrivals, key=lambda each: each.decision.order or 0)

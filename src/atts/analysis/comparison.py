@@ -9,10 +9,10 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from atts.analysis.frontier import Point, beaten_by
-from atts.analysis.graded_run import summarise_graded
+from atts.analysis.graded_run import grade_run
 from atts.analysis.residency import peak_target_tokens
-from atts.analysis.summary import Summary, Tokens, count_tokens
+from atts.analysis.summary import Summary, summarise
+from atts.analysis.tokens import TokenBudget, Tokens, accepted_tokens, count_tokens
 from atts.config import Config, differing_keys
 from atts.errors import GradingError
 from atts.grading.grader import Grader
@@ -25,48 +25,19 @@ from atts.grading.metrics import (
 )
 from atts.grading.paired import holm
 from atts.methods import METHODS
-from atts.store.grades import ChainGrade
 from atts.store.run_directory import RecordedRun
-from atts.types import Author, Chain, ChainKey, Problem, Record
+from atts.types import Author, Chain, Problem, Record
 
 ACCURACY, ANSWER = "accuracy per chain", "accuracy of the answer"
 WRITTEN, WORK = "target tokens written", "target tokens written and scored"
 
 
-class Named(NamedTuple):
+class NamedRun(NamedTuple):
     """A run to compare."""
 
     name: str
     directory: str
     run: RecordedRun
-    grades: Mapping[ChainKey, ChainGrade]
-
-
-class Budget(Record):
-    """What each run may spend on a problem, on average over the problems.
-
-    Costs are in target-equivalent tokens: one for each token that the target writes, and less, or
-    as much, for the others.
-    """
-
-    tokens: float
-    draft_cost: float
-    """Of a token that the draft writes: about the ratio of the two models' sizes."""
-    score_cost: float
-    """Of a token that the target scores. In arithmetic it is 1; in time on a GPU far less."""
-
-    def of(self, tokens: Tokens) -> float:
-        """What tokens cost.
-
-        >>> budget = Budget(tokens=100, draft_cost=0.1, score_cost=0.5)
-        >>> budget.of(Tokens(draft_written=10, target_written=3, target_scored=4))
-        6.0
-        """
-        return (
-            tokens.target_written
-            + self.draft_cost * (tokens.draft_written + tokens.draft_discarded)
-            + self.score_cost * tokens.target_scored
-        )
 
 
 class Speed(Record):
@@ -132,6 +103,15 @@ class Frontier(Record):
     """Run -> one that beats it."""
 
 
+class ParetoPoint(NamedTuple):
+    """What a run gives, and what it costs."""
+
+    value: float
+    """Higher is better."""
+    cost: float
+    """Lower is better."""
+
+
 class Comparison(Record):
     """Several runs over the same problems. Intervals are 95 %, clustered by problem."""
 
@@ -140,7 +120,7 @@ class Comparison(Record):
     left_out: int
     """Problems of the runs that do not count."""
     reference: str
-    budget: Budget | None
+    budget: TokenBudget | None
     differing: tuple[str, ...]
     """Keys, besides those of the method and the take-over, in which the runs' configurations
     differ."""
@@ -149,7 +129,7 @@ class Comparison(Record):
 
 
 def compare(
-    runs: Sequence[Named], reference: str, grader: Grader, budget: Budget | None = None
+    runs: Sequence[NamedRun], reference: str, grader: Grader, budget: TokenBudget | None = None
 ) -> Comparison:
     """Compare runs with ``reference``, which names one of them.
 
@@ -216,7 +196,7 @@ def _by_problem(chains: Sequence[Chain]) -> dict[str, list[Chain]]:
 
 
 def _part(
-    run: RecordedRun, problems: Sequence[Problem], budget: Budget | None, name: str
+    run: RecordedRun, problems: Sequence[Problem], budget: TokenBudget | None, name: str
 ) -> RecordedRun:
     """What counts of a run."""
     chains = _by_problem(run.chains)
@@ -249,11 +229,13 @@ def _part(
     )
 
 
-def _figures(named: Named, part: RecordedRun, grader: Grader, budget: Budget | None) -> ComparedRun:
-    summary = summarise_graded(part, dict(named.grades), grader)
+def _figures(
+    named: NamedRun, part: RecordedRun, grader: Grader, budget: TokenBudget | None
+) -> ComparedRun:
+    summary = summarise(grade_run(part, grader))
     # The digest names the run as it was made.
     summary = summary.model_copy(update={"digest": named.run.config.digest()})
-    accepted = _accepted(part.chains)
+    accepted = accepted_tokens(part.chains)
     written, scored = summary.tokens.target_written, summary.tokens.target_scored
     whole = len(part.chains) == len(named.run.chains)
     return ComparedRun(
@@ -271,16 +253,6 @@ def _figures(named: Named, part: RecordedRun, grader: Grader, budget: Budget | N
         spent=budget.of(summary.tokens) / summary.problems if budget else None,
         against=None,
     )
-
-
-def _accepted(chains: Sequence[Chain]) -> dict[Author, int]:
-    """Tokens that are part of finished chains."""
-    accepted: dict[Author, int] = {"draft": 0, "target": 0}
-    for chain in chains:
-        for turn in chain.turns if chain.is_needed and chain.end != "failed" else ():
-            for segment in turn.segments:
-                accepted[segment.author] += segment.tokens if segment.kept else 0
-    return accepted
 
 
 def _speed(chains: Sequence[Chain], summary: Summary, accepted: int) -> Speed | None:
@@ -360,16 +332,16 @@ def _frontiers(runs: Sequence[ComparedRun]) -> list[Frontier]:
     ]
 
 
-def point(run: ComparedRun, value: str, cost: str) -> Point:
+def point(run: ComparedRun, value: str, cost: str) -> ParetoPoint:
     """Where a run stands: per chain for ``ACCURACY``, per problem for ``ANSWER``."""
     tokens = run.target_written if cost == WRITTEN else run.target_work
     if value == ACCURACY:
-        return Point(run.summary.accuracy.estimate, tokens)
-    return Point(run.answer.estimate, tokens * run.summary.chains / run.summary.problems)
+        return ParetoPoint(run.summary.accuracy.estimate, tokens)
+    return ParetoPoint(run.answer.estimate, tokens * run.summary.chains / run.summary.problems)
 
 
 def _frontier(
-    runs: Sequence[ComparedRun], value: str, cost: str, points: Sequence[Point]
+    runs: Sequence[ComparedRun], value: str, cost: str, points: Sequence[ParetoPoint]
 ) -> Frontier:
     winners = beaten_by(points)
     order = sorted(range(len(runs)), key=lambda index: points[index].cost)
@@ -383,6 +355,31 @@ def _frontier(
             if (winner := winners[index]) is not None
         },
     )
+
+
+def beaten_by(points: Sequence[ParetoPoint]) -> list[int | None]:
+    """For each point the most valuable one that beats it; None if it is on the frontier.
+
+    A point beats another if it is worth at least as much for no more, and better in one of the two
+    (Pareto dominance). Points that are the same do not beat each other.
+
+    >>> beaten_by([ParetoPoint(*p) for p in ((0.6, 0), (0.9, 50), (0.8, 70), (0.9, 90))])
+    [None, None, 1, 1]
+    """
+    winners: list[int | None] = []
+    for point in points:
+        better = [
+            index
+            for index, other in enumerate(points)
+            if other != point and other.value >= point.value and other.cost <= point.cost
+        ]
+        # Of equally valuable ones the cheapest: a point that is itself on the frontier.
+        winners.append(
+            min(better, key=lambda index: (-points[index].value, points[index].cost))
+            if better
+            else None
+        )
+    return winners
 
 
 def _differing(configs: Sequence[Config]) -> list[str]:

@@ -21,7 +21,7 @@ import numpy as np
 from atts.types import Chain, Decision, Rating, Segment
 
 
-class Step(NamedTuple):
+class Jump(NamedTuple):
     """Tokens that are there from one moment on; fewer, if negative."""
 
     time: float
@@ -41,7 +41,7 @@ def peak_target_tokens(chains: Iterable[Chain]) -> int:
 
     All times are put on the run's clock: that of a process starts elsewhere when a run is resumed.
     """
-    steps: list[Step] = []
+    steps: list[Jump] = []
     growths: list[Growth] = []
     for chain in chains:
         of_chain, grows = _held(chain)
@@ -52,14 +52,14 @@ def peak_target_tokens(chains: Iterable[Chain]) -> int:
     return round(_peak(steps, growths))
 
 
-def _held(chain: Chain) -> tuple[list[Step], list[Growth]]:
+def _held(chain: Chain) -> tuple[list[Jump], list[Growth]]:
     """What the target comes to hold of a chain, and loses when the chain ends."""
     requests = _requests(chain)
     if not requests:
         return [], []
     # The run's clock is that of the process, moved; a chain makes its first request at once.
     moved = chain.started - requests[0].timings.queued
-    steps: list[Step] = []
+    steps: list[Jump] = []
     growths: list[Growth] = []
     unseen = 0.0  # tokens of the draft that the target was not sent yet
     last: Segment | None = None
@@ -73,25 +73,25 @@ def _held(chain: Chain) -> tuple[list[Step], list[Growth]]:
             if request.author == "draft":
                 unseen += request.tokens if request.kept else 0.0
                 continue
-            steps.append(Step(begin, unseen))
+            steps.append(Jump(begin, unseen))
             growths.append(Growth(first, end, request.tokens))
             leaves = 0.0 if request.kept else float(request.tokens)
         elif isinstance(request, Decision):
-            steps.append(Step(begin, request.scored_tokens))
+            steps.append(Jump(begin, request.scored_tokens))
             leaves = float(request.scored_tokens) if replaced else 0.0
         else:
             # What the target has just written itself it has already.
             known = last.tokens if last is not None and last.author == "target" else 0
             new = float(max(0, request.read_tokens - known))
-            steps.append(Step(begin, new))
+            steps.append(Jump(begin, new))
             leaves = new if replaced else max(0.0, new - unseen)
-        steps.append(Step(end, -leaves))
+        steps.append(Jump(end, -leaves))
         unseen = 0.0
     held = sum(step.tokens for step in steps) + sum(growth.tokens for growth in growths)
     if steps:
         # Not before its last request ended: the two clocks are not read at the same instant.
         end = max(chain.done, moved + max(request.timings.done for request in requests))
-        steps.append(Step(end, -held))
+        steps.append(Jump(end, -held))
     return steps, growths
 
 
@@ -105,7 +105,7 @@ def _requests(chain: Chain) -> list[Segment | Decision | Rating]:
     return requests
 
 
-def _peak(steps: Sequence[Step], growths: Sequence[Growth]) -> float:
+def _peak(steps: Sequence[Jump], growths: Sequence[Growth]) -> float:
     """The highest value of a sum of steps and ramps: it lies at the end of a ramp or at a step."""
     sudden = np.array(
         [*steps, *((g.end, g.tokens) for g in growths if g.end == g.begin)], dtype=np.float64

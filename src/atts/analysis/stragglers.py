@@ -113,16 +113,15 @@ def _mean(
 def _late(chain: Chain, seconds: Mapping[Phase, float], mean: Mapping[str, float]) -> LateChain:
     excess = {STARTED_LATER: chain.started - mean[STARTED_LATER]}
     excess |= {phase: spent - mean[phase] for phase, spent in seconds.items() if mean[phase] > 0}
-    segments = [segment for turn in chain.turns for segment in turn.segments]
     return LateChain(
         problem_id=chain.problem_id,
         sample=chain.sample,
         end=chain.end,
         done=chain.done,
-        seconds=chain.done - chain.started,
+        seconds=chain.seconds,
         turns=len(chain.turns),
-        tokens=sum(segment.tokens for segment in segments),
-        take_overs=sum(bool(turn.take_over) for turn in chain.turns),
+        tokens=chain.written("draft") + chain.written("target"),
+        take_overs=chain.take_overs,
         excess=excess,
         why=_why(excess),
     )

@@ -3,9 +3,10 @@
 import hashlib
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from statistics import mean
+from collections.abc import Sequence
 
+from atts.analysis.graded_run import GradedRun
+from atts.analysis.tokens import Tokens, count_tokens, tokens_saved
 from atts.config import Config, MethodName
 from atts.conformal.adaptive import AdaptiveControl, Tracked
 from atts.conformal.calibration import Calibration
@@ -13,11 +14,7 @@ from atts.conformal.drift import Drift, DriftAlarm
 from atts.conformal.online import OnlineControl
 from atts.conformal.risk import Certificate
 from atts.errors import GradingError
-from atts.grading.cache import VerdictCache
-from atts.grading.chains import grade_chains
-from atts.grading.grader import Grader
 from atts.grading.metrics import (
-    Grades,
     Interval,
     accuracy,
     accuracy_by_problem,
@@ -28,7 +25,7 @@ from atts.grading.metrics import (
 )
 from atts.methods import METHODS
 from atts.seeds import tie_breaker
-from atts.types import Author, Chain, ChainEnd, ChainKey, Discarded, Problem, Record
+from atts.types import Chain, ChainEnd, Problem, Record
 
 
 class TurnRate(Record):
@@ -52,24 +49,6 @@ class TakeOver(Record):
     by_turn: tuple[TurnRate, ...]
     tracked: tuple[Tracked, ...] = ()
     """With adaptive control: where all decisions and each group stand against the guarantee."""
-
-
-class Tokens(Record):
-    """Tokens of all chains, each in the vocabulary of the model that handled them."""
-
-    draft_written: int = 0
-    """Segments that the target replaced are counted: they were written."""
-    draft_discarded: int = 0
-    """What the draft wrote ahead of a decision that then went the other way; not among those
-    written. Of an aborted request: the seconds that it ran, or waited to, times the mean speed of
-    the draft's requests, so rather too many than too few."""
-    target_written: int = 0
-    target_scored: int = 0
-    """Read in order to decide or to rate; a rating that is asked for in words counts its request
-    too."""
-    draft_cached: int = 0
-    """Prefix tokens that a request found in the key-value cache, summed over requests."""
-    target_cached: int = 0
 
 
 class Summary(Record):
@@ -128,41 +107,24 @@ class Summary(Record):
     out."""
 
 
-def summarise(
-    config: Config,
-    problems: Sequence[Problem],
-    chains: Iterable[Chain],
-    calibration: Calibration | None = None,
-    certificate: Certificate | None = None,
-    grader: Grader | None = None,
-    judged: Mapping[ChainKey, bool | None] | None = None,
-) -> Summary:
-    """Grade the chains and count everything.
-
-    ``calibration`` is what the run decided by and ``certificate`` what vouches for it, if any.
-    ``grader`` compares the answers (none: one that lasts for this call and uses the user's cache);
-    ``judged`` holds verdicts that stand in place of its own, by chain.
+def summarise(graded_run: GradedRun) -> Summary:
+    """Count everything.
 
     Raises:
         GradingError: there are no chains.
     """
+    config, problems, chains, calibration, certificate, _ = graded_run.run
     # In a fixed order, so that the order in which chains finished leaves no trace.
-    chains = sorted(chains, key=lambda chain: chain.key)
+    chains = tuple(sorted(chains, key=lambda chain: chain.key))
     if not any(chain.is_needed for chain in chains):
         raise GradingError("the run has no finished chain yet; start it, or let it go on")
-    if grader is None:
-        with Grader(cache=VerdictCache()) as own:
-            graded = grade_chains(problems, chains, own, judged)
-    else:
-        graded = grade_chains(problems, chains, grader, judged)
-    grades = graded.grades
-    needed = [chain for chain in chains if chain.is_needed]
-    not_needed = len(chains) - len(needed)
+    grades, same = graded_run.graded.grades, graded_run.graded.same
+    not_needed = sum(not chain.is_needed for chain in chains)
     right = accuracy_by_problem(grades)
     every = [grade for of_problem in grades.values() for grade in of_problem]
     fewest = min(map(len, grades.values()))
-    majority = majority_by_problem(grades, graded.same)
-    selected = _selected(config, needed, grades, majority)
+    majority = majority_by_problem(grades, same)
+    selected = _selected(graded_run, majority)
     tokens = count_tokens(config, chains)
     ends = Counter(chain.end for chain in chains)
     return Summary(
@@ -175,7 +137,7 @@ def summarise(
         expected_chains=len(problems) * config.samples,
         failed=ends["failed"],
         not_needed=not_needed,
-        tokens_saved=_tokens_saved(chains),
+        tokens_saved=tokens_saved(chains),
         ends={end: count / len(chains) for end, count in sorted(ends.items())},
         # Where easy problems were ended early, each problem counts alike all the same.
         accuracy=clustered_interval(list(right.values()), [1] * len(right))
@@ -198,22 +160,20 @@ def summarise(
     )
 
 
-def _selected(
-    config: Config, chains: Sequence[Chain], grades: Grades, majority: dict[str, float]
-) -> dict[str, float] | None:
+def _selected(graded_run: GradedRun, majority: dict[str, float]) -> dict[str, float] | None:
     """Whether each problem's selected answer is right: 1 or 0, or between where a vote is tied."""
-    if config.method == "self-consistency":
+    if graded_run.run.config.method == "self-consistency":
         return majority
-    if config.method != "best-of-n":
+    if graded_run.run.config.method != "best-of-n":
         return None
     # A problem of which no chain has an answer counts as wrong.
-    best = dict.fromkeys(sorted(grades), (-math.inf, False))
-    in_order = {problem_id: iter(of_problem) for problem_id, of_problem in grades.items()}
-    for chain in chains:
-        grade = next(in_order[chain.problem_id])
+    best = dict.fromkeys(sorted(graded_run.graded.grades), (-math.inf, False))
+    # By sample, so that of equally good ones the first counts.
+    for chain in sorted(graded_run.run.chains, key=lambda chain: chain.key):
+        answer, outcome = graded_run.verdicts[chain.key]
         rating = chain.turns[-1].rating if chain.turns else None
-        if rating and grade.answer is not None and rating.value > best[chain.problem_id][0]:
-            best[chain.problem_id] = (rating.value, grade.correct)
+        if rating and answer is not None and rating.value > best[chain.problem_id][0]:
+            best[chain.problem_id] = (rating.value, outcome == "right")
     return {problem_id: float(correct) for problem_id, (_, correct) in best.items()}
 
 
@@ -279,69 +239,11 @@ def _drift(
     if config.method != "atts":  # ranks among a problem's chains are no p-values of their scores
         return None
     alarm = drift_alarm(config, problems, calibration)
-    if not any(turn.decision for chain in chains for turn in chain.turns):
+    if not any(any(chain.decisions) for chain in chains):
         return None
     for chain in chains:
         alarm.chain_done(chain)
     return alarm.drift
-
-
-def count_tokens(config: Config, chains: Iterable[Chain]) -> Tokens:
-    """Everything that was written and scored for these chains of a run."""
-    written: Counter[Author] = Counter()
-    cached: Counter[Author] = Counter()
-    seconds: dict[Author, float] = {"draft": 0.0, "target": 0.0}
-    discarded: list[Discarded] = []
-    scored = 0
-    for chain in chains:
-        for turn in chain.turns:
-            for segment in turn.segments:
-                written[segment.author] += segment.tokens
-                cached[segment.author] += segment.cached_tokens
-                seconds[segment.author] += segment.timings.done - segment.timings.started
-            if turn.discarded:
-                discarded.append(turn.discarded)
-            if turn.decision:
-                scored += turn.decision.scored_tokens
-                cached["target"] += turn.decision.cached_tokens
-            if turn.rating:
-                scored += turn.rating.read_tokens
-                written["target"] += turn.rating.written_tokens
-                cached["target"] += turn.rating.cached_tokens
-    speed = written["draft"] / seconds["draft"] if seconds["draft"] > 0 else 0.0
-    longest = config.turns.draft_tokens
-    return Tokens(
-        draft_written=written["draft"],
-        draft_discarded=round(
-            sum(
-                min(speed * each.seconds, longest) if each.tokens is None else each.tokens
-                for each in discarded
-            )
-        ),
-        target_written=written["target"],
-        target_scored=scored,
-        draft_cached=cached["draft"],
-        target_cached=cached["target"],
-    )
-
-
-def _tokens_saved(chains: Sequence[Chain]) -> int:
-    whole: dict[str, list[int]] = defaultdict(list)
-    for chain in chains:
-        if chain.is_needed:
-            whole[chain.problem_id].append(_written(chain))
-    every = [written for of_problem in whole.values() for written in of_problem]
-    return round(
-        sum(
-            max(mean(whole[chain.problem_id] or every) - _written(chain), 0.0)
-            for chain in chains
-            if not chain.is_needed
-        )
-    )
-
-
-def _written(chain: Chain) -> int:
-    return sum(segment.tokens for turn in chain.turns for segment in turn.segments)
 
 
 def _digest(problems: Sequence[Problem]) -> str:

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from atts.analysis import comparison as analysis
-from atts.analysis.comparison import Budget, Comparison
+from atts.analysis.comparison import Comparison
+from atts.analysis.tokens import TokenBudget
 from atts.cli.commands import new_app, resumable, same_command
 from atts.cli.options import AsJson, ConfigFile, ProblemsFolder, Settings, with_folder
 from atts.cli.progress import Display, counting
@@ -122,7 +123,7 @@ def compare(
     candidates = parse_candidates(runs, config_file, settings or [], folder)
     limit = None
     if budget is not None:
-        limit = Budget(tokens=budget, draft_cost=draft_cost, score_cost=score_cost)
+        limit = TokenBudget(tokens=budget, draft_cost=draft_cost, score_cost=score_cost)
     plan = prepare(candidates, folder)
     chosen = _reference(candidates, plan, reference)
     with resumable(context):
@@ -174,7 +175,7 @@ async def _run(plan: Plan, folder: Path, as_json: bool) -> list[str]:
 
 
 def _compare(
-    candidates: list[Candidate], plan: Plan, reference: str, budget: Budget | None
+    candidates: list[Candidate], plan: Plan, reference: str, budget: TokenBudget | None
 ) -> Comparison:
     named = read_all(candidates, plan)
     with (

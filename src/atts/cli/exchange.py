@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from atts.analysis.graded_run import grade_run
 from atts.analysis.summary import summarise
 from atts.cli.commands import command_line, new_app
 from atts.cli.options import ConfigFile, Settings
@@ -20,8 +21,7 @@ from atts.exchange.tables import read_records, write_parquet
 from atts.files import atomic_write
 from atts.problems import load_problems
 from atts.reports.summary_table import comparison
-from atts.store.grades import read_grades, regraded
-from atts.store.run_directory import RunStore, read_run
+from atts.store.run_directory import RecordedRun, RunStore, read_run
 from atts.types import Problem
 
 IMPORT_EXAMPLES = f"""Examples:
@@ -105,11 +105,10 @@ def export(
     """Write a run in another format, with its answers as they were graded last."""
     if kind == "reference":
         recorded = read_run(run)
-        chains = regraded(recorded.chains, read_grades(run, recorded.chains))
         _refuse_filled(target)
         count = write_folder(
             recorded.problems,
-            sorted(chains, key=lambda chain: chain.key),
+            sorted(recorded.chains_as_graded(), key=lambda chain: chain.key),
             recorded.config.samples,
             lambda name, text: atomic_write(target / name, text),
         )
@@ -140,7 +139,8 @@ def _import_run(
         for chain in imported.chains:
             if chain.key not in store.chains:
                 store.append(chain)
-        summary = summarise(config, imported.problems, list(store.chains.values()))
+        chains = tuple(store.chains.values())
+        summary = summarise(grade_run(RecordedRun(config, tuple(imported.problems), chains)))
         store.write_summary(summary)
     out().print(comparison([(target.resolve().name, summary)]), soft_wrap=False)
     say(f"Wrote {len(imported.chains)} chains to {target}. To extract the answers again:")

@@ -52,7 +52,7 @@ def profile(
     engines or waiting for other chains. docs/profiling.md says what exactly is counted.
     """
     from atts.analysis.profile import profile as profile_run
-    from atts.analysis.run_names import run_names
+    from atts.analysis.report import run_names
     from atts.files import atomic_write
     from atts.store.run_directory import read_run
 

@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from atts.analysis.graded_run import ReportedRun, read_reported
-from atts.analysis.run_names import run_names
+from atts.analysis.report import RunReport, read_report, run_names
 from atts.cli.commands import new_app
 from atts.cli.progress import counting
 from atts.cli.terminal import EXIT_CODES, echo_json, err, out, say, say_guarantee
@@ -56,7 +55,7 @@ def report(
         Grader(cache=VerdictCache(), progress=progress) as grader,
     ):
         reported = [
-            read_reported(name, directory, grader)
+            read_report(name, directory, grader)
             for name, directory in zip(names, runs, strict=True)
         ]
     if html or figures:
@@ -71,7 +70,7 @@ def report(
         say_guarantee(each.name, each.summary, each.run.calibration is not None)
 
 
-def _write_figures(reported: list[ReportedRun], html: Path | None, folder: Path | None) -> None:
+def _write_figures(reported: list[RunReport], html: Path | None, folder: Path | None) -> None:
     made = make_figures(reported)
     if html:
         atomic_write(html, render_page(reported, made))

@@ -86,17 +86,14 @@ class Calibration(Document):
         for chain in chains:
             if chain.end == "failed":
                 continue
-            for number, turn in enumerate(chain.turns):
-                if turn.decision is None:
-                    continue
-                if not math.isfinite(turn.decision.score):
+            for number, decision in chain.decisions:
+                if not math.isfinite(decision.score):
                     raise CalibrationError(
                         f"problem {chain.problem_id}, sample {chain.sample}, turn {number}: the "
-                        f"score is {turn.decision.score}, not a finite number; run the chain again"
+                        f"score is {decision.score}, not a finite number; run the chain again"
                     )
-            turns = tuple(turn.decision.score if turn.decision else None for turn in chain.turns)
-            if any(score is not None for score in turns):
-                scores.setdefault(chain.problem_id, []).append(turns)
+            if any(chain.decisions):
+                scores.setdefault(chain.problem_id, []).append(chain.scores)
         if not scores:
             failed = [chain for chain in chains if chain.end == "failed"]
             raise CalibrationError(

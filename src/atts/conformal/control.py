@@ -95,10 +95,9 @@ class Control(ABC):
         killed left no record; they are done again, and then count once.
         """
         recorded = [
-            (turn.decision, chain.problem_id, number)
+            (decision, chain.problem_id, number)
             for chain in chains
-            for number, turn in enumerate(chain.turns)
-            if turn.decision
+            for number, decision in chain.decisions
         ]
         recorded.sort(key=lambda entry: -1 if entry[0].order is None else entry[0].order)
         for decision, problem_id, number in recorded:

@@ -164,13 +164,13 @@ class DriftAlarm:
             if sample not in done:
                 return False
             # As in a calibration, which holds no chain that failed, and none without a score.
-            if done[sample].end != "failed" and any(turn.decision for turn in done[sample].turns):
+            if done[sample].end != "failed" and any(done[sample].decisions):
                 self._count(done[sample])
                 return True
         return True
 
     def _count(self, chain: Chain) -> None:
-        turns = [turn.decision.score if turn.decision else None for turn in chain.turns]
+        turns = chain.scores
         evidence = self.drift.evidence
         for group, score in self._by_group(_scored_turns(turns)).items():
             first = next(turn for turn in range(group, len(turns)) if turns[turn] is not None)

@@ -112,14 +112,14 @@ def write_folder(
     places = {problem.id: place for place, problem in enumerate(problems)}
     count = 0
     for chain in chains:
-        if chain.end == "failed" or not chain.is_needed:
+        if not chain.is_finished:
             continue
         place = places[chain.problem_id]
         number = place * samples + chain.sample
         content = {
             "problem_index": number,
             "final_answer": chain.answer if chain.answer is not None else INVALID,
-            "duration_seconds": chain.done - chain.started,
+            "duration_seconds": chain.seconds,
             "full_history": _history(chain),
             "question": _shown_question(problems[place]),
         }

@@ -1,29 +1,21 @@
 """A run as records, one a chain: JSON lines for ``datasets``, Parquet, a data frame."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from atts.analysis.graded_run import states
+from atts.analysis.graded_run import GradedRun, grade_run
 from atts.errors import ConfigError
 from atts.files import replacing
-from atts.grading.cache import VerdictCache
-from atts.grading.grader import Grader
-from atts.store.grades import read_grades, regraded
 from atts.store.run_directory import read_run
-from atts.types import Author, Chain, ChainKey, Problem
 
 
-def rows(
-    problems: Sequence[Problem],
-    chains: Iterable[Chain],
-    correct: Mapping[ChainKey, bool | None],
-) -> Iterator[dict[str, Any]]:
+def rows(graded_run: GradedRun) -> Iterator[dict[str, Any]]:
     """One row per chain; ``correct`` is null where there is no answer or it is ungraded."""
-    by_id = {problem.id: problem for problem in problems}
-    for chain in chains:
+    by_id = {problem.id: problem for problem in graded_run.run.problems}
+    for chain in sorted(graded_run.run.chains, key=lambda chain: chain.key):
         problem = by_id[chain.problem_id]
-        decisions = [turn.decision for turn in chain.turns if turn.decision]
+        decisions = [decision for _, decision in chain.decisions]
         yield {
             "problem_id": chain.problem_id,
             "sample": chain.sample,
@@ -31,18 +23,18 @@ def rows(
             "choices": list(problem.choices),
             "gold_answer": problem.answer,
             "answer": chain.answer,
-            "correct": correct.get(chain.key),
+            "correct": graded_run.verdicts[chain.key].correct,
             "end": chain.end,
             "error": chain.error,
             "text": chain.text,
             "turns": len(chain.turns),
-            "take_overs": sum(bool(turn.take_over) for turn in chain.turns),
+            "take_overs": chain.take_overs,
             "scores": [decision.score for decision in decisions],
             "p_values": [decision.p_value for decision in decisions],
             "ratings": [turn.rating.value for turn in chain.turns if turn.rating],
-            "draft_tokens": _tokens(chain, "draft"),
-            "target_tokens": _tokens(chain, "target"),
-            "seconds": chain.done - chain.started,
+            "draft_tokens": chain.written("draft"),
+            "target_tokens": chain.written("target"),
+            "seconds": chain.seconds,
         }
 
 
@@ -85,10 +77,6 @@ def write_parquet(path: Path, table: Iterable[Mapping[str, Any]]) -> None:
         pq.write_table(pa.Table.from_pylist(list(table), schema=schema), temporary)
 
 
-def _tokens(chain: Chain, author: Author) -> int:
-    return sum(s.tokens for turn in chain.turns for s in turn.segments if s.author == author)
-
-
 def read_records(directory: Path | str) -> list[dict[str, Any]]:
     """A dictionary per chain, by problem and sample, with answers as they were graded last.
 
@@ -98,11 +86,4 @@ def read_records(directory: Path | str) -> list[dict[str, Any]]:
     Raises:
         StoreError: there is no run, or one of its files is corrupt.
     """
-    directory = Path(directory)
-    recorded = read_run(directory)
-    grades = read_grades(directory, recorded.chains)
-    chains = sorted(regraded(recorded.chains, grades), key=lambda chain: chain.key)
-    with Grader(cache=VerdictCache()) as grader:
-        graded = states(recorded, grades, grader)
-    correct = {key: state.correct for key, state in graded.items()}
-    return list(rows(recorded.problems, chains, correct))
+    return list(rows(grade_run(read_run(Path(directory)))))

@@ -66,10 +66,9 @@ class Ranking:
         self._verdicts: dict[int, Verdict] = {}  # by sample, of the turn that was ranked last
         self._ranked = asyncio.Event()
         for chain in finished:
-            for number, turn in enumerate(chain.turns):
-                if turn.decision:
-                    u = tie_breaker(config.seed, "run", problem_id, chain.sample, number)
-                    self._places[number].append(_Place(turn.decision.score, u, chain.sample))
+            for number, decision in chain.decisions:
+                u = tie_breaker(config.seed, "run", problem_id, chain.sample, number)
+                self._places[number].append(_Place(decision.score, u, chain.sample))
 
     async def decide(self, sample: int, turn: int, score: float, u: float) -> Verdict:
         """Wait until all open chains have their score of this turn; whether this one is taken over.

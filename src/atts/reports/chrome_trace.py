@@ -76,10 +76,8 @@ def _lane(chain: Chain, of_chain: Sequence[Span]) -> Iterator[Event]:
 
 def _turn_facts(turn: Turn) -> Mapping[str, Any]:
     facts: dict[str, Any] = {}
-    for segment in turn.segments:
-        facts[f"{segment.author} tokens"] = (
-            facts.get(f"{segment.author} tokens", 0) + segment.tokens
-        )
+    for author in dict.fromkeys(segment.author for segment in turn.segments):
+        facts[f"{author} tokens"] = turn.written(author)
     if turn.decision:
         facts |= {
             "score": turn.decision.score,

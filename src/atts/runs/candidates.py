@@ -4,15 +4,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from atts.analysis.comparison import Named, shared_problems
-from atts.analysis.run_names import run_names
+from atts.analysis.comparison import NamedRun, shared_problems
+from atts.analysis.report import run_names
 from atts.config import Config, load_config, method_and_settings
 from atts.errors import AttsError, ConfigError
 from atts.methods import METHODS
 from atts.problems import load_problems
 from atts.runs import jobs
 from atts.runs.completion import calibration_directory, complete, finished
-from atts.store.grades import read_grades
 from atts.store.run_directory import RecordedRun, read_run
 from atts.types import Problem
 
@@ -137,7 +136,7 @@ async def run_missing(
     return failed
 
 
-def read_all(candidates: Sequence[Candidate], plan: Plan) -> list[Named]:
+def read_all(candidates: Sequence[Candidate], plan: Plan) -> list[NamedRun]:
     """The runs, those that were made now included.
 
     Raises:
@@ -146,6 +145,5 @@ def read_all(candidates: Sequence[Candidate], plan: Plan) -> list[Named]:
     named = []
     for candidate in candidates:
         run = plan.recorded.get(candidate.name) or read_run(candidate.directory)
-        grades = read_grades(candidate.directory, run.chains)
-        named.append(Named(candidate.name, str(candidate.directory), run, grades))
+        named.append(NamedRun(candidate.name, str(candidate.directory), run))
     return named

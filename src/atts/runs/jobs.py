@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from atts.analysis.graded_run import summarise_graded
-from atts.analysis.summary import Summary, drift_alarm
+from atts.analysis.graded_run import grade_run
+from atts.analysis.summary import Summary, drift_alarm, summarise
 from atts.config import Config
 from atts.conformal.calibration import Calibration
 from atts.conformal.calibration_pass import rounds
@@ -150,13 +150,18 @@ async def run(
         if job.certificate:
             store.write_certificate(job.certificate)
         await _make_chains(job, models, store, observer, retry_failed)
-        chains = list(store.chains.values())
+        chains = tuple(store.chains.values())
         recorded = RecordedRun(
-            job.config, tuple(job.problems), tuple(chains), job.calibration, job.certificate
+            job.config,
+            tuple(job.problems),
+            chains,
+            job.calibration,
+            job.certificate,
+            read_grades(directory, chains),
         )
         progress = observer.grading if observer else None
         with Grader(cache=VerdictCache(), progress=progress) as grader:
-            summary = summarise_graded(recorded, read_grades(directory, chains), grader)
+            summary = summarise(grade_run(recorded, grader))
         store.write_summary(summary)
     return summary
 
@@ -183,7 +188,7 @@ async def calibrate(
         earlier: set[ChainKey] = set()
         for keys in rounds([problem.id for problem in job.problems], job.config.samples):
             made = [store.chains[key] for key in earlier]
-            scored = [c for c in made if c.end != "failed" and any(t.decision for t in c.turns)]
+            scored = [c for c in made if c.end != "failed" and any(c.decisions)]
             before = Calibration.from_chains(scored, job.config) if scored else None
             control = calibrating_control(job.config.take_over, before)
             await _make_chains(

@@ -8,14 +8,14 @@ from typing import Literal, NamedTuple
 
 from filelock import FileLock
 
-from atts.analysis.graded_run import states, summarise_graded
-from atts.analysis.summary import Summary
+from atts.analysis.graded_run import GradedRun, grade_run
+from atts.analysis.summary import Summary, summarise
 from atts.errors import AttsError, JudgeError, StoreError
 from atts.files import atomic_write, to_jsonl
 from atts.grading.extract import choice_letter, extract_answer
 from atts.grading.grader import Grader
 from atts.grading.judge import Cost, Judge
-from atts.store.grades import GRADES, ChainGrade, ExtractedBy, read_grades, text_digest
+from atts.store.grades import GRADES, ChainGrade, ExtractedBy, text_digest
 from atts.store.run_directory import SUMMARY, RecordedRun, lock_run, read_run
 from atts.types import Chain, ChainKey, Problem
 
@@ -110,20 +110,19 @@ async def regrade(
         work = _Regrade(run, judge, progress)
         extracted = await work.extract(extract)
         grades = await work.verdicts(extracted, judge_by, grader)
-        old = read_grades(directory, run.chains)
-        before = summarise_graded(run, old, grader)
-        after = summarise_graded(run, grades, grader)
+        before, after = grade_run(run, grader), grade_run(run._replace(grades=grades), grader)
+        summary = summarise(after)
         if not dry_run:
             ordered = [grades[key] for key in sorted(grades)]
             atomic_write(directory / GRADES, to_jsonl(ordered))
-            atomic_write(directory / SUMMARY, after.model_dump_json(indent=2) + "\n")
+            atomic_write(directory / SUMMARY, summary.model_dump_json(indent=2) + "\n")
     finally:
         if lock:
             lock.release()
     return Regraded(
-        before,
-        after,
-        _changes(run, old, grades, grader),
+        summarise(before),
+        summary,
+        _changes(before, after),
         _agreement(grades.values()) if judge_by != "rules" else None,
         judge.cost if judge else Cost(),
         work.error,
@@ -177,7 +176,8 @@ class _Regrade:
         self, grades: dict[ChainKey, ChainGrade], by: JudgeBy, grader: Grader
     ) -> dict[ChainKey, ChainGrade]:
         """The same with verdicts."""
-        rules = states(self._run, grades, grader) if by != "llm" else {}
+        run = self._run._replace(grades=grades)
+        rules = grade_run(run, grader).verdicts if by != "llm" else {}
         judged: dict[ChainKey, bool] = {}
         if by != "rules":
             # One question for each different answer to a problem.
@@ -250,17 +250,11 @@ def _decided(grade: ChainGrade, by: JudgeBy, rules: bool | None, llm: bool | Non
     )
 
 
-def _changes(
-    run: RecordedRun,
-    old: dict[ChainKey, ChainGrade],
-    new: dict[ChainKey, ChainGrade],
-    grader: Grader,
-) -> list[Change]:
-    before, after = states(run, old, grader), states(run, new, grader)
+def _changes(before: GradedRun, after: GradedRun) -> list[Change]:
     return [
-        Change(key, before[key].answer, state.answer, before[key].correct, state.correct)
-        for key, state in sorted(after.items())
-        if state != before[key]
+        Change(key, old.answer, new.answer, old.correct, new.correct)
+        for key, new in sorted(after.verdicts.items())
+        if new != (old := before.verdicts[key])
     ]
 
 

@@ -13,8 +13,8 @@ from typing import Any, Literal, NamedTuple
 import yaml
 from pydantic import ConfigDict, Field, ValidationError
 
-from atts.analysis.graded_run import summarise_graded
-from atts.analysis.summary import Summary
+from atts.analysis.graded_run import grade_run
+from atts.analysis.summary import Summary, summarise
 from atts.config import Config, Coverage, MethodName, Options, parse_config
 from atts.engines.loading import server_urls
 from atts.engines.servers.lifecycle import answers, down, up
@@ -23,7 +23,6 @@ from atts.methods import METHODS, authors_of
 from atts.methods.chain import Models
 from atts.runs import jobs
 from atts.runs.completion import complete, finished
-from atts.store.grades import read_grades
 from atts.types import Author
 
 Fragment = dict[str, Any]
@@ -194,7 +193,7 @@ async def _run_entry(
 def _finished(directory: Path, entry: Entry) -> Summary | None:
     """The summary of an entry that needs nothing more."""
     run = finished(directory, entry.config)
-    return summarise_graded(run, read_grades(directory, run.chains)) if run else None
+    return summarise(grade_run(run)) if run else None
 
 
 def _merged(under: Fragment, over: Fragment) -> Fragment:

@@ -246,12 +246,7 @@ def _point(
     grades = graded.grades
     written = dict.fromkeys(grades, 0)
     for chain in chains:
-        written[chain.problem_id] += sum(
-            segment.tokens
-            for turn in chain.turns
-            for segment in turn.segments
-            if segment.author == "target"
-        )
+        written[chain.problem_id] += chain.written("target")
     tokens = np.array(list(written.values()))
     return Point(
         rate=rate,

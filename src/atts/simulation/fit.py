@@ -232,7 +232,7 @@ def least_squares(
 
 def measured_requests(run: RecordedRun) -> list[Measured]:
     """The requests of a run's chains that have timings, in the order in which they were sent."""
-    segments = [s for chain in run.chains for turn in chain.turns for s in turn.segments]
+    segments = [segment for chain in run.chains for segment in chain.segments]
     tokens = sum(segment.tokens for segment in segments)
     characters = sum(len(segment.text) for segment in segments)
     prompts = prompt_lengths(run, characters / max(tokens, 1))

@@ -208,7 +208,7 @@ def _traced(tree: dict[str, Any]) -> RecordedChain:
 
 def _of_run(path: Path) -> Workload:
     run = read_run(path)
-    written = [s for chain in run.chains for turn in chain.turns for s in turn.segments]
+    written = [segment for chain in run.chains for segment in chain.segments]
     tokens = sum(segment.tokens for segment in written)
     if written and not tokens:  # an imported folder has the texts alone
         rate = CHARACTERS_A_TOKEN

@@ -1,4 +1,4 @@
-"""What ``atts regrade`` leaves in a run directory, and how the run is summed up with it.
+"""What ``atts regrade`` leaves in a run directory.
 
 ==================  =====================================================================
 ``grades.jsonl``    one line per chain: its answer when it ran, its answer now, verdicts
@@ -86,13 +86,3 @@ def read_grades(directory: Path, chains: Iterable[Chain]) -> dict[ChainKey, Chai
         ):
             grades[grade.key] = grade
     return grades
-
-
-def regraded(chains: Iterable[Chain], grades: dict[ChainKey, ChainGrade]) -> list[Chain]:
-    """The chains, with the answers of ``grades`` where there are any."""
-    return [
-        chain.model_copy(update={"answer": grades[chain.key].answer})
-        if chain.key in grades
-        else chain
-        for chain in chains
-    ]

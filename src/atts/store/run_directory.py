@@ -8,6 +8,7 @@
 ``chains.jsonl``      one line per finished chain; of one chain's lines the last counts
 ``summary.json``      the figures, once the run has come to its end
 ``environment.json``  software and machine, an entry for each start
+``grades.jsonl``      what ``atts regrade`` found, if it was called
 ====================  ===============================================================
 """
 
@@ -15,23 +16,22 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
+from types import MappingProxyType
+from typing import NamedTuple, Self, TypeVar
 
 import yaml
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from atts.config import Config, differing_keys, load_config
+from atts.conformal.calibration import Calibration
+from atts.conformal.risk import Certificate
 from atts.errors import CalibrationError, ConfigError, StoreError
 from atts.files import atomic_write, to_jsonl
+from atts.store.grades import ChainGrade, read_grades
 from atts.types import Chain, ChainKey, Problem, Record
-
-if TYPE_CHECKING:
-    from atts.analysis.summary import Summary
-    from atts.conformal.calibration import Calibration
-    from atts.conformal.risk import Certificate
 
 CONFIG = "config.yaml"
 PROBLEMS = "problems.jsonl"
@@ -51,10 +51,21 @@ class RecordedRun(NamedTuple):
     config: Config
     problems: tuple[Problem, ...]
     chains: tuple[Chain, ...]
-    calibration: "Calibration | None" = None
+    calibration: Calibration | None = None
     """What the run decides by, if anything."""
-    certificate: "Certificate | None" = None
+    certificate: Certificate | None = None
     """What vouches for its accuracy, if anything."""
+    grades: Mapping[ChainKey, ChainGrade] = MappingProxyType({})
+    """What ``atts regrade`` found of the chains, if it was called."""
+
+    def chains_as_graded(self) -> tuple[Chain, ...]:
+        """The chains, with the answers of ``grades`` where there are any."""
+        return tuple(
+            chain.model_copy(update={"answer": self.grades[chain.key].answer})
+            if chain.key in self.grades
+            else chain
+            for chain in self.chains
+        )
 
 
 class RunStore:
@@ -89,7 +100,7 @@ class RunStore:
         directory: Path,
         config: Config,
         problems: Sequence[Problem],
-        calibration: "Calibration | None",
+        calibration: Calibration | None,
     ) -> Self:
         """Create a run directory, or resume the run that it holds.
 
@@ -143,7 +154,7 @@ class RunStore:
         self._length += len(line)
         self.chains[chain.key] = chain
 
-    def write_certificate(self, certificate: "Certificate") -> None:
+    def write_certificate(self, certificate: Certificate) -> None:
         """Write ``certificate.json``.
 
         Raises:
@@ -151,8 +162,8 @@ class RunStore:
         """
         atomic_write(self.directory / CERTIFICATE, certificate.to_json())
 
-    def write_summary(self, summary: "Summary") -> None:
-        """Write ``summary.json``.
+    def write_summary(self, summary: Record) -> None:
+        """Write ``summary.json``; see ``atts.analysis.summary``.
 
         Raises:
             StoreError: it cannot be written.
@@ -187,10 +198,12 @@ def read_run(directory: Path) -> RecordedRun:
         config = _read_config(directory)
         problems = tuple(_read_problems(directory))
         chains, _ = _read_chains(directory, config, problems)
-        calibration, certificate = _read_grounds(directory, config)
+        calibration, certificate = _read_calibration(directory, config)
     except OSError as error:
         raise StoreError(f"cannot read the run directory {directory}: {error}") from error
-    return RecordedRun(config, problems, tuple(chains.values()), calibration, certificate)
+    found = tuple(chains.values())
+    grades = read_grades(directory, found)
+    return RecordedRun(config, problems, found, calibration, certificate, grades)
 
 
 def config_yaml(config: Config) -> str:
@@ -279,13 +292,10 @@ def _read_config(directory: Path) -> Config:
         raise StoreError(f"the run directory {directory} cannot be read: {error}") from error
 
 
-def _read_grounds(
+def _read_calibration(
     directory: Path, config: Config
-) -> "tuple[Calibration | None, Certificate | None]":
+) -> tuple[Calibration | None, Certificate | None]:
     """What the run decides by, and what vouches for it."""
-    from atts.conformal.calibration import Calibration
-    from atts.conformal.risk import Certificate
-
     calibration = certificate = None
     try:
         # The directory of a calibration pass has the file too, but did not decide by it.

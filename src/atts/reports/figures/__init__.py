@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from atts.analysis.graded_run import ReportedRun
+from atts.analysis.report import RunReport
 from atts.reports.figures.base import Figure, save_figures
 from atts.reports.figures.cost import cost, frontier
 from atts.reports.figures.outcomes import accuracy, pass_at_k
@@ -13,7 +13,7 @@ from atts.reports.figures.times import intensity, phases, timeline
 __all__ = ["Figure", "make_figures", "save_figures"]
 
 
-def make_figures(runs: Sequence[ReportedRun]) -> list[Figure]:
+def make_figures(runs: Sequence[RunReport]) -> list[Figure]:
     """All figures that the runs have numbers for."""
     together = [
         maker(runs)

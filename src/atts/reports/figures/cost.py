@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from atts.analysis.frontier import Point, beaten_by
-from atts.analysis.graded_run import ReportedRun
+from atts.analysis.comparison import ParetoPoint, beaten_by
+from atts.analysis.report import RunReport
 from atts.reports.figures.base import (
     INTERVALS,
     Cell,
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def cost(runs: Sequence[ReportedRun]) -> Figure | None:
+def cost(runs: Sequence[RunReport]) -> Figure | None:
     """Tokens per chain, by what was done with them."""
     kinds = (
         ("draft writes", "draft", ""),
@@ -72,12 +72,14 @@ def cost(runs: Sequence[ReportedRun]) -> Figure | None:
     )
 
 
-def frontier(runs: Sequence[ReportedRun]) -> Figure | None:
+def frontier(runs: Sequence[RunReport]) -> Figure | None:
     """Accuracy against target tokens; the frontier holds what no other run beats in both."""
     if len(runs) < 2 or not any(run.summary.tokens.target_written for run in runs):
         return None
     points = [
-        Point(run.summary.accuracy.estimate, run.summary.tokens.target_written / run.summary.chains)
+        ParetoPoint(
+            run.summary.accuracy.estimate, run.summary.tokens.target_written / run.summary.chains
+        )
         for run in runs
     ]
     best = [winner is None for winner in beaten_by(points)]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from atts.analysis.graded_run import ReportedRun
+from atts.analysis.report import RunReport
 from atts.grading.metrics import Interval
 from atts.reports.figures.base import INTERVALS, Cell, Figure, Style, label, legend, whole_numbers
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def accuracy(runs: Sequence[ReportedRun]) -> Figure:
+def accuracy(runs: Sequence[RunReport]) -> Figure:
     """Accuracy per chain, majority vote and pass@k, with intervals."""
     metrics: list[tuple[str, list[Interval]]] = [
         ("accuracy per chain", [run.summary.accuracy for run in runs]),
@@ -66,7 +66,7 @@ def accuracy(runs: Sequence[ReportedRun]) -> Figure:
     )
 
 
-def pass_at_k(runs: Sequence[ReportedRun]) -> Figure | None:
+def pass_at_k(runs: Sequence[RunReport]) -> Figure | None:
     """The chance that one of k chains is right, by k."""
     if all(len(run.summary.pass_at_k) <= 1 for run in runs):
         return None

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from atts.analysis.graded_run import ReportedRun
+from atts.analysis.report import RunReport
 from atts.grading.metrics import clustered_interval
 from atts.reports.figures.base import (
     INTERVALS,
@@ -25,7 +25,7 @@ Tally = dict[_Group, dict[str, list[bool]]]
 """Group -> problem id -> what was decided."""
 
 
-def rate_by_turn(runs: Sequence[ReportedRun]) -> Figure | None:
+def rate_by_turn(runs: Sequence[RunReport]) -> Figure | None:
     """The realised rate of each turn, with intervals."""
     decided = _aiming(runs)
     if not decided:
@@ -34,9 +34,8 @@ def rate_by_turn(runs: Sequence[ReportedRun]) -> Figure | None:
     for _, run in decided:
         tally: Tally[int] = defaultdict(lambda: defaultdict(list))
         for chain in run.run.chains:
-            for turn, each in enumerate(chain.turns):
-                if each.decision:
-                    tally[turn][chain.problem_id].append(each.decision.take_over)
+            for turn, decision in chain.decisions:
+                tally[turn][chain.problem_id].append(decision.take_over)
         for turn, by_problem in sorted(tally.items()):
             groups = [by_problem[name] for name in sorted(by_problem)]
             found = clustered_interval(list(map(sum, groups)), list(map(len, groups)))
@@ -80,7 +79,7 @@ def rate_by_turn(runs: Sequence[ReportedRun]) -> Figure | None:
     )
 
 
-def rate_by_problem(runs: Sequence[ReportedRun]) -> Figure | None:
+def rate_by_problem(runs: Sequence[RunReport]) -> Figure | None:
     """The realised rate of each problem, from the lowest to the highest."""
     decided = _aiming(runs)
     if not decided:
@@ -89,9 +88,7 @@ def rate_by_problem(runs: Sequence[ReportedRun]) -> Figure | None:
     for _, run in decided:
         tally: dict[str, list[bool]] = defaultdict(list)
         for chain in run.run.chains:
-            for turn in chain.turns:
-                if turn.decision:
-                    tally[chain.problem_id].append(turn.decision.take_over)
+            tally[chain.problem_id] += [decision.take_over for _, decision in chain.decisions]
         rates = sorted((sum(made) / len(made), name, len(made)) for name, made in tally.items())
         rows += [(run.name, name, decisions, rate) for rate, name, decisions in rates]
 
@@ -131,7 +128,7 @@ def rate_by_problem(runs: Sequence[ReportedRun]) -> Figure | None:
     )
 
 
-def rate_over_time(runs: Sequence[ReportedRun]) -> Figure | None:
+def rate_over_time(runs: Sequence[RunReport]) -> Figure | None:
     """The rate of decisions in the order in which they were made."""
     budgets = [
         (number, run, run.profile.budget)
@@ -197,7 +194,7 @@ def rate_over_time(runs: Sequence[ReportedRun]) -> Figure | None:
     )
 
 
-def _aiming(runs: Sequence[ReportedRun]) -> list[tuple[int, ReportedRun]]:
+def _aiming(runs: Sequence[RunReport]) -> list[tuple[int, RunReport]]:
     """Runs of methods that decide by scores and aim at a rate; a run's place is its style."""
     return [
         (number, run)
@@ -206,7 +203,7 @@ def _aiming(runs: Sequence[ReportedRun]) -> list[tuple[int, ReportedRun]]:
     ]
 
 
-def _nominal(axes: "Axes", decided: Sequence[tuple[int, ReportedRun]]) -> None:
+def _nominal(axes: "Axes", decided: Sequence[tuple[int, RunReport]]) -> None:
     for rate in {run.run.config.take_over.rate for _, run in decided}:
         axes.axhline(rate, color=colour("ink"), linewidth=0.9, linestyle=":")
 

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from atts.analysis.graded_run import Outcome, ReportedRun
+from atts.analysis.graded_run import ChainOutcome
+from atts.analysis.report import RunReport
 from atts.methods import METHODS
 from atts.reports.figures.base import Cell, Figure, colour
 from atts.types import Decision
@@ -18,7 +19,7 @@ BINS = 40
 Values = NDArray[np.float64]
 
 
-def scores(run: ReportedRun, number: int) -> Figure | None:
+def scores(run: RunReport, number: int) -> Figure | None:
     """Histograms of the scores, and of those of the calibration."""
     decisions = _decisions(run)
     if not decisions:
@@ -77,7 +78,7 @@ def scores(run: ReportedRun, number: int) -> Figure | None:
     )
 
 
-def p_values(run: ReportedRun, number: int) -> Figure | None:
+def p_values(run: RunReport, number: int) -> Figure | None:
     """How often the p-value is at most p: the diagonal, if the calibration holds.
 
     Not for a method that ranks a problem's chains among each other: its ranks say nothing of a
@@ -135,14 +136,13 @@ def p_values(run: ReportedRun, number: int) -> Figure | None:
     )
 
 
-def _decisions(run: ReportedRun) -> list[tuple[Decision, Outcome]]:
+def _decisions(run: RunReport) -> list[tuple[Decision, ChainOutcome]]:
     return [
-        (turn.decision, run.outcomes[chain.key])
+        (decision, run.graded.verdicts[chain.key].outcome)
         for chain in run.run.chains
-        for turn in chain.turns
-        if turn.decision
+        for _, decision in chain.decisions
     ]
 
 
-def _scores(decisions: list[tuple[Decision, Outcome]], *wanted: Outcome) -> Values:
+def _scores(decisions: list[tuple[Decision, ChainOutcome]], *wanted: ChainOutcome) -> Values:
     return np.array([decision.score for decision, outcome in decisions if outcome in wanted])

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from atts.analysis.graded_run import ReportedRun
+from atts.analysis.report import RunReport
 from atts.analysis.spans import Phase, offsets, spans
 from atts.reports.figures.base import Cell, Figure, Style, colour, label, legend_above
 
@@ -38,7 +38,7 @@ def group_of(phase: Phase) -> str:
     return phase if phase in GROUPS else phase.split(",")[0].split()[0]
 
 
-def phases(runs: Sequence[ReportedRun]) -> Figure | None:
+def phases(runs: Sequence[RunReport]) -> Figure | None:
     """The share of each phase in the chain-seconds."""
     timed = [run for run in runs if run.profile.phases]
     if not timed:
@@ -93,7 +93,7 @@ def phases(runs: Sequence[ReportedRun]) -> Figure | None:
     )
 
 
-def timeline(run: ReportedRun, number: int) -> Figure | None:
+def timeline(run: RunReport, number: int) -> Figure | None:
     """How many chains were in each phase, over the run."""
     zeros = offsets(run.run.chains)
     wall = run.summary.wall_seconds
@@ -139,7 +139,7 @@ def timeline(run: ReportedRun, number: int) -> Figure | None:
     )
 
 
-def intensity(runs: Sequence[ReportedRun]) -> Figure | None:
+def intensity(runs: Sequence[RunReport]) -> Figure | None:
     """The asynchronous arithmetic intensity against the chains per problem, by method."""
     known = [run for run in runs if run.profile.intensity.r is not None]
     if len({run.summary.samples for run in known}) < 2:

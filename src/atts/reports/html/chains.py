@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from atts.analysis.graded_run import ReportedRun
+from atts.analysis.report import RunReport
 from atts.text import visible
 from atts.types import Chain, Decision, Segment
 
@@ -29,7 +29,7 @@ class Packed(NamedTuple):
     """The id of a script element, and its content: base64 of gzip of JSON."""
 
 
-def pack(runs: Sequence[ReportedRun]) -> Packed:
+def pack(runs: Sequence[RunReport]) -> Packed:
     """The chains of runs, the problems of each in the order of their ids."""
     texts: list[tuple[str, str]] = []
     listed = []
@@ -68,18 +68,17 @@ def script_safe(content: object) -> str:
     return text
 
 
-def _listed(run: ReportedRun, chain: Chain) -> Iterator[Any]:
+def _listed(run: RunReport, chain: Chain) -> Iterator[Any]:
     """A row of the listing, after the number of its problem."""
-    segments = [segment for turn in chain.turns for segment in turn.segments]
-    answer = run.answers[chain.key]
+    answer = run.graded.verdicts[chain.key].answer
     yield chain.sample
-    yield run.outcomes[chain.key]
+    yield run.graded.verdicts[chain.key].outcome
     yield None if answer is None else visible(answer)
     yield len(chain.turns)
-    yield sum(bool(turn.take_over) for turn in chain.turns)
-    yield sum(segment.tokens for segment in segments if segment.author == "draft")
-    yield sum(segment.tokens for segment in segments if segment.author == "target")
-    yield round(chain.done - chain.started, 2)
+    yield chain.take_overs
+    yield chain.written("draft")
+    yield chain.written("target")
+    yield round(chain.seconds, 2)
 
 
 def _content(chain: Chain) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from atts.analysis.graded_run import ReportedRun
+from atts.analysis.report import RunReport
 from atts.analysis.spans import PHASES
 from atts.config import differing_keys, flatten
 from atts.reports.figures import Figure, make_figures
@@ -37,7 +37,7 @@ class ShownFigure(NamedTuple):
     """Its numbers; None where they are too many."""
 
 
-def render_page(runs: Sequence[ReportedRun], figures: Sequence[Figure] | None = None) -> str:
+def render_page(runs: Sequence[RunReport], figures: Sequence[Figure] | None = None) -> str:
     """The text of the HTML file.
 
     Args:
@@ -95,19 +95,19 @@ def _colours() -> str:
     return f":root{{{light}}}@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}\n"
 
 
-def _title(runs: Sequence[ReportedRun]) -> str:
+def _title(runs: Sequence[RunReport]) -> str:
     if len(runs) == 1:
         return f"atts report: {visible(runs[0].name)}"
     return f"atts report: {len(runs)} runs"
 
 
-def _summary(runs: Sequence[ReportedRun]) -> Sheet:
+def _summary(runs: Sequence[RunReport]) -> Sheet:
     rows = comparison_rows([run.summary for run in runs])
     header = ["", *(visible(run.name) for run in runs)]
     return [header, *([label, *cells] for label, cells in rows)]
 
 
-def _notes(runs: Sequence[ReportedRun]) -> list[str]:
+def _notes(runs: Sequence[RunReport]) -> list[str]:
     """What must be said about the figures of a run."""
     notes = []
     for run in runs:
@@ -171,7 +171,7 @@ def _cell(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else visible(str(value))
 
 
-def _phases(runs: Sequence[ReportedRun]) -> Sheet:
+def _phases(runs: Sequence[RunReport]) -> Sheet:
     times = [{time.phase: time for time in run.profile.phases} for run in runs]
     names = [phase for phase in PHASES if any(phase in of_run for of_run in times)]
     if not names:
@@ -193,7 +193,7 @@ def _phases(runs: Sequence[ReportedRun]) -> Sheet:
     return [["chain-seconds", *(visible(run.name) for run in runs)], *rows]
 
 
-def _late(runs: Sequence[ReportedRun]) -> Sheet:
+def _late(runs: Sequence[RunReport]) -> Sheet:
     header = ["run", "problem", "chain", "ended, s", "took, s", "turns", "taken over", "why"]
     rows = [
         [
@@ -212,7 +212,7 @@ def _late(runs: Sequence[ReportedRun]) -> Sheet:
     return [header, *rows] if rows else []
 
 
-def _differing(runs: Sequence[ReportedRun]) -> Sheet:
+def _differing(runs: Sequence[RunReport]) -> Sheet:
     """The keys of the configuration in which the runs differ."""
     flat: list[Mapping[str, Any]] = [
         flatten(run.run.config.model_dump(mode="json")) for run in runs
@@ -222,7 +222,7 @@ def _differing(runs: Sequence[ReportedRun]) -> Sheet:
     return [["key", *(visible(run.name) for run in runs)], *rows] if rows else []
 
 
-def _environment(runs: Sequence[ReportedRun]) -> Sheet:
+def _environment(runs: Sequence[RunReport]) -> Sheet:
     header = ["run", "processor", "memory", "GPUs", "system", "software", "engines"]
     rows = [
         [
