@@ -5,7 +5,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from atts.config import Config, differing_keys, flatten, load_config, parse_config
+from atts.config import (
+    BEFORE_THE_KEY,
+    PRESETS,
+    Config,
+    differing_keys,
+    flatten,
+    load_config,
+    parse_config,
+)
 from atts.errors import ConfigError
 
 OF_ONE_METHOD = {
@@ -268,3 +276,34 @@ def test_a_wrong_group_is_explained(setting: str, told: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(settings=[setting])
     assert told in str(caught.value)
+
+
+def test_a_preset_lies_below_all_that_is_said_otherwise() -> None:
+    for name in PRESETS:
+        config = parse_config({"preset": name, "take_over": {"rate": 0.2}}, "a test")
+        assert config.take_over.rate == 0.2
+        assert (config.take_over.control, config.take_over.by_turn) == ("split", False)
+        assert (config.take_over.mode, config.take_over.score.kind) == ("continue", "mean")
+        assert (config.samples, config.turns.draft_tokens, config.turns.target_tokens) == (
+            16,
+            500,
+            500,
+        )
+        # What is written down is what it stands for, and reads the same without the name.
+        assert "preset" not in config.model_dump()
+    assert load_config(None, ["preset=reference"]).calibration.allow_overlap
+    changed = load_config(None, ["preset=paper", "take_over.control=online"])
+    assert changed.take_over.control == "online"
+
+
+@pytest.mark.parametrize("name", ["papers", 3, None, {"paper": 1}])
+def test_a_preset_that_is_not_there_is_refused(name: object) -> None:
+    with pytest.raises(ConfigError, match=r"preset: there is no .*only paper and reference"):
+        parse_config({"preset": name}, "a test")
+
+
+def test_a_run_from_before_a_key_is_read_as_it_was_made(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("take_over: {rate: 0.3}\n")
+    old = load_config(tmp_path / "config.yaml", defaults=BEFORE_THE_KEY)
+    assert (old.take_over.control, old.take_over.rate, old.stop.repeating) == ("split", 0.3, False)
+    assert load_config(tmp_path / "config.yaml").take_over.control == "adaptive"

@@ -179,6 +179,7 @@ def test_adaptive_control_shows_its_guarantee(make_chain: MakeChain) -> None:
     assert groups["turn 1"].decisions == 4
     assert all(abs(row.deviation) <= row.bound for row in groups.values())
     assert Summary.model_validate_json(summary.model_dump_json()) == summary
-    without = summarised(config(), PROBLEMS, chains)
+    split = parse_config({"take_over": {"control": "split"}, "samples": 4}, "the test")
+    without = summarised(split, PROBLEMS, chains)
     assert without.take_over
     assert without.take_over.tracked == ()

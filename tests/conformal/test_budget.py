@@ -133,13 +133,16 @@ def test_the_configuration_chooses_the_control() -> None:
             parse_config({"take_over": settings}, "the test").take_over, calibration
         )
 
-    assert isinstance(chosen(CALIBRATION), SplitControl)
-    assert isinstance(chosen(control="online"), OnlineControl)
-    for calibration, ranks in ((None, OnlineControl), (CALIBRATION, SplitControl)):
-        control = chosen(calibration, control="adaptive")
-        assert isinstance(control, AdaptiveControl)
-        assert isinstance(control._ranks, ranks)
-    capped = chosen(CALIBRATION, budget={"in_flight": 3})
+    assert isinstance(chosen(CALIBRATION, control="split"), SplitControl)
+    online = chosen(control="online")
+    assert isinstance(online, AdaptiveControl)
+    assert isinstance(online._ranks, OnlineControl)
+    for settings in ({}, {"control": "adaptive"}):
+        for calibration, ranks in ((None, OnlineControl), (CALIBRATION, SplitControl)):
+            control = chosen(calibration, **settings)
+            assert isinstance(control, AdaptiveControl)
+            assert isinstance(control._ranks, ranks)
+    capped = chosen(CALIBRATION, control="split", budget={"in_flight": 3})
     assert isinstance(capped, BudgetControl)
     assert isinstance(capped._control, SplitControl)
     options = parse_config({"take_over": {"budget": {"per_turn": 1}}}, "the test").take_over

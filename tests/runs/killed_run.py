@@ -40,7 +40,7 @@ def make_config(problems: Path, calibration: Path) -> Config:
             "problems": {"source": str(problems), "count": None},
             "samples": 4,
             "turns": {"max_turns": 6, "draft_tokens": 9, "target_tokens": 9},
-            "take_over": {"calibration": str(calibration)},
+            "take_over": {"control": "split", "calibration": str(calibration)},
             "limits": {"chains": 4},
         },
         "a test",

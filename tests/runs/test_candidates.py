@@ -50,6 +50,7 @@ problems: {{source: {tmp_path}/p.jsonl, count: null}}
 calibration: {{problems: {{source: {tmp_path}/h.jsonl, count: null}}, samples: 2}}
 samples: 2
 turns: {{max_turns: 4, draft_tokens: 9, target_tokens: 9}}
+take_over: {{control: split}}
 """
     )
     return tmp_path / "my.yaml"

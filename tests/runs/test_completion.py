@@ -31,6 +31,7 @@ def config(tmp_path: Path) -> Config:
             "problems": problems("p"),
             "samples": 2,
             "turns": {"max_turns": 4, "draft_tokens": 9, "target_tokens": 9},
+            "take_over": {"control": "split"},
             "calibration": {"problems": problems("h"), "samples": 2},
         },
         "a test",
@@ -103,11 +104,12 @@ async def test_a_failed_chain_is_not_finished(config: Config, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("changes", "needed"),
     [
-        ({}, True),
-        ({"method": "target-only"}, False),
+        ({"take_over": {"control": "split"}}, True),
+        ({"take_over": {"control": "split"}, "method": "target-only"}, False),
+        ({}, False),
         ({"take_over": {"control": "online"}}, False),
         ({"take_over": {"control": "adaptive"}}, False),
-        ({"take_over": {"calibration": "mine.json"}}, False),
+        ({"take_over": {"control": "split", "calibration": "mine.json"}}, False),
     ],
 )
 def test_a_calibration_is_made_where_it_is_needed_and_none_is_given(

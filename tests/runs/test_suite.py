@@ -76,7 +76,11 @@ def file(tmp_path: Path) -> Path:
         return {"problems": {"source": str(tmp_path / f"{name}.jsonl"), "count": None}}
 
     tree = {
-        "base": {"samples": 2, "calibration": {**problems_of("calibration"), "samples": 2}},
+        "base": {
+            "samples": 2,
+            "take_over": {"control": "split"},
+            "calibration": {**problems_of("calibration"), "samples": 2},
+        },
         "pairs": {"one": {"draft": served | {"model": "one"}, "target": served}, "two": "two.yaml"},
         "problems": {"a": problems_of("a"), "b": problems_of("b")},
         "methods": ["target-only", "atts"],

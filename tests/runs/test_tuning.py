@@ -75,7 +75,7 @@ def labelled(tmp_path: Path, count: int, **take_over: object) -> Config:
     config = make_config(tmp_path / "problems.jsonl", tmp_path / "none.json")
     tree = config.model_dump(mode="json")
     tree["calibration"] = {"problems": {"source": str(path), "count": None}, "samples": 4}
-    tree["take_over"] |= {"calibration": None, **take_over}
+    tree["take_over"] |= {"control": "split", "calibration": None, **take_over}
     return parse_config(tree, "the test")
 
 

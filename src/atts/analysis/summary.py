@@ -11,6 +11,7 @@ from atts.config import Config, MethodName
 from atts.conformal.adaptive import AdaptiveControl, Tracked
 from atts.conformal.calibration import Calibration
 from atts.conformal.drift import Drift, DriftAlarm
+from atts.conformal.factory import tracking_of
 from atts.conformal.online import OnlineControl
 from atts.conformal.risk import Certificate
 from atts.errors import GradingError
@@ -48,7 +49,8 @@ class TakeOver(Record):
     decisions: int
     by_turn: tuple[TurnRate, ...]
     tracked: tuple[Tracked, ...] = ()
-    """With adaptive control: where all decisions and each group stand against the guarantee."""
+    """With adaptive and online control: where all decisions and each group stand against the
+    guarantee."""
 
 
 class Summary(Record):
@@ -208,11 +210,12 @@ def _take_over(config: Config, chains: Sequence[Chain]) -> TakeOver | None:
 
 def _tracked(config: Config, chains: Sequence[Chain]) -> tuple[Tracked, ...]:
     options = config.take_over
-    if config.method != "atts" or options.control != "adaptive":
+    tracking = tracking_of(options)
+    if config.method != "atts" or tracking is None:
         return ()
     # Only its own state counts, which follows from the recorded p-values: any ranks will do.
     ranks = OnlineControl(options.rate, options.coverage, options.by_turn)
-    control = AdaptiveControl(ranks, options.rate, options.adaptive)
+    control = AdaptiveControl(ranks, options.rate, tracking)
     control.restore_all(chains)
     return tuple(control.tracked())
 

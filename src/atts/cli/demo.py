@@ -21,7 +21,7 @@ SAMPLES = 8
 BASE: Mapping[str, Any] = {
     "turns": {"max_turns": 15, "draft_tokens": 32, "target_tokens": 24},
     # A model as small as the bundled target mends too few of the wrong lines that it continues.
-    "take_over": {"mode": "replace"},
+    "take_over": {"mode": "replace", "control": "split"},
     "calibration": {"problems": {"split": "calibration", "count": 100}, "samples": 4},
     "limits": {"chains": 400, "chains_min": 400, "draft_requests": 400, "target_requests": 400},
 }

@@ -64,7 +64,8 @@ def tune(
     and tests from the highest rate down whether the accuracy by majority vote is at most LOSS
     below that of the target alone. Problems that the run evaluates are not touched.
     """
-    config = load_config(config_file, settings)
+    # Of the controls only this one can be certified.
+    config = load_config(config_file, settings, defaults={"take_over": {"control": "split"}})
     tried = sorted(set(rates or RATES), reverse=True)
     plan = prepare_tuning(config, tried, loss, confidence)
     directory = directory or Path("runs") / f"tune-{config.digest()}"
@@ -75,7 +76,7 @@ def tune(
         say(_refusal(found), style="yellow")
         raise typer.Exit(FAILED)
     say(f"Take-over rate {certificate.rate:g} is {certificate.quote}. To use it:")
-    use = ["--set", f"take_over.rate={certificate.rate:g}"]
+    use = ["--set", f"take_over.rate={certificate.rate:g}", "--set", "take_over.control=split"]
     if certificate.calibration is not None:
         path = directory / f"calibration-{certificate.rate:g}" / CALIBRATION
         use += ["--set", f"take_over.calibration={path}"]

@@ -1,7 +1,8 @@
 """The configuration of a run: every option, with its default, in this one place.
 
 A configuration is a YAML file, changed by ``--set key=value`` on the command line. Unknown
-keys are errors. ``atts run --show-config`` prints all keys.
+keys are errors. ``preset`` sets many keys at once, below all others. ``atts run --show-config``
+prints all keys.
 """
 
 from atts.config.loading import apply_setting, load_config, method_and_settings, parse_config
@@ -39,9 +40,12 @@ from atts.config.options import (
     Track,
     TurnsOptions,
 )
+from atts.config.presets import BEFORE_THE_KEY, PRESETS
 from atts.config.run import Config, differing_keys, flatten
 
 __all__ = [
+    "BEFORE_THE_KEY",
+    "PRESETS",
     "AdaptiveOptions",
     "BestOfNOptions",
     "BudgetOptions",

@@ -9,6 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from atts.config.original import from_original, is_original
+from atts.config.presets import PRESETS
 from atts.config.run import Config, flatten
 from atts.errors import ConfigError
 
@@ -16,11 +17,16 @@ from atts.errors import ConfigError
 _BAD_YAML = (yaml.YAMLError, ValueError, RecursionError)
 
 
-def load_config(path: Path | None = None, settings: list[str] | None = None) -> Config:
+def load_config(
+    path: Path | None = None,
+    settings: list[str] | None = None,
+    defaults: dict[str, Any] | None = None,
+) -> Config:
     """Read a YAML file (none: the defaults) and apply ``key=value`` settings to it.
 
-    It may be a file of the original Speculative Thinking project; see ``atts.config.original``.
-    Values of settings are YAML too: ``take_over.rate=0.3``, ``problems.count=null``.
+    ``defaults`` is what the caller would have where neither says anything. The file may be one of
+    the original Speculative Thinking project; see ``atts.config.original``. Values of settings are
+    YAML too: ``take_over.rate=0.3``, ``problems.count=null``.
 
     Raises:
         ConfigError: the file or a setting cannot be read, or a key or value is wrong.
@@ -30,17 +36,35 @@ def load_config(path: Path | None = None, settings: list[str] | None = None) -> 
         tree = from_original(tree, str(path))
     for setting in settings or []:
         apply_setting(tree, setting)
-    return parse_config(tree, source=str(path) if path else "the command line")
+    return parse_config(tree, str(path) if path else "the command line", defaults)
 
 
-def parse_config(tree: dict[str, Any], source: str) -> Config:
+def parse_config(
+    tree: dict[str, Any], source: str, defaults: dict[str, Any] | None = None
+) -> Config:
     """Validate a nested mapping; what it leaves out, at any depth, is as in ``Config()``.
+
+    Over those defaults go the caller's, and over both the settings of its ``preset``, which is
+    no key of the configuration itself.
 
     Raises:
         ConfigError: naming each wrong key, what is wrong with it, and ``source``.
+
+    >>> parse_config({"preset": "paper", "take_over": {"rate": 0.2}}, "here").take_over.control
+    'split'
     """
+    given = {key: value for key, value in tree.items() if key != "preset"}
+    below = _merge(Config().model_dump(), defaults or {})
+    if "preset" in tree:
+        name = tree["preset"]
+        if not isinstance(name, str) or name not in PRESETS:
+            raise ConfigError(
+                f"wrong configuration in {source}:\n  preset: there is no {name!r}, only "
+                + " and ".join(PRESETS)
+            )
+        below = _merge(below, PRESETS[name])
     try:
-        return Config.model_validate(_merge(Config().model_dump(), tree))
+        return Config.model_validate(_merge(below, given))
     except ValidationError as error:
         problems = [_explain(detail["loc"], detail["msg"]) for detail in error.errors()]
         raise ConfigError(f"wrong configuration in {source}:\n  " + "\n  ".join(problems)) from None

@@ -202,10 +202,10 @@ class TakeOverOptions(Options):
     """Nominal share of decisions that hand the chain to the target (epsilon)."""
     mode: TakeOverMode = "continue"
     """The target continues after the draft's segment, or replaces it."""
-    control: ControlName = "split"
-    """``split`` compares scores with a calibration made before; ``online`` with the scores before
-    them, without a calibration; ``adaptive`` moves the threshold so that the rate holds for any
-    scores, with a calibration or without."""
+    control: ControlName = "adaptive"
+    """``adaptive`` moves the threshold so that the rate holds, at every turn and for every problem,
+    for any scores, with a calibration or without; ``split`` compares scores with a calibration made
+    before; ``online`` with the scores before them."""
     coverage: Coverage = "marginal"
     """Compare with the scores of all problems, or with those of the same problem."""
     by_turn: bool = True

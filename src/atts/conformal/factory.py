@@ -1,6 +1,6 @@
 """The control that a configuration asks for."""
 
-from atts.config import TakeOverOptions
+from atts.config import AdaptiveOptions, TakeOverOptions
 from atts.conformal.adaptive import AdaptiveControl
 from atts.conformal.budget import BudgetControl
 from atts.conformal.calibration import Calibration
@@ -35,12 +35,24 @@ def make_control(options: TakeOverOptions, calibration: Calibration | None) -> C
         )
     else:
         control = OnlineControl(options.rate, options.coverage, options.by_turn)
-    if options.control == "adaptive":
+    if tracking := tracking_of(options):
         try:
-            control = AdaptiveControl(control, options.rate, options.adaptive)
+            control = AdaptiveControl(control, options.rate, tracking)
         except ValueError as error:
             raise ConfigError(f"take_over: {error}") from None
     return _within_budget(control, options)
+
+
+def tracking_of(options: TakeOverOptions) -> AdaptiveOptions | None:
+    """How the control moves its threshold; None if it keeps it.
+
+    ``online`` does, for scores that are not exchangeable in the order in which they arrive: the
+    long segments, which arrive last, have the higher ones. One tracker for each of the groups that
+    it ranks in, with steps that fade, so that it settles where they are.
+    """
+    if options.control == "online":
+        return AdaptiveOptions(track="turn" if options.by_turn else "all", step=1.0, decay=0.5)
+    return options.adaptive if options.control == "adaptive" else None
 
 
 def calibrating_control(options: TakeOverOptions, earlier: Calibration | None) -> Control:

@@ -25,27 +25,33 @@ class TurnGroups:
     """Runs of turns, each with enough calibration scores.
 
     Scores shift with the turn, so each turn is its own group as long as it has ``fewest`` scores;
-    later turns, which few chains reach, are merged with their neighbours. The last group is open:
-    it holds all turns after it, seen in the calibration or not.
+    later turns, which few chains reach, are merged with their neighbours. Turn 0, which continues
+    nothing, stays alone however few its scores are, and the turns after it, if too few for any
+    group, are one. The last group is open: it holds all turns after it, seen in the calibration
+    or not.
 
     >>> TurnGroups([300, 200, 90, 40, 10], fewest=100).first_turns
     [0, 1, 2]
     >>> TurnGroups([300, 200, 90, 8, 1], fewest=100).first_turns
     [0, 1]
+    >>> TurnGroups([60, 60, 20], fewest=100).first_turns
+    [0, 1]
     """
 
     def __init__(self, counts: Sequence[int], fewest: int = FEWEST) -> None:
         """``counts`` holds the number of scores of each turn, from turn 0."""
-        self.first_turns: list[int] = []
-        first = total = 0
-        for turn, count in enumerate(counts):
+        self.first_turns = [0]
+        first, total = 1, 0
+        for turn, count in enumerate(counts[1:], start=1):
             total += count
             if total >= fewest:
                 self.first_turns.append(first)
                 first, total = turn + 1, 0
-        # What is left is too little for a group of its own, and joins the last one.
-        if not self.first_turns:
-            self.first_turns = [0]
+        # What is left is too little for a group of its own, and joins the last one but turn 0.
+        if total and self.first_turns == [0]:
+            self.first_turns.append(1)
+        if len(self.first_turns) > 1 and not counts[0]:  # turn 0 has nothing to be compared with
+            del self.first_turns[1]
 
     def of(self, turn: int) -> int:
         """The first turn of the group that a turn belongs to."""

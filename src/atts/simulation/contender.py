@@ -45,6 +45,8 @@ class Contender(NamedTuple):
             if not key or not equals:
                 raise ConfigError(f"{name}: {setting!r} is not key=value")
             pairs[key] = value
+        if "preset" in pairs:
+            raise ConfigError(f"{name}: a preset holds for all that is simulated: use --set preset")
         known = next((each for each in FOLLOWING if each == method), None)
         if known is None:
             raise ConfigError(

@@ -25,7 +25,7 @@ import yaml
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from atts.config import Config, differing_keys, load_config
+from atts.config import BEFORE_THE_KEY, Config, differing_keys, load_config
 from atts.conformal.calibration import Calibration
 from atts.conformal.risk import Certificate
 from atts.errors import CalibrationError, ConfigError, StoreError
@@ -287,7 +287,7 @@ def _check_same_run(
 
 def _read_config(directory: Path) -> Config:
     try:
-        return load_config(directory / CONFIG)
+        return load_config(directory / CONFIG, defaults=BEFORE_THE_KEY)
     except ConfigError as error:
         raise StoreError(f"the run directory {directory} cannot be read: {error}") from error
 
