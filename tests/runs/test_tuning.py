@@ -76,6 +76,7 @@ def labelled(tmp_path: Path, count: int, **take_over: object) -> Config:
     tree = config.model_dump(mode="json")
     tree["calibration"] = {"problems": {"source": str(path), "count": None}, "samples": 4}
     tree["take_over"] |= {"control": "split", "calibration": None, **take_over}
+    tree["stop"] |= {"repeating": False}
     return parse_config(tree, "the test")
 
 

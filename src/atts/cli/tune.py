@@ -11,7 +11,7 @@ from atts.cli.commands import CONFIGURATION, command_line, given, new_app, resum
 from atts.cli.options import ConfigFile, Settings
 from atts.cli.progress import Display
 from atts.cli.terminal import EXIT_CODES, FAILED, err, out, say
-from atts.config import load_config
+from atts.config import flatten, load_config
 from atts.conformal.risk import Certificate, problems_needed
 from atts.reports.summary_table import percent, plain_table
 from atts.runs import jobs, tuning
@@ -19,6 +19,8 @@ from atts.runs.tuning import Plan, Tuning, prepare_tuning
 from atts.store.run_directory import CALIBRATION, CERTIFICATE
 
 RATES = (0.8, 0.6, 0.4, 0.2)
+CERTIFIABLE = {"take_over": {"control": "split"}, "stop": {"repeating": False}}
+"""What is set unless the user says otherwise: the defaults of a run cannot be certified."""
 
 EXAMPLES = f"""Examples:
 
@@ -64,8 +66,7 @@ def tune(
     and tests from the highest rate down whether the accuracy by majority vote is at most LOSS
     below that of the target alone. Problems that the run evaluates are not touched.
     """
-    # Of the controls only this one can be certified.
-    config = load_config(config_file, settings, defaults={"take_over": {"control": "split"}})
+    config = load_config(config_file, settings, CERTIFIABLE)
     tried = sorted(set(rates or RATES), reverse=True)
     plan = prepare_tuning(config, tried, loss, confidence)
     directory = directory or Path("runs") / f"tune-{config.digest()}"
@@ -76,7 +77,9 @@ def tune(
         say(_refusal(found), style="yellow")
         raise typer.Exit(FAILED)
     say(f"Take-over rate {certificate.rate:g} is {certificate.quote}. To use it:")
-    use = ["--set", f"take_over.rate={certificate.rate:g}", "--set", "take_over.control=split"]
+    use = ["--set", f"take_over.rate={certificate.rate:g}"]
+    for key, value in flatten(CERTIFIABLE).items():
+        use += ["--set", f"{key}={str(value).lower()}"]
     if certificate.calibration is not None:
         path = directory / f"calibration-{certificate.rate:g}" / CALIBRATION
         use += ["--set", f"take_over.calibration={path}"]

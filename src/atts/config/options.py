@@ -160,7 +160,7 @@ class StopOptions(Options):
     is likelier than the next."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
     """How certain is certain enough for ``adaptive``."""
-    repeating: bool = False
+    repeating: bool = True
     """Whether a chain is ended that writes one passage over and over again."""
 
 

@@ -96,12 +96,12 @@ def prepare_tuning(config: Config, rates: Sequence[float], limit: float, confide
             "be certified: with the others, what happens to a problem depends on the other "
             "problems, so that their losses are not independent"
         )
-    if config.stop != StopOptions():
+    if config.stop != StopOptions(repeating=False):
         raise ConfigError(
             f"stop.when={config.stop.when} and stop.repeating={str(config.stop.repeating).lower()} "
             "cannot be certified: a certificate is about the votes of all chains, each to its end, "
-            "and a run with other stop options is refused under it. Leave out all of stop, here "
-            "and in the run"
+            "and a run with other stop options is refused under it. Leave out all of stop "
+            "here, and set stop.repeating=false in the run"
         )
     if not rates or not all(0.0 < rate <= 1.0 for rate in rates):
         raise ConfigError("the take-over rates to try must lie in (0, 1]")
