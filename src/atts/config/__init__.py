@@ -1,17 +1,12 @@
-"""The configuration of a run: every option, with its default, in this one place.
+"""The configuration of a run: every option, with its default.
+
+The options of a single method stand with that method, as a group of its name.
 
 A configuration is a YAML file, changed by ``--set key=value`` on the command line. Unknown
 keys are errors. ``atts run --show-config`` prints all keys.
 """
 
 from atts.config.loading import apply_setting, load_config, method_and_settings, parse_config
-from atts.config.methods import (
-    BestOfNOptions,
-    SelfConsistencyOptions,
-    SpecReasonOptions,
-    SpeculativeThinkingOptions,
-    SyncRankingOptions,
-)
 from atts.config.options import (
     AdaptiveOptions,
     BudgetOptions,
@@ -43,7 +38,6 @@ from atts.config.run import Config, differing_keys, flatten
 
 __all__ = [
     "AdaptiveOptions",
-    "BestOfNOptions",
     "BudgetOptions",
     "CalibrationOptions",
     "Config",
@@ -60,14 +54,10 @@ __all__ = [
     "SamplingOptions",
     "ScoreName",
     "ScoreOptions",
-    "SelfConsistencyOptions",
     "ServerOptions",
-    "SpecReasonOptions",
-    "SpeculativeThinkingOptions",
     "Split",
     "StopOptions",
     "StopRule",
-    "SyncRankingOptions",
     "TakeOverMode",
     "TakeOverOptions",
     "Thinking",

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from atts.config.original import from_original, is_original
+from atts import registry
 from atts.config.run import Config, flatten
 from atts.errors import ConfigError
 
@@ -19,15 +19,17 @@ _BAD_YAML = (yaml.YAMLError, ValueError, RecursionError)
 def load_config(path: Path | None = None, settings: list[str] | None = None) -> Config:
     """Read a YAML file (none: the defaults) and apply ``key=value`` settings to it.
 
-    It may be a file of the original Speculative Thinking project; see ``atts.config.original``.
+    It may be a file of a method's own project, where that method can translate it.
     Values of settings are YAML too: ``take_over.rate=0.3``, ``problems.count=null``.
 
     Raises:
         ConfigError: the file or a setting cannot be read, or a key or value is wrong.
     """
     tree = _read_yaml(path) if path else {}
-    if is_original(tree):
-        tree = from_original(tree, str(path))
+    for method in registry.METHODS.found.values() if tree else ():
+        if method.translate and (translated := method.translate(tree, str(path))) is not None:
+            tree = translated
+            break
     for setting in settings or []:
         apply_setting(tree, setting)
     return parse_config(tree, source=str(path) if path else "the command line")
