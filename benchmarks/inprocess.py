@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from atts.config import ModelOptions, PromptOptions
-from atts.engines.base import Sampling
+from atts.engines.base import GenerateRequest, Sampling
 from atts.engines.inprocess.engine import InProcessEngine, end_of_sequence_ids, load_model
 from atts.models.model_files import model_path
 from atts.models.prompts import Tokenizer
@@ -120,7 +120,7 @@ async def concurrent(
     async def serve(index: int, prompt: list[int]) -> int:
         sampling = Sampling(MOST_TOKENS, 0.8, 1.0, seed * 1000 + index)
         async with room:
-            return len((await engine.generate(prompt, sampling)).token_ids)
+            return len((await engine.generate(GenerateRequest(prompt, sampling))).token_ids)
 
     started = time.perf_counter()
     counts = await asyncio.gather(*(serve(i, p) for i, p in enumerate(prompts)))

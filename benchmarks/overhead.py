@@ -22,7 +22,7 @@ import random
 import sysconfig
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -36,11 +36,12 @@ from rich.table import Table
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as FastTokenizer
 
+import atts.methods.atts
 import atts.methods.chain
 from atts.config import Config, ModelOptions, parse_config
 from atts.conformal.drift import DriftAlarm
 from atts.conformal.online import OnlineControl
-from atts.engines.base import Completion, Sampling, Scored
+from atts.engines.base import Completion, GenerateRequest, Scored, ScoreRequest
 from atts.engines.limits import LimitedEngine
 from atts.methods.chain import Model, Models, OpenChain
 from atts.models.prompts import Tokenizer
@@ -63,7 +64,7 @@ PARTS: tuple[tuple[Any, str, str], ...] = (
     (Tokenizer, "prompt", "prompt"),
     (Tokenizer, "encode", "tokenise"),
     (Tokenizer, "decode_whole_characters", "detokenise"),
-    (atts.methods.chain, "all_scores", "scores"),
+    (atts.methods.atts, "all_scores", "scores"),
     (OnlineControl, "decide", "decision"),
     (atts.methods.chain, "seed_at", "seeds"),
     (atts.methods.chain, "extract_answer", "answer"),
@@ -85,11 +86,12 @@ class InstantEngine:
         ]
         self._logprobs: NDArray[np.float64] = -np.random.default_rng(0).gamma(2.0, 0.3, 100_000)
 
-    async def generate(self, token_ids: Sequence[int], sampling: Sampling) -> Completion:  # noqa: ARG002
+    async def generate(self, request: GenerateRequest) -> Completion:
         await asyncio.sleep(0)  # so that all chains are in flight at a time
-        return self._written(sampling.seed)
+        return self._written(request.sampling.seed)
 
-    async def score(self, token_ids: Sequence[int], start: int) -> Scored:
+    async def score(self, request: ScoreRequest) -> Scored:
+        token_ids, start = request.token_ids, request.start
         await asyncio.sleep(0)
         return self._scored(len(token_ids) - start, hash((start, token_ids[-1], token_ids[-2])))
 

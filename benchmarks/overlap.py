@@ -35,9 +35,10 @@ from atts.config import Config, parse_config
 from atts.conformal.calibration import Calibration
 from atts.conformal.split import SplitControl
 from atts.engines import limits
-from atts.engines.base import Completion, Sampling, Scored
+from atts.engines.base import Completion, GenerateRequest, Scored, ScoreRequest
 from atts.methods import METHODS
 from atts.methods.chain import Model, Models, OpenChain
+from atts.methods.decider import ControlDecider
 from atts.models.prompts import Tokenizer
 from atts.runs import jobs
 from atts.runs.pool import Clock, run_chains
@@ -142,7 +143,8 @@ class StandIn:
         self.written = self.in_vain = 0.0
         """Tokens."""
 
-    async def generate(self, token_ids: Sequence[int], sampling: Sampling) -> Completion:
+    async def generate(self, request: GenerateRequest) -> Completion:
+        sampling = request.sampling
         numbers = np.random.default_rng(sampling.seed)
         answers = numbers.random() < ANSWERS
         seconds = self._write * numbers.uniform(1 - VARIATION, 1 + VARIATION)
@@ -153,9 +155,10 @@ class StandIn:
             self.in_vain += sampling.max_tokens * (_now() - began) / seconds
             raise
         self.written += sampling.max_tokens
-        return Completion((1, 2) if answers else (0, 0), "length", len(token_ids), NOW)
+        return Completion((1, 2) if answers else (0, 0), "length", len(request.token_ids), NOW)
 
-    async def score(self, token_ids: Sequence[int], start: int) -> Scored:
+    async def score(self, request: ScoreRequest) -> Scored:
+        token_ids, start = request.token_ids, request.start
         await asyncio.sleep(self._score)
         place = hashlib.blake2b(repr(token_ids[0]).encode()).digest()
         numbers = np.random.default_rng([*place, len(token_ids)])
@@ -226,13 +229,10 @@ async def _virtual_run(
         scores={"c": tuple((score,) for score in scores.tolist())},
     )
     control = SplitControl(calibration, rate)
+    problems = [Problem(id=str(number), question="?", answer="1") for number in range(PROBLEMS)]
     waiting = [
-        [
-            partial(
-                OpenChain, Problem(id=str(p), question="?", answer="1"), s, models, config, control
-            )
-        ]
-        for p in range(PROBLEMS)
+        [partial(OpenChain, problem, s, models, config, ControlDecider(control, problem.id))]
+        for problem in problems
         for s in range(SAMPLES)
     ]
     done: list[Chain] = []

@@ -8,7 +8,9 @@ import numpy as np
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers import decoders, models, pre_tokenizers
 
-from atts.engines.base import Completion, Sampling, Scored
+from atts.conformal.control import Control
+from atts.engines.base import Completion, GenerateRequest, Sampling, Scored, ScoreRequest
+from atts.methods.decider import ControlDecider
 from atts.models.model_files import ChatTemplate
 from atts.models.prompts import Tokenizer
 from atts.runs.activity import Activity
@@ -36,8 +38,8 @@ class FakeEngine:
         self.aborted = 0
         self.closed = False
 
-    async def generate(self, token_ids: Sequence[int], sampling: Sampling) -> Completion:
-        prompt = bytes(token_ids).decode()
+    async def generate(self, request: GenerateRequest) -> Completion:
+        prompt, sampling = bytes(request.token_ids).decode(), request.sampling
         self.generated.append((prompt, sampling))
         await self._work()
         written = self.write(prompt)
@@ -46,11 +48,11 @@ class FakeEngine:
         finish: FinishReason = "length" if len(text) > sampling.max_tokens else "stop"
         return Completion(tuple(text[: sampling.max_tokens]), finish, 0, NOW)
 
-    async def score(self, token_ids: Sequence[int], start: int) -> Scored:
-        text = bytes(token_ids).decode()
+    async def score(self, request: ScoreRequest) -> Scored:
+        text, start = bytes(request.token_ids).decode(), request.start
         self.scored.append((text[:start], text[start:]))
         await self._work()
-        logprobs = np.full(len(token_ids) - start, self.logprob(text[start:]))
+        logprobs = np.full(len(request.token_ids) - start, self.logprob(text[start:]))
         return Scored(logprobs, start, NOW)
 
     async def aclose(self) -> None:
@@ -107,17 +109,22 @@ class ScriptedEngine(FakeEngine):
         self.texts = list(texts)
         self.log = log
 
-    async def generate(self, token_ids: Sequence[int], sampling: Sampling) -> Completion:
-        prompt = bytes(token_ids).decode()
+    async def generate(self, request: GenerateRequest) -> Completion:
+        prompt, sampling = bytes(request.token_ids).decode(), request.sampling
         self.log.append(Call(self.name, prompt, sampling.max_tokens, sampling.stop))
         text = self.texts.pop(0)
         self.write = lambda _: text
-        return await super().generate(token_ids, sampling)
+        return await super().generate(request)
 
-    async def score(self, token_ids: Sequence[int], start: int) -> Scored:
-        text = bytes(token_ids).decode()
-        self.log.append(Call(self.name, text[:start], text[start:]))
-        return await super().score(token_ids, start)
+    async def score(self, request: ScoreRequest) -> Scored:
+        text = bytes(request.token_ids).decode()
+        self.log.append(Call(self.name, text[: request.start], text[request.start :]))
+        return await super().score(request)
+
+
+def by_control(control: Control, problem_id: str = "p") -> ControlDecider:
+    """What lets a chain be decided by a control."""
+    return ControlDecider(control, problem_id)
 
 
 def byte_tokens() -> FastTokenizer:

@@ -11,7 +11,7 @@ from transformers import AutoConfig
 
 from atts.cli.demo import demo_configs
 from atts.config import Config, ModelOptions
-from atts.engines.base import Sampling
+from atts.engines.base import GenerateRequest, Sampling
 from atts.models.model_files import model_path
 from atts.models.prompts import Tokenizer
 from atts.problems.arithmetic import stories
@@ -156,6 +156,8 @@ async def test_the_target_mends_a_wrong_draft(tmp_path: Path) -> None:
             wrong = f"{step.left} {step.op} {step.right} = {step.result + 10} {story.unit}"
             ids = tokenizer.prompt(problem, config.prompt) + tokenizer.encode(wrong)
             greedy = Sampling(max_tokens=30, temperature=0.0, top_p=1.0, seed=0)
-            written = tokenizer.decode(list((await engine.generate(ids, greedy)).token_ids))
+            written = tokenizer.decode(
+                list((await engine.generate(GenerateRequest(ids, greedy))).token_ids)
+            )
             mended += f"Wait, {step.left} {step.op} {step.right} = {step.result} " in written
     assert mended >= 8

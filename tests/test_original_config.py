@@ -6,6 +6,7 @@ import pytest
 
 from atts.config import Config, load_config
 from atts.errors import ConfigError
+from atts.methods.speculative_thinking import SpeculativeThinkingOptions
 
 # All keys that its files have, with values that are not the defaults.
 ORIGINAL = """
@@ -48,7 +49,7 @@ def test_every_key_becomes_one_of_ours(tmp_path: Path) -> None:
     for model, name, gpus in ((config.target, "large", 2), (config.draft, "small", 1)):
         assert (model.model, model.engine, model.server.tensor_parallel) == (name, "vllm", gpus)
     assert config.target.server.port == 40001
-    assert config.speculative_thinking.model_dump() == {
+    assert config.of(SpeculativeThinkingOptions).model_dump() == {
         "triggers": ("\n\n", "."),
         "draft_tokens": 1024,
         "target_tokens": 21,
@@ -75,8 +76,8 @@ def test_every_key_becomes_one_of_ours(tmp_path: Path) -> None:
 def test_what_is_off_there_is_off_here(tmp_path: Path) -> None:
     text = ORIGINAL.replace('"Hm."', "null").replace("180", "-1").replace('"vllm"', '"hf"')
     config = load(tmp_path, text)
-    assert config.speculative_thinking.think_words == ""
-    assert config.speculative_thinking.time_out_seconds is None
+    assert config.of(SpeculativeThinkingOptions).think_words == ""
+    assert config.of(SpeculativeThinkingOptions).time_out_seconds is None
     assert config.target.engine == "inprocess"
 
 

@@ -14,9 +14,10 @@ PAGE = Path(__file__).parents[1] / "docs" / "python.md"
 
 def test_the_public_names_are_pinned() -> None:
     assert atts.__all__ == [
-        "AttsError", "Calibration", "Chain", "Completion", "Config", "Engine", "Model", "Problem",
-        "Sampling", "Scored", "Timings", "Tokenizer", "calibrate", "load_config", "make_control",
-        "open_models", "p_value", "read_records", "read_run", "run",
+        "AttsError", "Calibration", "Chain", "Completion", "Config", "Engine",
+        "GenerateRequest", "Model", "Problem", "Sampling", "ScoreRequest", "Scored", "Timings",
+        "Tokenizer", "calibrate", "load_config", "make_control", "open_models", "p_value",
+        "read_records", "read_run", "run",
     ]  # fmt: skip
     assert all(getattr(atts, name).__name__ == name for name in atts.__all__)
     assert dir(atts) == sorted(atts.__all__)

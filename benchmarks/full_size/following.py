@@ -15,19 +15,19 @@ from typing import Any
 import numpy as np
 from models import SPECIAL, VOCABULARY
 
-from atts.engines.base import Completion, Load, Sampling, Scored
+from atts.engines.base import ChainMark, Completion, GenerateRequest, Load, Scored, ScoreRequest
 from atts.engines.http import Json
 from atts.engines.sglang import SGLangEngine
-from atts.simulation.engine import Script, place_of, segment_id, turn_after
+from atts.simulation.engine import Script, place_of, segment_id
 from atts.types import Author, FinishReason
 
 
 class EndlessSGLang(SGLangEngine):
     """Writes on behind an end-of-sequence, up to the limit."""
 
-    async def _send(self, body: dict[str, Any]) -> Json:
+    async def _send(self, body: dict[str, Any], chain: ChainMark | None) -> Json:
         return await super()._send(
-            body | {"sampling_params": body["sampling_params"] | {"ignore_eos": True}}
+            body | {"sampling_params": body["sampling_params"] | {"ignore_eos": True}}, chain
         )
 
 
@@ -49,14 +49,16 @@ class FollowingEngine:
         self._scripts = scripts
         self._written = written
 
-    async def generate(self, token_ids: Sequence[int], sampling: Sampling) -> Completion:
-        script = self._scripts[token_ids[0]]
-        number = turn_after(token_ids[-1], self._author, "continue")
+    async def generate(self, request: GenerateRequest) -> Completion:
+        script, number = self._scripts[request.token_ids[0]], request.turn
         turn = script.turns[number]
         tokens = turn.draft_tokens if self._author == "draft" else turn.target_tokens
         segment = segment_id(number, self._author)
         completion = await self._server.generate(
-            self._real(script, token_ids), replace(sampling, max_tokens=tokens)
+            request._replace(
+                token_ids=self._real(script, request.token_ids),
+                sampling=replace(request.sampling, max_tokens=tokens),
+            )
         )
         if len(completion.token_ids) != tokens:
             raise RuntimeError(f"{len(completion.token_ids)} tokens, not {tokens}")
@@ -64,9 +66,10 @@ class FollowingEngine:
         finish: FinishReason = "stop" if script.ends_with(segment) else "length"
         return completion._replace(token_ids=(segment,) * tokens, finish_reason=finish)
 
-    async def score(self, token_ids: Sequence[int], start: int) -> Scored:
+    async def score(self, request: ScoreRequest) -> Scored:
+        token_ids, start = request.token_ids, request.start
         script = self._scripts[token_ids[0]]
-        scored = await self._server.score(self._real(script, token_ids), start)
+        scored = await self._server.score(request._replace(token_ids=self._real(script, token_ids)))
         score = script.turns[place_of(token_ids[start])[0]].score
         return scored._replace(logprobs=np.full(len(token_ids) - start, -score))
 

@@ -34,13 +34,13 @@ from rich.table import Table
 
 from atts.config import Config, ModelOptions, parse_config
 from atts.conformal.factory import make_control
-from atts.engines.base import Engine, Sampling
+from atts.engines.base import Engine, GenerateRequest, Sampling, ScoreRequest
 from atts.engines.http import HttpClient
 from atts.engines.limits import LimitedEngine
 from atts.engines.loading import server_urls
 from atts.methods import METHODS
 from atts.methods.chain import Model, OpenChain
-from atts.methods.sync_ranking import Ranking
+from atts.methods.decider import Decider, Siblings
 from atts.runs.admission import adapting_room
 from atts.runs.pool import Clock, run_chains
 from atts.simulation.contender import Contender
@@ -209,8 +209,8 @@ async def warm_up(servers: dict[Author, EndlessSGLang]) -> None:
         for rows in (1, 8, 64, 128):
             prompts = [prompt_ids(10_000 + row, 600) for row in range(rows)]
             way = Sampling(max_tokens=8, temperature=0.8, top_p=1.0, seed=0)
-            await asyncio.gather(*(server.generate(ids, way) for ids in prompts))
-            await asyncio.gather(*(server.score(ids, 100) for ids in prompts))
+            await asyncio.gather(*(server.generate(GenerateRequest(ids, way)) for ids in prompts))
+            await asyncio.gather(*(server.score(ScoreRequest(ids, 100)) for ids in prompts))
 
 
 async def run_schedule(
@@ -242,20 +242,21 @@ async def run_schedule(
     if method.needs_calibration:
         control = make_control(config.take_over, workload.calibration(config, count))
 
-    def opened(number: int, sample: int, ranking: Ranking | None) -> OpenChain:
+    def opened(number: int, sample: int, decider: Decider | None) -> OpenChain:
         script = workload.script(number, sample, config, 1.0)
         scripts[script.number] = script
         tokenizer = ScriptTokenizer(script)
         models = {author: Model(engine, tokenizer) for author, engine in engines.items()}
         problem = workload.problem(number)
-        return OpenChain(problem, sample, models, config, control, ranking=ranking)
+        return OpenChain(problem, sample, models, config, decider)
 
     def chains(numbers: Iterable[int]) -> Iterator[Sequence[Callable[[], OpenChain]]]:
         for number in numbers:
-            ranking = None
-            if method.together:
-                ranking = Ranking(workload.problem(number).id, config, range(SAMPLES))
-            group = [partial(opened, number, sample, ranking) for sample in range(SAMPLES)]
+            decider = None
+            if method.decider:
+                problem_id = workload.problem(number).id
+                decider = method.decider(Siblings(problem_id, config, control, range(SAMPLES)))
+            group = [partial(opened, number, sample, decider) for sample in range(SAMPLES)]
             yield from [group] if method.together else [[chain] for chain in group]
 
     done: list[Chain] = []

@@ -12,7 +12,14 @@ if TYPE_CHECKING:
     from atts.conformal.calibration import Calibration
     from atts.conformal.factory import make_control
     from atts.conformal.pvalues import p_value
-    from atts.engines.base import Completion, Engine, Sampling, Scored
+    from atts.engines.base import (
+        Completion,
+        Engine,
+        GenerateRequest,
+        Sampling,
+        Scored,
+        ScoreRequest,
+    )
     from atts.errors import AttsError
     from atts.exchange.tables import read_records
     from atts.methods.chain import Model
@@ -28,9 +35,11 @@ __all__ = [
     "Completion",
     "Config",
     "Engine",
+    "GenerateRequest",
     "Model",
     "Problem",
     "Sampling",
+    "ScoreRequest",
     "Scored",
     "Timings",
     "Tokenizer",
@@ -49,7 +58,14 @@ _HOMES = {
     "atts.conformal.calibration": ("Calibration",),
     "atts.conformal.factory": ("make_control",),
     "atts.conformal.pvalues": ("p_value",),
-    "atts.engines.base": ("Completion", "Engine", "Sampling", "Scored"),
+    "atts.engines.base": (
+        "Completion",
+        "Engine",
+        "GenerateRequest",
+        "Sampling",
+        "ScoreRequest",
+        "Scored",
+    ),
     "atts.errors": ("AttsError",),
     "atts.methods.chain": ("Model",),
     "atts.models.prompts": ("Tokenizer",),

@@ -1,20 +1,24 @@
 """The kinds of score, against their definitions."""
 
-from typing import get_args
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atts.config import ScoreName, ScoreOptions
-from atts.conformal.scores import SCORES, all_scores
+from atts import registry
+from atts.config import ScoreOptions, load_config
+from atts.conformal.scores import all_scores
+from atts.errors import ConfigError
 
 LOGPROBS = st.lists(st.floats(-30, 0), min_size=1, max_size=40).map(np.array)
 
 
 def test_every_name_has_a_score() -> None:
-    assert set(SCORES) == set(get_args(ScoreName))
+    assert set(all_scores(np.array([-1.0]), ScoreOptions())) == set(registry.SCORES.found)
+    for name in registry.SCORES.found:
+        assert load_config(None, [f"take_over.score.kind={name}"]).take_over.score.kind == name
+    with pytest.raises(ConfigError, match=r"Input should be 'mean', .* or '"):
+        load_config(None, ["take_over.score.kind=magic"])
 
 
 @given(LOGPROBS, st.integers(1, 50), st.floats(-10, 0))
@@ -37,8 +41,8 @@ def test_a_bad_step_in_a_long_segment_shows_in_its_worst_window() -> None:
     bad = fine.copy()
     bad[100:108] = -5.0
     ratios = {
-        name: score(bad, options) / score(fine, options)
-        for name, score in SCORES.items()
+        name: score / all_scores(fine, options)[name]
+        for name, score in all_scores(bad, options).items()
         if name != "unlikely-share"
     }
     assert ratios["mean"] < 1.3

@@ -27,9 +27,9 @@ from engines.stand_ins import SGLangStandIn, StandIn, VllmStandIn, serve_stand_i
 from engines.tiny import END, VOCABULARY, greedy, plain_scores, sampled, some_ids, tiny_llama
 
 from atts.config import ModelOptions, ServerOptions
+from atts.engines.base import ChainMark, GenerateRequest, ScoreRequest
 from atts.engines.http import HttpClient
 from atts.engines.remote import RemoteEngine
-from atts.engines.replicas import start_chain
 from atts.engines.sglang import SGLangEngine
 from atts.engines.vllm import VllmEngine
 
@@ -80,17 +80,17 @@ async def connect(engine: RemoteEngine) -> None:
 
 async def chain(engine: RemoteEngine, model: PreTrainedModel, number: int) -> int:
     """A chain of some turns; how many tokens of it the servers had cached."""
-    start_chain()
+    mark = ChainMark()
     ids, cached = some_ids(40, seed=1000 + number), 0
     for turn in range(TURNS):
         drafted = some_ids(17, seed=100 * number + turn)
-        scored = await engine.score(ids + drafted, len(ids))
+        scored = await engine.score(ScoreRequest(ids + drafted, len(ids), mark))
         expected = plain_scores(model, ids + drafted, len(ids))
         if np.abs(scored.logprobs - expected).max() > 1e-4:
             raise SystemExit("wrong scores")
         cached += scored.cached_tokens
         ids += drafted
-        completion = await engine.generate(ids, greedy(8))
+        completion = await engine.generate(GenerateRequest(ids, greedy(8), mark))
         cached += completion.cached_tokens
         ids += completion.token_ids
     return cached
@@ -108,8 +108,9 @@ def servers_of_chains(servers: list[StandIn]) -> list[int]:
 
 async def abort(engine: RemoteEngine, servers: list[StandIn]) -> float:
     """Seconds from a cancellation to the abort on the server."""
-    start_chain()
-    task = asyncio.create_task(engine.generate(some_ids(20), sampled(3000, seed=1)))
+    mark = ChainMark()
+    request = GenerateRequest(some_ids(20), sampled(3000, seed=1), mark)
+    task = asyncio.create_task(engine.generate(request))
     while not any(server.working for server in servers):
         if task.done():
             raise SystemExit("the request was too short to be cancelled")

@@ -33,7 +33,7 @@ from engines.tiny import (
 from transformers import PreTrainedModel
 
 from atts.config import EngineName, ModelOptions
-from atts.engines.base import Completion, Engine, Sampling, Scored
+from atts.engines.base import Completion, Engine, GenerateRequest, Sampling, Scored, ScoreRequest
 from atts.engines.http import HttpClient
 from atts.engines.inprocess.engine import InProcessEngine, load_model
 from atts.engines.loading import remote_engines
@@ -197,7 +197,9 @@ async def endless(engine: Engine, max_tokens: int = 200) -> Sampling:
             replace(sampled(max_tokens, seed), temperature=temperature, top_p=1.0)
             for seed in range(25)
         ]
-        completions = await asyncio.gather(*(engine.generate(some_ids(20), way) for way in ways))
+        completions = await asyncio.gather(
+            *(engine.generate(GenerateRequest(some_ids(20), way)) for way in ways)
+        )
         for way, completion in zip(ways, completions, strict=True):
             if completion.finish_reason == "length":
                 return way
@@ -205,7 +207,9 @@ async def endless(engine: Engine, max_tokens: int = 200) -> Sampling:
 
 
 async def test_text_ends_at_the_limit_or_before_the_end_of_sequence(engine: Engine) -> None:
-    requests = [engine.generate(some_ids(10), sampled(40, seed)) for seed in range(40)]
+    requests = [
+        engine.generate(GenerateRequest(some_ids(10), sampled(40, seed))) for seed in range(40)
+    ]
     completions: list[Completion] = await asyncio.gather(*requests)
     assert {c.finish_reason for c in completions} == {"stop", "length"}
     for completion in completions:
@@ -218,7 +222,7 @@ async def test_text_ends_at_the_limit_or_before_the_end_of_sequence(engine: Engi
 
 @pytest.mark.parametrize("max_tokens", [1, 2])
 async def test_the_smallest_limits_are_respected(engine: Engine, max_tokens: int) -> None:
-    completion = await engine.generate(some_ids(10), greedy(max_tokens))
+    completion = await engine.generate(GenerateRequest(some_ids(10), greedy(max_tokens)))
     assert len(completion.token_ids) == max_tokens
     assert completion.finish_reason == "length"
 
@@ -226,7 +230,7 @@ async def test_the_smallest_limits_are_respected(engine: Engine, max_tokens: int
 async def test_text_ends_where_the_context_is_full(served: Served) -> None:
     # A server may keep a token or more of the context for itself.
     ids = some_ids(served.longest_scored - 3)
-    completion = await served.engine.generate(ids, greedy(50))
+    completion = await served.engine.generate(GenerateRequest(ids, greedy(50)))
     assert 3 <= len(completion.token_ids) <= served.context - len(ids)
     assert completion.finish_reason == "length"
 
@@ -234,26 +238,31 @@ async def test_text_ends_where_the_context_is_full(served: Served) -> None:
 async def test_an_end_at_the_very_limit_is_an_end(served: Served) -> None:
     for seed in range(200):
         way = sampled(60, seed)
-        whole = await served.engine.generate(some_ids(10), way)
+        whole = await served.engine.generate(GenerateRequest(some_ids(10), way))
         if whole.finish_reason == "stop" and whole.token_ids:
             break
     limited = replace(way, max_tokens=len(whole.token_ids) + 1)
-    again = await served.engine.generate(some_ids(10), limited)
+    again = await served.engine.generate(GenerateRequest(some_ids(10), limited))
     assert again.finish_reason == whole.finish_reason == "stop"
     assert again.token_ids == whole.token_ids
 
 
 async def test_moments_of_a_request_are_in_order(engine: Engine) -> None:
-    completion = await engine.generate(some_ids(10), greedy(5))
-    scored = await engine.score(some_ids(10), 5)
+    completion = await engine.generate(GenerateRequest(some_ids(10), greedy(5)))
+    scored = await engine.score(ScoreRequest(some_ids(10), 5))
     for t in (completion.timings, scored.timings):
         assert t.queued <= t.started <= t.first_token <= t.done
 
 
 async def test_the_seed_decides_the_text(engine: Engine) -> None:
     ids = some_ids(30)
-    first = [(await engine.generate(ids, sampled(20, seed))).token_ids for seed in range(5)]
-    again = await asyncio.gather(*(engine.generate(ids, sampled(20, seed)) for seed in range(5)))
+    first = [
+        (await engine.generate(GenerateRequest(ids, sampled(20, seed)))).token_ids
+        for seed in range(5)
+    ]
+    again = await asyncio.gather(
+        *(engine.generate(GenerateRequest(ids, sampled(20, seed))) for seed in range(5))
+    )
     assert [c.token_ids for c in again] == first
     assert len(set(first)) == 5
 
@@ -262,7 +271,9 @@ async def test_temperature_zero_takes_the_likeliest_token(
     engine: Engine, reference: PreTrainedModel
 ) -> None:
     prompts = [some_ids(length) for length in (1, 2, 15, 16, 17, 100)]
-    completions = await asyncio.gather(*(engine.generate(p, greedy(30)) for p in prompts))
+    completions = await asyncio.gather(
+        *(engine.generate(GenerateRequest(p, greedy(30))) for p in prompts)
+    )
     expected = [plain_greedy(reference, prompt, 30) for prompt in prompts]
     assert [c.token_ids for c in completions] == expected
 
@@ -274,20 +285,20 @@ async def test_scores_are_those_of_a_plain_forward_pass(
     ids = some_ids(60)
     expected = plain_scores(reference, ids, start)
     for _ in range(2):  # the second time, everything before start may be cached
-        scored = await engine.score(ids, start)
+        scored = await engine.score(ScoreRequest(ids, start))
         assert scored.logprobs.shape == (60 - start,)
         assert np.abs(scored.logprobs - expected).max() < served.tolerance
 
 
 async def test_every_token_of_the_vocabulary_can_be_scored(served: Served) -> None:
     ids = [*some_ids(20), *range(served.vocabulary - 30, served.vocabulary), 7]
-    scored = await served.engine.score(ids, 20)
+    scored = await served.engine.score(ScoreRequest(ids, 20))
     assert np.abs(scored.logprobs - plain_scores(served.model, ids, 20)).max() < served.tolerance
 
 
 async def test_a_whole_context_can_be_scored(served: Served) -> None:
     ids = some_ids(served.longest_scored)
-    scored = await served.engine.score(ids, 200)
+    scored = await served.engine.score(ScoreRequest(ids, 200))
     assert np.abs(scored.logprobs - plain_scores(served.model, ids, 200)).max() < served.tolerance
 
 
@@ -298,13 +309,13 @@ async def test_a_chain_reuses_what_it_sent_the_turn_before(
     sent = 0
     for turn in range(4):
         drafted = some_ids(12, seed=turn)
-        scored = await engine.score(chain + drafted, len(chain))
+        scored = await engine.score(ScoreRequest(chain + drafted, len(chain)))
         assert scored.cached_tokens >= sent - served.block
         assert scored.cached_tokens <= len(chain)
         expected = plain_scores(reference, chain + drafted, len(chain))
         assert np.abs(scored.logprobs - expected).max() < served.tolerance
         chain += drafted
-        completion = await engine.generate(chain, greedy(10))
+        completion = await engine.generate(GenerateRequest(chain, greedy(10)))
         assert len(chain) - served.block <= completion.cached_tokens < len(chain)
         assert completion.token_ids == plain_greedy(reference, chain, 10)
         sent = len(chain)
@@ -312,16 +323,21 @@ async def test_a_chain_reuses_what_it_sent_the_turn_before(
 
 
 async def test_nothing_is_cached_of_a_prompt_that_was_never_sent(engine: Engine) -> None:
-    assert (await engine.generate(new_ids(50), greedy(2))).cached_tokens == 0
-    assert (await engine.score(new_ids(70), 60)).cached_tokens == 0
+    assert (await engine.generate(GenerateRequest(new_ids(50), greedy(2)))).cached_tokens == 0
+    assert (await engine.score(ScoreRequest(new_ids(70), 60))).cached_tokens == 0
 
 
 async def test_cancelling_a_request_leaves_the_others_as_they_are(engine: Engine) -> None:
     way = await endless(engine)
-    alone = [await engine.generate(some_ids(30 + i), sampled(60, i)) for i in range(5)]
-    cancelled = [asyncio.create_task(engine.generate(some_ids(20), way)) for _ in range(5)]
+    alone = [
+        await engine.generate(GenerateRequest(some_ids(30 + i), sampled(60, i))) for i in range(5)
+    ]
+    cancelled = [
+        asyncio.create_task(engine.generate(GenerateRequest(some_ids(20), way))) for _ in range(5)
+    ]
     others = [
-        asyncio.create_task(engine.generate(some_ids(30 + i), sampled(60, i))) for i in range(5)
+        asyncio.create_task(engine.generate(GenerateRequest(some_ids(30 + i), sampled(60, i))))
+        for i in range(5)
     ]
     await asyncio.sleep(0.02)
     for task in cancelled:
@@ -335,16 +351,22 @@ async def test_cancelling_a_request_leaves_the_others_as_they_are(engine: Engine
 @pytest.mark.parametrize(
     ("wrong", "error"),
     [
-        (lambda s: s.engine.generate([], greedy(5)), EmptyInputError),
-        (lambda s: s.engine.score([], 1), EmptyInputError),
-        (lambda s: s.engine.generate([5, -1], greedy(5)), TokenIdError),
-        (lambda s: s.engine.generate([5, s.vocabulary], greedy(5)), TokenIdError),
-        (lambda s: s.engine.score([5, s.vocabulary, 6], 1), TokenIdError),
-        (lambda s: s.engine.score(some_ids(10), 0), EmptyInputError),
-        (lambda s: s.engine.score(some_ids(10), 10), EmptyInputError),
-        (lambda s: s.engine.score(some_ids(10), -1), EmptyInputError),
-        (lambda s: s.engine.generate(some_ids(s.context), greedy(5)), ContextLengthError),
-        (lambda s: s.engine.score(some_ids(s.longest_scored + 1), 5), ContextLengthError),
+        (lambda s: s.engine.generate(GenerateRequest([], greedy(5))), EmptyInputError),
+        (lambda s: s.engine.score(ScoreRequest([], 1)), EmptyInputError),
+        (lambda s: s.engine.generate(GenerateRequest([5, -1], greedy(5))), TokenIdError),
+        (lambda s: s.engine.generate(GenerateRequest([5, s.vocabulary], greedy(5))), TokenIdError),
+        (lambda s: s.engine.score(ScoreRequest([5, s.vocabulary, 6], 1)), TokenIdError),
+        (lambda s: s.engine.score(ScoreRequest(some_ids(10), 0)), EmptyInputError),
+        (lambda s: s.engine.score(ScoreRequest(some_ids(10), 10)), EmptyInputError),
+        (lambda s: s.engine.score(ScoreRequest(some_ids(10), -1)), EmptyInputError),
+        (
+            lambda s: s.engine.generate(GenerateRequest(some_ids(s.context), greedy(5))),
+            ContextLengthError,
+        ),
+        (
+            lambda s: s.engine.score(ScoreRequest(some_ids(s.longest_scored + 1), 5)),
+            ContextLengthError,
+        ),
     ],
 )
 async def test_a_wrong_request_fails_alone(
@@ -354,7 +376,10 @@ async def test_a_wrong_request_fails_alone(
     wrong: Callable[[Served], Any],
     error: type[EngineError],
 ) -> None:
-    others = [asyncio.create_task(engine.generate(some_ids(20 + i), greedy(10))) for i in range(2)]
+    others = [
+        asyncio.create_task(engine.generate(GenerateRequest(some_ids(20 + i), greedy(10))))
+        for i in range(2)
+    ]
     await asyncio.sleep(0)
     with pytest.raises(error):
         await wrong(served)
@@ -369,10 +394,10 @@ async def test_many_calls_of_all_kinds_at_once(
     async def check(i: int) -> None:
         ids = some_ids(5 + 7 * (i % 13), seed=i % 5)
         if i % 2:
-            completion = await engine.generate(ids, greedy(1 + i % 25))
+            completion = await engine.generate(GenerateRequest(ids, greedy(1 + i % 25)))
             assert completion.token_ids == plain_greedy(reference, ids, 1 + i % 25)
         else:
-            scored: Scored = await engine.score(ids, 1 + i % (len(ids) - 1))
+            scored: Scored = await engine.score(ScoreRequest(ids, 1 + i % (len(ids) - 1)))
             expected = plain_scores(reference, ids, 1 + i % (len(ids) - 1))
             assert np.abs(scored.logprobs - expected).max() < served.tolerance
 
@@ -382,24 +407,28 @@ async def test_many_calls_of_all_kinds_at_once(
 
 async def test_closing_fails_what_is_in_flight_and_what_comes_after(engine: Engine) -> None:
     way = await endless(engine)
-    tasks = [asyncio.create_task(engine.generate(some_ids(20), way)) for _ in range(10)]
+    tasks = [
+        asyncio.create_task(engine.generate(GenerateRequest(some_ids(20), way))) for _ in range(10)
+    ]
     await asyncio.sleep(0.01)
     await engine.aclose()
     results = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), timeout=10)
     assert all(isinstance(result, EngineError) for result in results)
     with pytest.raises(EngineError, match="closed"):
-        await engine.generate(some_ids(5), greedy(5))
+        await engine.generate(GenerateRequest(some_ids(5), greedy(5)))
     with pytest.raises(EngineError, match="closed"):
-        await engine.score(some_ids(5), 2)
+        await engine.score(ScoreRequest(some_ids(5), 2))
     await engine.aclose()  # a second time does no harm
 
 
 async def test_a_text_ends_after_a_stop_string(served: Served) -> None:
     ids = some_ids(20)
-    whole = await served.engine.generate(ids, greedy(20))
+    whole = await served.engine.generate(GenerateRequest(ids, greedy(20)))
     text = served.text(list(whole.token_ids))
     stop = text[len(text) // 2 :][:2]
-    stopped = await served.engine.generate(ids, replace(greedy(20), stop=(stop, "never there")))
+    stopped = await served.engine.generate(
+        GenerateRequest(ids, replace(greedy(20), stop=(stop, "never there")))
+    )
     assert stopped.finish_reason == "stop"
     kept = served.text(list(stopped.token_ids))
     assert text.startswith(kept)
@@ -413,7 +442,7 @@ async def test_a_chain_of_ten_turns_is_computed_once(served: Served) -> None:
     before = await served.computed() if served.computed else 0
     for turn in range(10):
         drafted = new_ids(13 + turn % 3)
-        scored = await served.engine.score(chain + drafted, len(chain))
+        scored = await served.engine.score(ScoreRequest(chain + drafted, len(chain)))
         expected = plain_scores(served.model, chain + drafted, len(chain))
         assert np.abs(scored.logprobs - expected).max() < served.tolerance
         by_replies += len(chain) + len(drafted) - scored.cached_tokens
@@ -433,7 +462,9 @@ async def test_a_cancelled_request_is_aborted_on_the_server(served: Served) -> N
         pytest.skip("this engine is not behind a server")
     way = await endless(served.engine)
     tasks = [
-        asyncio.create_task(served.engine.generate(some_ids(20), replace(way, seed=way.seed)))
+        asyncio.create_task(
+            served.engine.generate(GenerateRequest(some_ids(20), replace(way, seed=way.seed)))
+        )
         for _ in range(8)
     ]
     while await served.in_flight() != len(tasks):
@@ -450,9 +481,9 @@ async def test_a_cancelled_request_is_aborted_on_the_server(served: Served) -> N
 async def test_two_hundred_chains_at_once(served: Served) -> None:
     async def turn(number: int) -> None:
         ids = some_ids(30 + number % 7, seed=number % 40)
-        completion = await served.engine.generate(ids, sampled(6, number))
+        completion = await served.engine.generate(GenerateRequest(ids, sampled(6, number)))
         chain = [*ids, *completion.token_ids, 7, 8]
-        scored = await served.engine.score(chain, len(chain) - 2)
+        scored = await served.engine.score(ScoreRequest(chain, len(chain) - 2))
         assert scored.logprobs.shape == (2,)
         assert (scored.logprobs <= 0).all()
 

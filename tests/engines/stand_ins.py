@@ -17,7 +17,7 @@ import numpy as np
 from aiohttp import web
 from transformers import PreTrainedModel
 
-from atts.engines.base import Completion, Engine, Sampling
+from atts.engines.base import Completion, Engine, GenerateRequest, Sampling, ScoreRequest
 from atts.engines.inprocess.engine import InProcessEngine
 
 BLOCK = 16
@@ -99,7 +99,7 @@ class StandIn:
         """Ids written with the end-of-sequence, why it ended, and what it ended at."""
         self.working += 1
         try:
-            done = await self.engine.generate(ids, replace(sampling, stop=()))
+            done = await self.engine.generate(GenerateRequest(ids, replace(sampling, stop=())))
         except asyncio.CancelledError:
             self.aborted += 1
             raise
@@ -194,7 +194,7 @@ class SGLangStandIn(StandIn):
         if body.get("return_logprob"):
             start = body["logprob_start_len"]
             cached = self.cache.hit(ids, start)
-            scored = await self.engine.score(ids, start + 1)
+            scored = await self.engine.score(ScoreRequest(ids, start + 1))
             meta["input_token_logprobs"] = [
                 [None, self._shown(ids[start]), None],
                 *(
@@ -321,7 +321,7 @@ class VllmStandIn(StandIn):
         # The row of a token comes from the state of the token before it.
         logprobs = np.empty(0)  # where all tokens but the last are cached
         if cached + 1 < len(ids):
-            logprobs = (await self.engine.score(ids, cached + 1)).logprobs
+            logprobs = (await self.engine.score(ScoreRequest(ids, cached + 1))).logprobs
         if "prompt_logprob_token_ids" in options:
             first = options["prompt_logprob_start"]
             rows = options["prompt_logprob_token_ids"]
@@ -343,7 +343,10 @@ class VllmStandIn(StandIn):
         return {"prompt_logprobs": rows}
 
     async def _next(self, ids: list[int], sampled: int, wanted: list[int]) -> dict[str, Any]:
-        logprobs = {i: (await self.engine.score([*ids, i], len(ids))).logprobs[0] for i in wanted}
+        logprobs = {
+            i: (await self.engine.score(ScoreRequest([*ids, i], len(ids)))).logprobs[0]
+            for i in wanted
+        }
         entries = {sampled: -0.5} | logprobs
         top = [{"token_id": i, "logprob": value, "rank": 1} for i, value in entries.items()]
         return {"token_id": sampled, "logprob": -0.5, "top_logprobs": top[: len(wanted)]}

@@ -5,6 +5,7 @@ from engines.stand_ins import PrefixCache, SGLangStandIn, StandIn, VllmStandIn, 
 from transformers import PreTrainedModel
 
 from atts.config import EngineName, ModelOptions, PromptOptions
+from atts.engines.base import ScoreRequest
 from atts.engines.checks import Check, check_model
 from atts.engines.inprocess.engine import load_model
 from atts.models.model_files import model_path
@@ -85,8 +86,8 @@ async def test_scores_that_do_not_belong_to_the_model_are_broken(model: PreTrain
     server = stand_in("sglang", model)
     score = server.engine.score
 
-    async def upside_down(ids: list[int], start: int) -> object:
-        scored = await score(ids, start)
+    async def upside_down(request: ScoreRequest) -> object:
+        scored = await score(request)
         return scored._replace(logprobs=-20 - scored.logprobs)
 
     server.engine.score = upside_down  # type: ignore[method-assign, assignment]

@@ -13,6 +13,7 @@ from engines.tiny import END, greedy, plain_greedy, some_ids, tiny_llama
 from safetensors.torch import load_file, save_file
 
 from atts.config import ModelOptions
+from atts.engines.base import GenerateRequest
 from atts.engines.inprocess.engine import InProcessEngine, end_of_sequence_ids
 from atts.errors import ConfigError
 
@@ -30,7 +31,7 @@ def load(folder: Path, device: str = "cpu") -> InProcessEngine:
 async def test_a_folder_is_served(folder: Path) -> None:
     engine = load(folder)
     try:
-        completion = await engine.generate(some_ids(10), greedy(10))
+        completion = await engine.generate(GenerateRequest(some_ids(10), greedy(10)))
     finally:
         await engine.aclose()
     assert completion.token_ids == plain_greedy(tiny_llama(eos_token_id=END), some_ids(10), 10)
@@ -120,7 +121,7 @@ async def test_closing_frees_the_model() -> None:
     alive = weakref.ref(model)
     engine = InProcessEngine(model, cache_tokens=1000)
     del model
-    await engine.generate(some_ids(10), greedy(3))
+    await engine.generate(GenerateRequest(some_ids(10), greedy(3)))
     await engine.aclose()
     gc.collect()
     assert alive() is None

@@ -9,7 +9,7 @@ from engines.test_servers import engine_for
 from engines.tiny import sampled, some_ids, tiny_llama
 from fakes import FakeEngine
 
-from atts.engines.base import Load, Metered
+from atts.engines.base import GenerateRequest, Load, Metered
 from atts.engines.inprocess.engine import InProcessEngine
 from atts.engines.replicas import Replicas
 from atts.errors import EngineConnectionError
@@ -35,7 +35,7 @@ async def test_servers_tell_their_load(kind: str) -> None:
         engine = engine_for(server.url, kind)
         assert await engine.meter() == Load(0, 0, 0.25)
         await engine.connect()
-        work = asyncio.create_task(engine.generate(some_ids(9), sampled(200, 1)))
+        work = asyncio.create_task(engine.generate(GenerateRequest(some_ids(9), sampled(200, 1))))
         while await engine.in_flight() != 1:
             assert not work.done()
         work.cancel()
@@ -98,7 +98,9 @@ async def test_the_in_process_engine_counts_what_it_works_on() -> None:
     engine = InProcessEngine(tiny_llama(eos_token_id=None), cache_tokens=1000)
     assert await engine.meter() == Load(0, 0, 0.0)
     work = [
-        asyncio.create_task(engine.generate(some_ids(40, seed), sampled(200, seed)))
+        asyncio.create_task(
+            engine.generate(GenerateRequest(some_ids(40, seed), sampled(200, seed)))
+        )
         for seed in range(3)
     ]
     await asyncio.sleep(0)

@@ -6,8 +6,8 @@ from collections import Counter
 import pytest
 from fakes import FakeEngine
 
-from atts.engines.base import Sampling
-from atts.engines.replicas import Replicas, start_chain
+from atts.engines.base import ChainMark, GenerateRequest, Sampling, ScoreRequest
+from atts.engines.replicas import Replicas
 from atts.errors import EngineConnectionError, EngineServerError
 
 SAMPLING = Sampling(max_tokens=4, temperature=0.0, top_p=1.0, seed=0)
@@ -27,10 +27,10 @@ class Server(FakeEngine):
 
 
 async def run_chain(engine: Replicas, name: str, turns: int = 4) -> None:
-    start_chain()
+    mark = ChainMark()
     for _ in range(turns):
-        await engine.generate(list(name.encode()), SAMPLING)
-        await engine.score([*name.encode(), 65], len(name))
+        await engine.generate(GenerateRequest(list(name.encode()), SAMPLING, mark))
+        await engine.score(ScoreRequest([*name.encode(), 65], len(name), mark))
 
 
 def chains_of(server: Server) -> Counter[str]:

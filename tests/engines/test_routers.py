@@ -17,9 +17,9 @@ from engines.tiny import END, VOCABULARY, greedy, some_ids, tiny_llama
 from transformers import PreTrainedModel
 
 from atts.config import ModelOptions, ServerOptions
+from atts.engines.base import ChainMark, GenerateRequest
 from atts.engines.http import HttpClient
 from atts.engines.remote import RemoteEngine
-from atts.engines.replicas import start_chain
 from atts.engines.sglang import SGLangEngine
 from atts.engines.vllm import VllmEngine
 from atts.errors import EngineReplyError
@@ -110,10 +110,10 @@ async def test_a_chain_stays_on_one_server_where_its_prefix_is_cached(
         serve, router, kind = lambda: VllmStandIn(tiny, "v2"), VllmRouter, VllmEngine
 
     async def chain(engine: RemoteEngine, number: int) -> None:
-        start_chain()
+        mark = ChainMark()
         ids = some_ids(40, seed=100 + number)
         for turn in range(3):
-            completion = await engine.generate(ids, greedy(9))
+            completion = await engine.generate(GenerateRequest(ids, greedy(9), mark))
             assert completion.cached_tokens >= (len(ids) - 9 - 16 if turn else 0)
             ids += completion.token_ids
 
@@ -155,7 +155,7 @@ async def test_cancelling_through_a_router_that_knows_no_abort_is_quiet(
         engine,
         servers,
     ):
-        task = asyncio.create_task(engine.generate(some_ids(20), greedy(300)))
+        task = asyncio.create_task(engine.generate(GenerateRequest(some_ids(20), greedy(300))))
         while not any(server.bodies for server in servers):  # noqa: ASYNC110
             await asyncio.sleep(0.002)
         task.cancel()

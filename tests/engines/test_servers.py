@@ -21,6 +21,7 @@ from engines.tiny import END, VOCABULARY, greedy, plain_greedy, plain_scores, so
 from transformers import PreTrainedModel
 
 from atts.config import ModelOptions
+from atts.engines.base import GenerateRequest, ScoreRequest
 from atts.engines.http import HttpClient
 from atts.engines.loading import load_engine, remote_engines
 from atts.engines.remote import RemoteEngine
@@ -76,9 +77,9 @@ async def test_the_best_way_that_a_vllm_server_knows_is_used(
         for start in (20, 32):  # 32: the cached blocks may end exactly there
             expected = plain_scores(tiny, ids, start)
             for _ in range(2):  # the second time, more is cached than may be
-                scored = await engine.score(ids, start)
+                scored = await engine.score(ScoreRequest(ids, start))
                 assert np.abs(scored.logprobs - expected).max() < 1e-4
-        completion = await engine.generate(ids, greedy(12))
+        completion = await engine.generate(GenerateRequest(ids, greedy(12)))
         assert completion.token_ids == plain_greedy(tiny, ids, 12)
         await engine.aclose()
 
@@ -86,7 +87,9 @@ async def test_the_best_way_that_a_vllm_server_knows_is_used(
 async def test_sglang_requests_have_ids_of_one_length(tiny: PreTrainedModel) -> None:
     async with serve_stand_in(SGLangStandIn(tiny)) as server:
         engine = engine_for(server.url, "sglang")
-        await asyncio.gather(*(engine.generate(some_ids(9), greedy(2)) for _ in range(20)))
+        await asyncio.gather(
+            *(engine.generate(GenerateRequest(some_ids(9), greedy(2))) for _ in range(20))
+        )
         rids = {request["rid"] for request in server.requests}
         assert len(rids) == 20
         assert {len(rid) for rid in rids} == {32}
@@ -205,7 +208,7 @@ async def test_scores_that_are_none_are_refused(
 ) -> None:
     async with spoiled(tiny, kind, spoil) as engine:
         with pytest.raises(EngineReplyError, match=says):
-            await engine.score(some_ids(50), 20)
+            await engine.score(ScoreRequest(some_ids(50), 20))
 
 
 @pytest.mark.parametrize(
@@ -222,7 +225,7 @@ async def test_texts_that_are_none_are_refused(
 ) -> None:
     async with spoiled(tiny, kind, spoil) as engine:
         with pytest.raises(EngineReplyError, match=says):
-            await engine.generate(some_ids(20), greedy(4))
+            await engine.generate(GenerateRequest(some_ids(20), greedy(4)))
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
@@ -238,13 +241,13 @@ async def test_a_server_that_gives_a_request_up_is_asked_again(
 
     async with spoiled(tiny, kind, give_up) as engine:
         with pytest.raises(EngineUnavailableError, match="gave"):
-            await engine.generate(some_ids(20), greedy(4))
+            await engine.generate(GenerateRequest(some_ids(20), greedy(4)))
 
 
 async def test_sglang_aborts_what_took_too_long(tiny: PreTrainedModel) -> None:
     async with spoiled(tiny, "sglang", lambda _: "hang", seconds=0.3) as engine:
         with pytest.raises(EngineTimeoutError):
-            await engine.generate(some_ids(20), greedy(4))
+            await engine.generate(GenerateRequest(some_ids(20), greedy(4)))
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
@@ -253,11 +256,11 @@ async def test_another_model_than_configured_is_refused(tiny: PreTrainedModel, k
         options = ModelOptions.model_validate({"model": "Qwen/QwQ-32B", "engine": kind})
         engine = KINDS[kind][0](HttpClient(server.url, "x"), options, VOCABULARY, frozenset({END}))
         with pytest.raises(ConfigError, match="tiny, and the configuration says Qwen/QwQ-32B"):
-            await engine.generate(some_ids(5), greedy(1))
+            await engine.generate(GenerateRequest(some_ids(5), greedy(1)))
         await engine.aclose()
         options = options.model_copy(update={"served_as": "tiny"})
         engine = KINDS[kind][0](HttpClient(server.url, "x"), options, VOCABULARY, frozenset({END}))
-        await engine.generate(some_ids(5), greedy(1))
+        await engine.generate(GenerateRequest(some_ids(5), greedy(1)))
         await engine.aclose()
 
 
@@ -271,7 +274,7 @@ async def test_one_of_several_servers_is_enough_to_begin_with(tiny: PreTrainedMo
     async with serve_stand_in(VllmStandIn(tiny, "v1")) as server:
         engine = await load_engine(remote(urls=(nobody, server.url)))
         for _ in range(4):
-            await engine.generate(some_ids(5), greedy(1))
+            await engine.generate(GenerateRequest(some_ids(5), greedy(1)))
         await engine.aclose()
     with pytest.raises(EngineConnectionError, match="is the server running"):
         await load_engine(remote(urls=(nobody, nobody)))

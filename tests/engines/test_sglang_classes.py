@@ -16,6 +16,7 @@ from engines.stand_ins import SGLangStandIn, serve_stand_in
 from engines.tiny import CONTEXT, END, VOCABULARY, greedy, sampled, some_ids, tiny_llama
 
 from atts.config import ModelOptions
+from atts.engines.base import GenerateRequest, ScoreRequest
 from atts.engines.http import HttpClient
 from atts.engines.sglang import SGLangEngine
 
@@ -51,9 +52,11 @@ async def test_every_request_is_one_that_sglang_takes() -> None:
         engine = SGLangEngine(
             client, ModelOptions(model="tiny", engine="sglang"), VOCABULARY, frozenset()
         )
-        await engine.generate(some_ids(20), greedy(5))
-        await engine.generate(some_ids(20), dataclasses.replace(sampled(5, 2**53 - 1), stop=("a",)))
-        await engine.score(some_ids(CONTEXT - 7), 30)
+        await engine.generate(GenerateRequest(some_ids(20), greedy(5)))
+        await engine.generate(
+            GenerateRequest(some_ids(20), dataclasses.replace(sampled(5, 2**53 - 1), stop=("a",)))
+        )
+        await engine.score(ScoreRequest(some_ids(CONTEXT - 7), 30))
         await engine.aclose()
     assert len(server.requests) == 3
     for body in server.requests:

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from fakes import NOW, FakeEngine, byte_tokenizer
+from fakes import NOW, FakeEngine, by_control, byte_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,12 +15,12 @@ from atts.config import Config, parse_config
 from atts.conformal.calibration import Calibration
 from atts.conformal.control import Control, Verdict
 from atts.conformal.split import SplitControl
-from atts.engines.base import Completion, Sampling, Scored
+from atts.engines.base import Completion, GenerateRequest, Sampling, Scored, ScoreRequest
 from atts.engines.limits import LimitedEngine
+from atts.engines.prefetch import Prefetch
 from atts.errors import ContextLengthError, EngineError, EngineUnavailableError
 from atts.methods import METHODS
-from atts.methods.ahead import Ahead
-from atts.methods.atts import atts
+from atts.methods.atts import take_turns
 from atts.methods.chain import Model, Models, OpenChain
 from atts.runs.pool import Clock, run_chains, solve
 from atts.types import Chain, Discarded, Problem
@@ -51,7 +51,8 @@ class RandomEngine:
         self._delays = list(delays)
         self.in_flight = 0
 
-    async def generate(self, token_ids: Sequence[int], sampling: Sampling) -> Completion:
+    async def generate(self, request: GenerateRequest) -> Completion:
+        token_ids, sampling = request.token_ids, request.sampling
         await self._work()
         numbers = self._numbers(token_ids, sampling.seed)
         end = numbers.random()
@@ -63,7 +64,8 @@ class RandomEngine:
             return Completion(tuple(ids[:3]), "stop", 0, NOW)
         return Completion(tuple(ids), "length", 0, NOW)
 
-    async def score(self, token_ids: Sequence[int], start: int) -> Scored:
+    async def score(self, request: ScoreRequest) -> Scored:
+        token_ids, start = request.token_ids, request.start
         await self._work()
         numbers = self._numbers(token_ids, start)
         if numbers.random() < 0.05:
@@ -104,7 +106,7 @@ def open_chain(config: Config, draft: FakeEngine, target: FakeEngine, *turns: in
         "draft": Model(draft, byte_tokenizer()),
         "target": Model(target, byte_tokenizer()),
     }
-    return OpenChain(PROBLEM, 0, models, with_overlap(config, "on"), Scripted(*turns))
+    return OpenChain(PROBLEM, 0, models, with_overlap(config, "on"), by_control(Scripted(*turns)))
 
 
 def without_times(chain: Chain) -> Chain:
@@ -141,7 +143,7 @@ async def run_all(config: Config, delays: Sequence[Sequence[float]]) -> list[Cha
     models: Models = {"draft": Model(draft, BYTES), "target": Model(target, BYTES)}
     control = SplitControl(CALIBRATION, rate=0.4)
     chains = [
-        [partial(OpenChain, problem, sample, models, config, control)]
+        [partial(OpenChain, problem, sample, models, config, by_control(control, problem.id))]
         for problem in PROBLEMS
         for sample in range(config.samples)
     ]
@@ -188,14 +190,14 @@ async def test_the_draft_writes_while_the_target_scores(config: Config) -> None:
     draft = FakeEngine(write=lambda _: "on and on and")
     target = FakeEngine()
 
-    async def score(token_ids: Sequence[int], start: int) -> Scored:
+    async def score(request: ScoreRequest) -> Scored:
         await asyncio.sleep(0)
         during.append(draft.in_flight + len(draft.generated))
-        return await FakeEngine.score(target, token_ids, start)
+        return await FakeEngine.score(target, request)
 
     target.score = score  # type: ignore[method-assign]
     chain = open_chain(config, draft, target)
-    record = chain.record(await atts(chain), 0.0, 1.0)
+    record = chain.record(await take_turns(chain), 0.0, 1.0)
     assert [turn.discarded for turn in record.turns] == [None] * 4
     assert len(draft.generated) == 4  # nothing beyond the last turn
     # The next segment is being written, except during the last turn.
@@ -208,12 +210,12 @@ async def test_a_take_over_aborts_what_was_begun(config: Config, mode: str) -> N
     target = FakeEngine(write=lambda _: "so it is, so")
     chain = open_chain(with_mode(config, mode), draft, target, 0, 1, 2, 3)
 
-    async def slowly(token_ids: Sequence[int], sampling: Sampling) -> Completion:
+    async def slowly(request: GenerateRequest) -> Completion:
         draft.seconds = 0.0 if len(draft.generated) % 2 == 0 else 60.0
-        return await FakeEngine.generate(draft, token_ids, sampling)
+        return await FakeEngine.generate(draft, request)
 
     draft.generate = slowly  # type: ignore[method-assign]
-    record = chain.record(await atts(chain), 0.0, 1.0)
+    record = chain.record(await take_turns(chain), 0.0, 1.0)
     assert (draft.aborted, draft.in_flight, len(draft.generated)) == (3, 0, 7)
     lost = [turn.discarded for turn in record.turns]
     assert [each and each.tokens for each in lost] == [None] * 4
@@ -226,7 +228,7 @@ async def test_what_was_written_for_nothing_is_counted(config: Config) -> None:
     draft = FakeEngine(write=lambda _: "on and on and")
     target = FakeEngine(write=lambda _: "so it is, so", seconds=0.01)
     chain = open_chain(config, draft, target, 1)
-    record = chain.record(await atts(chain), 0.0, 1.0)
+    record = chain.record(await take_turns(chain), 0.0, 1.0)
     lost = [turn.discarded for turn in record.turns]
     assert [each and each.tokens for each in lost] == [None, 8, None, None]
     assert lost[1]
@@ -236,15 +238,15 @@ async def test_what_was_written_for_nothing_is_counted(config: Config) -> None:
 async def test_what_has_not_begun_is_not_written_for_nothing() -> None:
     draft = FakeEngine(seconds=60.0)
     limited = LimitedEngine(draft, in_flight=1, attempts=1, backoff_seconds=0.0)
-    other = asyncio.create_task(limited.generate(b"other", SAMPLING))
+    other = asyncio.create_task(limited.generate(GenerateRequest(b"other", SAMPLING)))
     await asyncio.sleep(0)
-    ahead = Ahead()
-    ahead.start(limited, b"ahead", SAMPLING)
+    ahead = Prefetch()
+    ahead.start(limited, GenerateRequest(b"ahead", SAMPLING))
     await asyncio.sleep(0)
     assert await ahead.drop() is None
     other.cancel()
     await asyncio.wait([other])
-    ahead.start(limited, b"ahead", SAMPLING)
+    ahead.start(limited, GenerateRequest(b"ahead", SAMPLING))
     await asyncio.sleep(0)
     assert await ahead.drop() is not None
     assert [text for text, _ in draft.generated] == ["other", "ahead"]
@@ -258,7 +260,7 @@ async def test_nothing_is_begun_where_the_chain_could_end(config: Config, text: 
     for write in (text, text.ljust(20)):
         draft = FakeEngine(write=lambda _, write=write: write)  # type: ignore[misc]
         chain = open_chain(config, draft, FakeEngine())
-        await atts(chain)
+        await take_turns(chain)
         # The answer ends it even where the segment is cut; other text does only where it stops.
         if write == text or "boxed" in text:
             assert len(draft.generated) == 1
@@ -271,9 +273,9 @@ async def test_a_failing_score_leaves_nothing_running(config: Config) -> None:
     draft = FakeEngine(write=lambda _: "on and on and")
     target = FakeEngine(logprob=lost)
 
-    async def slowly(token_ids: Sequence[int], sampling: Sampling) -> Completion:
+    async def slowly(request: GenerateRequest) -> Completion:
         draft.seconds = 60.0 if draft.generated else 0.0
-        return await FakeEngine.generate(draft, token_ids, sampling)
+        return await FakeEngine.generate(draft, request)
 
     draft.generate = slowly  # type: ignore[method-assign]
     chain = await solve(lambda: open_chain(config, draft, target), METHODS["atts"], Clock())
@@ -289,9 +291,9 @@ async def test_cancelling_a_chain_cancels_what_it_wrote_ahead(
     draft = FakeEngine(write=lambda _: "on and on and")
     target = FakeEngine(seconds=60.0 if scoring else 0.0)
 
-    async def slowly(token_ids: Sequence[int], sampling: Sampling) -> Completion:
+    async def slowly(request: GenerateRequest) -> Completion:
         draft.seconds = 60.0 if draft.generated else 0.0
-        return await FakeEngine.generate(draft, token_ids, sampling)
+        return await FakeEngine.generate(draft, request)
 
     draft.generate = slowly  # type: ignore[method-assign]
     task = asyncio.create_task(
@@ -312,12 +314,12 @@ async def test_cancelling_a_chain_cancels_what_it_wrote_ahead(
 
 
 async def test_only_the_very_same_request_is_taken() -> None:
-    engine, ahead = FakeEngine(write=lambda _: "text"), Ahead()
-    assert await ahead.take([1, 2], SAMPLING) is None
-    ahead.start(engine, [1, 2], SAMPLING)
-    assert await ahead.take([1, 3], SAMPLING) is None
-    assert await ahead.take([1, 2], Sampling(8, 0.8, 1.0, seed=2)) is None
-    taken = await ahead.take([1, 2], SAMPLING)
+    engine, ahead = FakeEngine(write=lambda _: "text"), Prefetch()
+    assert await ahead.take(GenerateRequest([1, 2], SAMPLING)) is None
+    ahead.start(engine, GenerateRequest([1, 2], SAMPLING))
+    assert await ahead.take(GenerateRequest([1, 3], SAMPLING)) is None
+    assert await ahead.take(GenerateRequest([1, 2], Sampling(8, 0.8, 1.0, seed=2))) is None
+    taken = await ahead.take(GenerateRequest([1, 2], SAMPLING))
     assert taken
     assert bytes(taken.token_ids) == b"text"
     assert await ahead.drop() is None
@@ -328,12 +330,12 @@ async def test_a_failure_counts_only_where_its_result_is_needed() -> None:
     def fail(_: str) -> str:
         raise EngineError("lost")
 
-    ahead = Ahead()
-    ahead.start(FakeEngine(write=fail), [1], SAMPLING)
+    ahead = Prefetch()
+    ahead.start(FakeEngine(write=fail), GenerateRequest([1], SAMPLING))
     with pytest.raises(EngineError, match="lost"):
-        await ahead.take([1], SAMPLING)
+        await ahead.take(GenerateRequest([1], SAMPLING))
     assert await ahead.drop() is None
-    ahead.start(FakeEngine(write=fail), [1], SAMPLING)
+    ahead.start(FakeEngine(write=fail), GenerateRequest([1], SAMPLING))
     await asyncio.sleep(0.001)
     dropped = await ahead.drop()
     assert isinstance(dropped, Discarded)

@@ -3,12 +3,12 @@
 import itertools
 
 import pytest
-from fakes import FakeEngine, byte_tokenizer
+from fakes import FakeEngine, by_control, byte_tokenizer
 
 from atts.config import Config
 from atts.conformal.control import Control, Verdict
 from atts.errors import EngineError
-from atts.methods.atts import atts
+from atts.methods.atts import take_turns
 from atts.methods.chain import Model, Models, OpenChain
 from atts.types import Chain, Problem
 
@@ -34,11 +34,11 @@ def open_chain(
         "draft": Model(draft, byte_tokenizer()),
         "target": Model(target, byte_tokenizer(template="Q={{ messages[0]['content'] }};")),
     }
-    return OpenChain(PROBLEM, 0, models, config, control)
+    return OpenChain(PROBLEM, 0, models, config, by_control(control))
 
 
 async def solve(chain: OpenChain) -> Chain:
-    return chain.record(await atts(chain), 0.0, 1.0)
+    return chain.record(await take_turns(chain), 0.0, 1.0)
 
 
 def with_mode(config: Config, mode: str) -> Config:
@@ -177,7 +177,11 @@ async def test_seeds_come_from_the_place_in_the_chain(config: Config) -> None:
             "draft": Model(draft, byte_tokenizer()),
             "target": Model(FakeEngine(write=lambda _: "more of it"), byte_tokenizer()),
         }
-        return draft, control, OpenChain(PROBLEM, sample, models, config, control, stream)
+        return (
+            draft,
+            control,
+            OpenChain(PROBLEM, sample, models, config, by_control(control), stream),
+        )
 
     seeds = []
     for stream, sample in (("run", 0), ("run", 0), ("run", 1), ("calibration", 0)):
@@ -204,7 +208,7 @@ async def test_unusable_log_probabilities_are_an_error(config: Config, logprob: 
     draft = FakeEngine(write=lambda _: "something")
     chain = open_chain(config, draft, FakeEngine(logprob=lambda _: logprob), ScriptedControl())
     with pytest.raises(EngineError, match="not usable"):
-        await atts(chain)
+        await take_turns(chain)
 
 
 async def test_a_segment_cut_within_a_character_loses_only_that_character(config: Config) -> None:
@@ -234,7 +238,7 @@ async def test_a_take_over_is_in_flight_until_the_target_has_written(config: Con
         config, FakeEngine(write=lambda _: "on and on"), FakeEngine(write=write), control
     )
     with pytest.raises(EngineError, match="lost"):
-        await atts(chain)
+        await take_turns(chain)
     assert (during, control.done) == ([0, 1], 2)
 
 

@@ -1,11 +1,11 @@
 """What ends a chain: an answer outside a thought, or a stated letter."""
 
 import pytest
-from fakes import FakeEngine, byte_tokenizer
+from fakes import FakeEngine, by_control, byte_tokenizer
 
 from atts.config import Config
 from atts.conformal.control import Control, Verdict
-from atts.methods.atts import atts
+from atts.methods.atts import take_turns
 from atts.methods.chain import Model, Models, OpenChain
 from atts.types import Problem
 
@@ -44,7 +44,7 @@ async def test_a_chain_ends_with_its_answer(
         "draft": Model(draft, byte_tokenizer()),
         "target": Model(FakeEngine(), byte_tokenizer()),
     }
-    chain = OpenChain(problem, 0, models, config, Never())
-    record = chain.record(await atts(chain), 0.0, 1.0)
+    chain = OpenChain(problem, 0, models, config, by_control(Never()))
+    record = chain.record(await take_turns(chain), 0.0, 1.0)
     assert (record.end, record.answer) == ("answer", answer)
     assert list(written) == ["more"]

@@ -1,13 +1,13 @@
 """Loops are found wherever they begin and stop; ordinary text is left alone."""
 
 import pytest
-from fakes import FakeEngine, byte_tokenizer
+from fakes import FakeEngine, by_control, byte_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 
 from atts.config import parse_config
 from atts.conformal.online import OnlineControl
-from atts.methods.atts import atts
+from atts.methods.atts import take_turns
 from atts.methods.chain import Model, Models, OpenChain
 from atts.methods.repetition import PROBE, TIMES, repeats
 from atts.types import Problem
@@ -78,8 +78,8 @@ async def test_a_chain_that_repeats_itself_is_ended(repeating: bool, overlap: st
         "target": Model(FakeEngine(), byte_tokenizer()),
     }
     problem = Problem(id="p", question="1+1?", answer="2")
-    chain = OpenChain(problem, 0, models, config, OnlineControl(0.0, "marginal"))
-    record = chain.record(await atts(chain), 0.0, 1.0)
+    chain = OpenChain(problem, 0, models, config, by_control(OnlineControl(0.0, "marginal")))
+    record = chain.record(await take_turns(chain), 0.0, 1.0)
     # 1,400 characters are not enough, 2,100 are; nothing was begun beyond.
     expected = ("repeats", 3, 3) if repeating else ("turns", 9, 9)
     assert (record.end, len(record.turns), len(draft.generated)) == expected

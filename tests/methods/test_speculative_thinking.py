@@ -7,7 +7,7 @@ import pytest
 from fakes import Call, ScriptedEngine, byte_tokenizer
 
 from atts.config import Config, parse_config
-from atts.engines.base import Completion, Sampling
+from atts.engines.base import Completion, GenerateRequest
 from atts.methods import METHODS
 from atts.methods.chain import Model, Models, OpenChain
 from atts.types import Chain, Problem
@@ -195,9 +195,9 @@ async def test_a_chain_that_has_taken_too_long_is_given_up_as_it_stands(
     monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now[0])
 
     class Slow(ScriptedEngine):
-        async def generate(self, token_ids: Sequence[int], sampling: Sampling) -> Completion:
+        async def generate(self, request: GenerateRequest) -> Completion:
             now[0] += 60.0
-            return await super().generate(token_ids, sampling)
+            return await super().generate(request)
 
     log: list[Call] = []
     models: Models = {

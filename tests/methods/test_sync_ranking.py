@@ -1,7 +1,7 @@
 """Synchronous ranking: who is taken over, who waits for whom, and for whom nobody waits."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 import pytest
 from fakes import FakeEngine, byte_tokenizer
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atts.config import Config, parse_config
-from atts.engines.base import Scored
+from atts.engines.base import Scored, ScoreRequest
 from atts.errors import EngineError
 from atts.methods import METHODS
 from atts.methods.chain import Model, Models, OpenChain
@@ -66,7 +66,7 @@ async def solve_all(config: Config, draft: FakeEngine, target: FakeEngine) -> li
     ranking = Ranking(PROBLEM.id, config, range(config.samples))
 
     def opener(sample: int) -> Callable[[], OpenChain]:
-        return lambda: OpenChain(PROBLEM, sample, models, config, ranking=ranking)
+        return lambda: OpenChain(PROBLEM, sample, models, config, ranking)
 
     done: list[Chain] = []
     group = [opener(sample) for sample in range(config.samples)]
@@ -108,12 +108,12 @@ async def test_fast_chains_wait_for_slow_ones_and_the_wait_is_recorded(
     monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now[0])
 
     class OneSlow(FakeEngine):
-        async def score(self, token_ids: Sequence[int], start: int) -> Scored:
-            if b"c2t0" in bytes(token_ids[start:]):
+        async def score(self, request: ScoreRequest) -> Scored:
+            if b"c2t0" in bytes(request.token_ids[request.start :]):
                 for _ in range(50):  # until all others wait
                     await asyncio.sleep(0)
                 now[0] += 5.0
-            return await super().score(token_ids, start)
+            return await super().score(request)
 
     chains = await solve_all(config_of(), SampleEngine(), OneSlow(lambda _: "more", by_number))
     assert [chain.turns[0].waited_seconds for chain in chains] == [5.0, 5.0, 0.0, 5.0]

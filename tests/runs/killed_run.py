@@ -3,13 +3,12 @@
 import asyncio
 import hashlib
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from fakes import FakeEngine, byte_tokenizer
 
 from atts.config import Config, parse_config
-from atts.engines.base import Completion, Sampling
+from atts.engines.base import Completion, GenerateRequest
 from atts.methods.chain import Model, Models
 from atts.runs import jobs
 
@@ -17,8 +16,8 @@ from atts.runs import jobs
 class SeededEngine(FakeEngine):
     """Writes what its seed says, and an answer in every third segment or so."""
 
-    async def generate(self, token_ids: Sequence[int], sampling: Sampling) -> Completion:
-        completion = await super().generate(token_ids, sampling)
+    async def generate(self, request: GenerateRequest) -> Completion:
+        completion, sampling = await super().generate(request), request.sampling
         digest = hashlib.sha256(str(sampling.seed).encode()).hexdigest()
         text = b"\\boxed{4}" if digest[0] in "01234" else digest[: sampling.max_tokens].encode()
         return completion._replace(token_ids=tuple(text), finish_reason="length")

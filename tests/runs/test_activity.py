@@ -1,12 +1,13 @@
 """Counters of what chains are doing, looked at while they do it."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from fakes import NOW, FakeEngine, byte_tokenizer
 
 from atts.config import Config
-from atts.engines.base import Sampling
+from atts.engines.base import GenerateRequest, Sampling, ScoreRequest
 from atts.errors import EngineError
 from atts.methods import METHODS
 from atts.methods.chain import Model, OpenChain
@@ -92,9 +93,9 @@ async def test_requests_are_counted_while_they_are_on_their_way() -> None:
     sampling = Sampling(max_tokens=4, temperature=1.0, top_p=1.0, seed=0)
     async with asyncio.TaskGroup() as tasks:
         for _ in range(2):
-            tasks.create_task(models["draft"].engine.generate([1], sampling))
-        tasks.create_task(models["target"].engine.generate([1], sampling))
-        tasks.create_task(models["target"].engine.score([1, 2], 1))
+            tasks.create_task(models["draft"].engine.generate(GenerateRequest([1], sampling)))
+        tasks.create_task(models["target"].engine.generate(GenerateRequest([1], sampling)))
+        tasks.create_task(models["target"].engine.score(ScoreRequest([1, 2], 1)))
         await asyncio.sleep(0)
         assert activity.at_work == {"drafting": 2, "scoring": 1, "target writing": 1}
         assert activity.written == {"draft": 0, "target": 0}
@@ -147,7 +148,7 @@ async def test_chains_in_flight_without_a_request_wait_for_others(config: Config
             await barrier.wait()
         return "turns"
 
-    method = activity.watched_method(METHODS["sync-ranking"]._replace(solve=solve))
+    method = activity.watched_method(replace(METHODS["sync-ranking"], solve=solve))
     models = activity.watched_models({"draft": Model(FakeEngine(), byte_tokenizer())})
     problem = Problem(id="p", question="1?", answer="1")
     chains = [

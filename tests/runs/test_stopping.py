@@ -15,7 +15,7 @@ from recorded import summarised
 from atts.analysis.graded_run import grade_run
 from atts.analysis.report import read_report
 from atts.config import Config, StopOptions, parse_config
-from atts.engines.base import Completion, Sampling
+from atts.engines.base import Completion, GenerateRequest
 from atts.errors import ConfigError
 from atts.exchange.reference import write_folder
 from atts.exchange.tables import rows
@@ -106,9 +106,9 @@ async def test_algebra_runs_beside_the_event_loop(monkeypatch: pytest.MonkeyPatc
 class Engine(FakeEngine):
     """Answers the first four requests at once, and the others never."""
 
-    async def generate(self, token_ids: Sequence[int], sampling: Sampling) -> Completion:
+    async def generate(self, request: GenerateRequest) -> Completion:
         self.seconds = 0.0 if len(self.generated) < 4 else 3600.0
-        return await super().generate(token_ids, sampling)
+        return await super().generate(request)
 
 
 @pytest.mark.parametrize("in_flight", [16, 5])

@@ -1,11 +1,11 @@
-"""The simulated engine: it reads a chain's place off its ids, and refuses what cannot be."""
+"""The simulated engine: it follows the script of a chain, and refuses what cannot be."""
 
 import asyncio
 
 import numpy as np
 import pytest
 
-from atts.engines.base import Completion, Sampling, Scored
+from atts.engines.base import Completion, GenerateRequest, Sampling, Scored, ScoreRequest
 from atts.errors import ContextLengthError, EmptyInputError, EngineError
 from atts.simulation.clock import run_virtually
 from atts.simulation.engine import Script, ScriptTokenizer, ScriptTurn, SimulatedEngine
@@ -19,32 +19,34 @@ PROMPT = [3, 0, 0, 0]
 WAY = Sampling(max_tokens=500, temperature=0.8, top_p=1.0, seed=0)
 
 
-def engine(author: Author, mode: str = "continue", room: int = 1_000) -> SimulatedEngine:
+def engine(author: Author, room: int = 1_000) -> SimulatedEngine:
     costs = Costs.of(SHAPES["qwq-32b"], GPUS["h200"], 1, Efficiency())
     server = Server(costs, ServerOptions(cache_tokens=room), Gpus())
-    return SimulatedEngine(author, server, {3: SCRIPT}, mode)  # type: ignore[arg-type]
+    return SimulatedEngine(author, server, {3: SCRIPT})
 
 
-def write(author: Author, ids: list[int], mode: str = "continue") -> Completion:
-    return run_virtually(engine(author, mode).generate(ids, WAY))
+def write(author: Author, ids: list[int], turn: int = 0) -> Completion:
+    return run_virtually(engine(author).generate(GenerateRequest(ids, WAY, turn=turn)))
 
 
-def test_the_ids_say_which_turn_comes_next() -> None:
+def test_the_request_says_which_turn_it_is() -> None:
     first = write("draft", PROMPT)
     assert (len(first.token_ids), first.finish_reason) == (6, "length")
     taken_over = write("target", [*PROMPT, *first.token_ids])
     assert len(taken_over.token_ids) == 5
-    last = write("draft", [*PROMPT, *first.token_ids, *taken_over.token_ids])
+    last = write("draft", [*PROMPT, *first.token_ids, *taken_over.token_ids], turn=1)
     assert (len(last.token_ids), last.finish_reason) == (2, "stop")
     # Replaced, the draft's segment is not there when the target writes.
-    again = write("target", [*PROMPT, *first.token_ids], mode="replace")
+    again = write("target", [*PROMPT, *first.token_ids], turn=1)
     assert len(again.token_ids) == 3
 
 
 def test_scores_are_those_of_the_script() -> None:
     first = write("draft", PROMPT).token_ids
-    second = write("draft", [*PROMPT, *first]).token_ids
-    scored: Scored = run_virtually(engine("target").score([*PROMPT, *first, *second], 10))
+    second = write("draft", [*PROMPT, *first], turn=1).token_ids
+    scored: Scored = run_virtually(
+        engine("target").score(ScoreRequest([*PROMPT, *first, *second], 10))
+    )
     assert scored.logprobs.tolist() == [-1.5, -1.5]
     assert scored.timings.done > scored.timings.queued == 0.0
 
@@ -63,28 +65,34 @@ def test_text_crosses_between_models_and_ends_in_a_box() -> None:
 
 def test_a_cut_segment_does_not_end_the_chain() -> None:
     short = Sampling(max_tokens=1, temperature=0.8, top_p=1.0, seed=0)
-    cut = run_virtually(engine("draft").generate([*PROMPT, 1], short))
+    cut = run_virtually(engine("draft").generate(GenerateRequest([*PROMPT, 1], short, turn=1)))
     assert cut.finish_reason == "length"
 
 
 @pytest.mark.parametrize(
-    ("ids", "error"),
-    [([], EmptyInputError), ([*PROMPT, 3], EngineError), (PROMPT * 400, ContextLengthError)],
+    ("ids", "turn", "error"),
+    [
+        ([], 0, EmptyInputError),
+        ([*PROMPT, 3], 2, EngineError),
+        (PROMPT * 400, 0, ContextLengthError),
+    ],
 )
-def test_what_cannot_be_written_is_refused(ids: list[int], error: type[Exception]) -> None:
+def test_what_cannot_be_written_is_refused(
+    ids: list[int], turn: int, error: type[Exception]
+) -> None:
     with pytest.raises(error):
-        write("draft", ids)
+        write("draft", ids, turn)
 
 
 def test_there_must_be_something_to_score() -> None:
     with pytest.raises(EmptyInputError):
-        run_virtually(engine("target").score(PROMPT, 4))
+        run_virtually(engine("target").score(ScoreRequest(PROMPT, 4)))
 
 
 def test_cancelling_aborts_on_the_server() -> None:
     async def main() -> int:
         draft = engine("draft")
-        task = asyncio.create_task(draft.generate(PROMPT, WAY))
+        task = asyncio.create_task(draft.generate(GenerateRequest(PROMPT, WAY)))
         await asyncio.sleep(0.03)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -1,7 +1,6 @@
 """The figures of one run, computed from its recorded chains alone."""
 
 import hashlib
-import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
@@ -25,6 +24,7 @@ from atts.grading.metrics import (
     pass_at_k,
 )
 from atts.methods import METHODS
+from atts.methods.method import GradedChain
 from atts.seeds import tie_breaker
 from atts.types import Chain, ChainEnd, Problem, Record
 
@@ -164,25 +164,28 @@ def summarise(graded_run: GradedRun) -> Summary:
 
 def _selected(graded_run: GradedRun, majority: dict[str, float]) -> dict[str, float] | None:
     """Whether each problem's selected answer is right: 1 or 0, or between where a vote is tied."""
-    if graded_run.run.config.method == "self-consistency":
-        return majority
-    if graded_run.run.config.method != "best-of-n":
+    select = METHODS[graded_run.run.config.method].select
+    if select is None:
         return None
-    # A problem of which no chain has an answer counts as wrong.
-    best = dict.fromkeys(sorted(graded_run.graded.grades), (-math.inf, False))
+    candidates: dict[str, list[GradedChain]] = {
+        name: [] for name in sorted(graded_run.graded.grades)
+    }
     # By sample, so that of equally good ones the first counts.
     for chain in sorted(graded_run.run.chains, key=lambda chain: chain.key):
         answer, outcome = graded_run.verdicts[chain.key]
-        rating = chain.turns[-1].rating if chain.turns else None
-        if rating and answer is not None and rating.value > best[chain.problem_id][0]:
-            best[chain.problem_id] = (rating.value, outcome == "right")
-    return {problem_id: float(correct) for problem_id, (_, correct) in best.items()}
+        candidates[chain.problem_id].append(
+            GradedChain(chain, answer is not None, outcome == "right")
+        )
+    return {
+        problem_id: select(of_problem, majority[problem_id])
+        for problem_id, of_problem in candidates.items()
+    }
 
 
 def _take_over(config: Config, chains: Sequence[Chain]) -> TakeOver | None:
     if not METHODS[config.method].takes_over:
         return None
-    aims = config.method in ("atts", "sync-ranking")
+    aims = METHODS[config.method].aims_at_rate
     by_problem: dict[str, list[bool]] = defaultdict(list)
     by_turn: dict[int, list[bool]] = defaultdict(list)
     for chain in chains:
@@ -211,7 +214,7 @@ def _take_over(config: Config, chains: Sequence[Chain]) -> TakeOver | None:
 def _tracked(config: Config, chains: Sequence[Chain]) -> tuple[Tracked, ...]:
     options = config.take_over
     tracking = tracking_of(options)
-    if config.method != "atts" or tracking is None:
+    if not METHODS[config.method].needs_calibration or tracking is None:
         return ()
     # Only its own state counts, which follows from the recorded p-values: any ranks will do.
     ranks = OnlineControl(options.rate, options.coverage, options.by_turn)
@@ -239,7 +242,8 @@ def _drift(
     chains: Sequence[Chain],
     calibration: Calibration | None,
 ) -> Drift | None:
-    if config.method != "atts":  # ranks among a problem's chains are no p-values of their scores
+    # Ranks among a problem's chains are no p-values of their scores.
+    if not METHODS[config.method].needs_calibration:
         return None
     alarm = drift_alarm(config, problems, calibration)
     if not any(any(chain.decisions) for chain in chains):

@@ -17,6 +17,7 @@ from atts.errors import ConfigError
 from atts.files import atomic_write
 from atts.grading.cache import VerdictCache
 from atts.grading.grader import Grader
+from atts.methods import METHODS
 from atts.reports.comparison_table import frontier_lines, tables, to_csv
 from atts.reports.plots import check_drawable, plot_frontiers
 from atts.runs.candidates import (
@@ -164,7 +165,7 @@ def _reference(candidates: list[Candidate], plan: Plan, asked: str | None) -> st
                 return candidate.name
         raise ConfigError(f"--reference {asked} is none of the runs: {', '.join(names)}")
     for name, _, config in candidates:
-        if (config or plan.recorded[name].config).method == "target-only":
+        if METHODS[(config or plan.recorded[name].config).method].is_reference:
             return name
     return names[0]
 

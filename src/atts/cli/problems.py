@@ -11,7 +11,7 @@ from atts.cli.terminal import EXIT_CODES, out, say
 from atts.config import parse_config
 from atts.files import atomic_write, to_jsonl
 from atts.problems import load_problems
-from atts.problems.registry import SETS
+from atts.problems.registry import known_sets
 from atts.text import visible
 from atts.types import Problem
 
@@ -52,7 +52,7 @@ def list_sources() -> None:
     table.add_row(
         GENERATED, "any", "multi-step arithmetic word problems, generated", "its calibration split"
     )
-    for name, known in SETS.items():
+    for name, known in known_sets().items():
         size = "" if known.size is None else str(known.size)
         other = "its training split" if known.training else known.calibrate_on or "-"
         table.add_row(name, size, known.title, other)

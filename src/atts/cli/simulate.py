@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from atts.simulation.fit import Fit
     from atts.simulation.simulate import Outcome
 
-METHODS = ("target-only", "sync-ranking", "atts")
+SIMULATED = ("target-only", "sync-ranking", "atts")
 _MODELS = "The models, served by"
 
 EXAMPLES = f"""Which method, on how many GPUs, with how many chains in flight:
@@ -51,7 +51,7 @@ def simulate(
             help="What to compare: METHOD, or METHOD:KEY=VALUE,... (keys as of --set). 'reference' "
             "is atts on the reference's schedule: one problem at a time, 16 requests in flight on "
             "the draft and 4 on the target.",
-            show_default=" ".join(METHODS),
+            show_default=" ".join(SIMULATED),
         ),
     ] = None,
     workload_path: Annotated[
@@ -177,7 +177,7 @@ def simulate(
 
     config = _config(config_file, settings, workload_path)
     workload = load_workload(workload_path)
-    contenders = [Contender.parse(name) for name in methods or METHODS]
+    contenders = [Contender.parse(name) for name in methods or SIMULATED]
     outcomes = []
     for hardware, in_flight, contender in product(
         layouts, _numbers("--chains", chains), contenders
@@ -247,6 +247,7 @@ def outcomes_table(outcomes: "list[Outcome]", gpu: str, shared: bool) -> "Table"
     """One row an outcome, with its speedup over target-only with as many chains in flight and as
     many GPUs of the target.
     """
+    from atts.methods import METHODS
     from atts.reports.comparison_table import heading
     from atts.reports.summary_table import plain_table
     from atts.text import safe_markup
@@ -254,7 +255,7 @@ def outcomes_table(outcomes: "list[Outcome]", gpu: str, shared: bool) -> "Table"
     def place(outcome: "Outcome") -> tuple[int, int]:
         return outcome.chains_in_flight, outcome.target.gpus if outcome.target else 0
 
-    alone = {place(o): o.wall_seconds for o in outcomes if o.method == "target-only"}
+    alone = {place(o): o.wall_seconds for o in outcomes if METHODS[o.method].is_reference}
     first = outcomes[0]
     sharing = "shared by both models" if shared else "draft + target"
     table = plain_table(

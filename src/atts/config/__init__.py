@@ -1,4 +1,6 @@
-"""The configuration of a run: every option, with its default, in this one place.
+"""The configuration of a run: every option, with its default.
+
+The options of a single method stand with that method, as a group of its name.
 
 A configuration is a YAML file, changed by ``--set key=value`` on the command line. Unknown
 keys are errors. ``preset`` sets many keys at once, below all others. ``atts run --show-config``
@@ -6,13 +8,6 @@ prints all keys.
 """
 
 from atts.config.loading import apply_setting, load_config, method_and_settings, parse_config
-from atts.config.methods import (
-    BestOfNOptions,
-    SelfConsistencyOptions,
-    SpecReasonOptions,
-    SpeculativeThinkingOptions,
-    SyncRankingOptions,
-)
 from atts.config.options import (
     AdaptiveOptions,
     BudgetOptions,
@@ -47,7 +42,6 @@ __all__ = [
     "BEFORE_THE_KEY",
     "PRESETS",
     "AdaptiveOptions",
-    "BestOfNOptions",
     "BudgetOptions",
     "CalibrationOptions",
     "Config",
@@ -64,14 +58,10 @@ __all__ = [
     "SamplingOptions",
     "ScoreName",
     "ScoreOptions",
-    "SelfConsistencyOptions",
     "ServerOptions",
-    "SpecReasonOptions",
-    "SpeculativeThinkingOptions",
     "Split",
     "StopOptions",
     "StopRule",
-    "SyncRankingOptions",
     "TakeOverMode",
     "TakeOverOptions",
     "Thinking",

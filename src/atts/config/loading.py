@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from atts.config.original import from_original, is_original
+from atts import registry
 from atts.config.presets import PRESETS
 from atts.config.run import Config, flatten
 from atts.errors import ConfigError
@@ -24,16 +24,18 @@ def load_config(
 ) -> Config:
     """Read a YAML file (none: the defaults) and apply ``key=value`` settings to it.
 
-    ``defaults`` is what the caller would have where neither says anything. The file may be one of
-    the original Speculative Thinking project; see ``atts.config.original``. Values of settings are
-    YAML too: ``take_over.rate=0.3``, ``problems.count=null``.
+    ``defaults`` is what the caller would have where neither says anything. The file may be of a
+    method's own project, where that method can translate it. Values of settings are YAML too:
+    ``take_over.rate=0.3``, ``problems.count=null``.
 
     Raises:
         ConfigError: the file or a setting cannot be read, or a key or value is wrong.
     """
     tree = _read_yaml(path) if path else {}
-    if is_original(tree):
-        tree = from_original(tree, str(path))
+    for method in registry.METHODS.found.values() if tree else ():
+        if method.translate and (translated := method.translate(tree, str(path))) is not None:
+            tree = translated
+            break
     for setting in settings or []:
         apply_setting(tree, setting)
     return parse_config(tree, str(path) if path else "the command line", defaults)

@@ -3,23 +3,23 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
-MethodName = Literal[
-    "atts",
-    "target-only",
-    "draft-only",
-    "sync-ranking",
-    "specreason",
-    "speculative-thinking",
-    "best-of-n",
-    "self-consistency",
-]
+from atts import registry
+from atts.registry import Registry
+
 Coverage = Literal["marginal", "conditional"]
 TakeOverMode = Literal["continue", "replace"]
 ControlName = Literal["split", "online", "adaptive"]
 Track = Literal["all", "turn", "problem", "turn+problem"]
-ScoreName = Literal["mean", "worst-window", "unlikely-share"]
 Split = Literal["train", "calibration", "test"]
 EngineName = Literal["inprocess", "sglang", "vllm"]
 StopRule = Literal["never", "majority", "adaptive"]
@@ -32,6 +32,24 @@ def _on_or_off(value: object) -> object:
     return value
 
 
+def _known_to(known: Registry) -> AfterValidator:
+    """Refuses a name that is not registered, in the words of a ``Literal`` of all that are."""
+
+    def check(name: str) -> str:
+        if name in known.found:
+            return name
+        *others, last = map(repr, known.found)
+        raise PydanticCustomError(
+            "literal_error",
+            "Input should be {expected}",
+            {"expected": f"{', '.join(others)} or {last}"},
+        )
+
+    return AfterValidator(check)
+
+
+MethodName = Annotated[str, _known_to(registry.METHODS)]
+ScoreName = Annotated[str, _known_to(registry.SCORES)]
 Overlap = Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_or_off)]
 Thinking = Annotated[Literal["template", "on", "off"], BeforeValidator(_on_or_off)]
 

@@ -1,18 +1,22 @@
 """The whole configuration of a run, and which of its keys a result depends on."""
 
 import hashlib
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Self, TypeVar
 
 import yaml
-from pydantic import Field
-
-from atts.config.methods import (
-    BestOfNOptions,
-    SelfConsistencyOptions,
-    SpecReasonOptions,
-    SpeculativeThinkingOptions,
-    SyncRankingOptions,
+from pydantic import (
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
 )
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from atts import registry
 from atts.config.options import (
     CalibrationOptions,
     LimitsOptions,
@@ -27,21 +31,24 @@ from atts.config.options import (
     TakeOverOptions,
     TurnsOptions,
 )
+from atts.errors import ConfigError
 
 _WHERE_IT_IS_SERVED = {"urls", "api_key_env", "served_as", "timeout_seconds", "server"}
 """Keys of a model that change no result, so that a run may go on with other servers."""
 
-_OF_ONE_METHOD = {
-    "sync_ranking",
-    "specreason",
-    "speculative_thinking",
-    "best_of_n",
-    "self_consistency",
-}
-"""Groups that only the method of their name reads."""
+Group = TypeVar("Group", bound=Options)
+
+
+def _groups_of_methods() -> dict[str, type[Options]]:
+    """The groups that single methods have, and that stand in every configuration."""
+    return {m.group: m.options for m in registry.METHODS.found.values() if m.options}
 
 
 class Config(Options):
+    """All groups: those below, and one for each method that has options of its own; see ``of``."""
+
+    model_config = ConfigDict(extra="allow")  # ``_with_methods`` refuses what is no such group
+
     method: MethodName = "atts"
     """How problems are solved."""
     problems: ProblemsOptions = ProblemsOptions()
@@ -57,12 +64,49 @@ class Config(Options):
     stop: StopOptions = StopOptions()
     take_over: TakeOverOptions = TakeOverOptions()
     calibration: CalibrationOptions = CalibrationOptions()
-    sync_ranking: SyncRankingOptions = SyncRankingOptions()
-    specreason: SpecReasonOptions = SpecReasonOptions()
-    speculative_thinking: SpeculativeThinkingOptions = SpeculativeThinkingOptions()
-    best_of_n: BestOfNOptions = BestOfNOptions()
-    self_consistency: SelfConsistencyOptions = SelfConsistencyOptions()
     limits: LimitsOptions = LimitsOptions()
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _with_methods(cls, tree: object, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Validate the groups of the methods, too; all that is wrong is told at once."""
+        if not isinstance(tree, Mapping):
+            return handler(tree)
+        kinds = _groups_of_methods()
+        own = {key: value for key, value in tree.items() if key in cls.model_fields}
+        faults: list[InitErrorDetails] = []
+        for name, kind in kinds.items():
+            try:
+                own[name] = kind.model_validate(tree.get(name, {}))
+            except ValidationError as error:
+                faults += _faults(error, name)
+        for key in tree:
+            if key not in own and key not in kinds:
+                loc = (key if isinstance(key, str | int) else str(key),)
+                faults.append(InitErrorDetails(type="extra_forbidden", loc=loc, input=tree[key]))
+        try:
+            config = handler(own)
+        except ValidationError as error:
+            faults = _faults(error) + faults
+        if faults:
+            raise ValidationError.from_exception_data(cls.__name__, faults)
+        return config
+
+    @model_serializer(mode="wrap")
+    def _limits_last(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        tree: dict[str, Any] = handler(self)
+        return tree | {"limits": tree.pop("limits")} if "limits" in tree else tree
+
+    def of(self, kind: type[Group]) -> Group:
+        """The group of a method's own options.
+
+        Raises:
+            ConfigError: no method has them.
+        """
+        for group in (self.model_extra or {}).values():
+            if isinstance(group, kind):
+                return group
+        raise ConfigError(f"{kind.__name__} are the options of no method that is registered")
 
     @property
     def overlaps(self) -> bool:
@@ -80,7 +124,8 @@ class Config(Options):
         """All keys but the limits, where the models are served, the groups of other methods, and
         how the calibration came about: its content counts.
         """
-        of_others = _OF_ONE_METHOD - {self.method.replace("-", "_")}
+        own = registry.METHODS.found[self.method].group
+        of_others = _groups_of_methods().keys() - {own}
         return flatten(
             self.model_dump(
                 mode="json",
@@ -118,6 +163,18 @@ class Config(Options):
                 },
             )
         )
+
+
+def _faults(error: ValidationError, *group: str) -> list[InitErrorDetails]:
+    """What an error says, for another one; below ``group``."""
+    return [
+        InitErrorDetails(
+            type=PydanticCustomError("fault", "{message}", {"message": each["msg"]}),
+            loc=(*group, *each["loc"]),
+            input=each["input"],
+        )
+        for each in error.errors(include_url=False)
+    ]
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,19 +1,29 @@
 """Nonconformity of a segment, from its log-probabilities under the target.
 
-To add a score: write its function, enter it in ``SCORES`` and its name in
-``atts.config.ScoreName``. Every kind is recorded with every decision, so ``atts replay`` can
-compare it with the others.
+To add a score: write its function and a ``Score`` of it, here or in another package, which
+registers it by an entry point (docs/extending.md). Every kind is recorded with every decision, so
+``atts replay`` can compare it with the others.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from atts.config import ScoreName, ScoreOptions
+from atts import registry
+from atts.config import ScoreOptions
 
 Logprobs = NDArray[np.floating]
 """Log-probabilities of a segment's tokens under the target, shape (tokens,), in nats."""
+
+
+class Score(NamedTuple):
+    """A kind of score."""
+
+    name: str
+    of: Callable[[Logprobs, ScoreOptions], float]
+    """Higher = less conforming."""
 
 
 def mean_nll(logprobs: Logprobs, options: ScoreOptions) -> float:  # noqa: ARG001
@@ -49,11 +59,9 @@ def unlikely_share(logprobs: Logprobs, options: ScoreOptions) -> float:
     return float((logprobs < options.floor).mean())
 
 
-SCORES: dict[ScoreName, Callable[[Logprobs, ScoreOptions], float]] = {
-    "mean": mean_nll,
-    "worst-window": worst_window,
-    "unlikely-share": unlikely_share,
-}
+MEAN = Score("mean", mean_nll)
+WORST_WINDOW = Score("worst-window", worst_window)
+UNLIKELY_SHARE = Score("unlikely-share", unlikely_share)
 
 
 def all_scores(logprobs: Logprobs, options: ScoreOptions) -> dict[str, float]:
@@ -62,4 +70,4 @@ def all_scores(logprobs: Logprobs, options: ScoreOptions) -> dict[str, float]:
     >>> all_scores(np.array([-1.0, -3.0]), ScoreOptions(floor=-2.0))
     {'mean': 2.0, 'worst-window': 2.0, 'unlikely-share': 0.5}
     """
-    return {name: score(logprobs, options) for name, score in SCORES.items()}
+    return {name: score.of(logprobs, options) for name, score in registry.SCORES.found.items()}

@@ -5,10 +5,12 @@ Text never reaches an engine. It crosses only between the two models' tokenizers
 prefix cache always hits.
 """
 
+import asyncio
 import math
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +43,71 @@ class Sampling:
             or "" in self.stop
         ):
             raise ValueError(f"not a way to sample: {self}")
+
+
+class ChainMark:
+    """Stands for one chain; the replicas of its models are forgotten when it is gone."""
+
+    __slots__ = ("__weakref__", "name")
+
+    def __init__(self) -> None:
+        self.name = secrets.token_hex(16)
+
+
+class Need:
+    """Whether the result of a request is needed for certain, where it was made ahead of that."""
+
+    def __init__(self) -> None:
+        self._certain = asyncio.Event()
+        self.was_put_off = False
+        """Whether somebody put the request off meanwhile, so that nothing of it is under way."""
+
+    def is_certain(self) -> None:
+        """The result is asked for."""
+        self._certain.set()
+
+    async def put_off(self) -> None:
+        """Wait until the result is needed for certain.
+
+        For whoever has no capacity for the request: so it takes none from others, and is not begun
+        if it is dropped.
+        """
+        if not self._certain.is_set():
+            self.was_put_off = True
+            await self._certain.wait()
+
+
+Purpose = Literal["write", "take-over", "score", "rate"]
+"""What a request is for: to write on, to write where the draft has written, to judge that by its
+log-probabilities, or to rate it otherwise."""
+
+
+class GenerateRequest(NamedTuple):
+    """What ``generate`` is asked for, and what that belongs to."""
+
+    token_ids: Sequence[int]
+    """To be continued."""
+    sampling: Sampling
+    chain: ChainMark | None = None
+    """The chain that it belongs to; None: to none."""
+    turn: int = 0
+    """Of the chain, from 0."""
+    purpose: Purpose = "write"
+    need: Need | None = None
+    """None: its result is needed for certain."""
+
+
+class ScoreRequest(NamedTuple):
+    """What ``score`` is asked for, and what that belongs to."""
+
+    token_ids: Sequence[int]
+    start: int
+    """From here on; in ``[1, len(token_ids))``, as the first token of all has no
+    log-probability."""
+    chain: ChainMark | None = None
+    turn: int = 0
+    purpose: Purpose = "score"
+    need: Need | None = None
 
 
 class Completion(NamedTuple):
@@ -99,16 +166,12 @@ class Engine(Protocol):
         EngineError: anything else that went wrong with this request.
     """
 
-    async def generate(self, token_ids: Sequence[int], sampling: Sampling) -> Completion:
-        """Continue ``token_ids`` by at most ``sampling.max_tokens`` tokens."""
+    async def generate(self, request: GenerateRequest) -> Completion:
+        """Continue the tokens by at most ``sampling.max_tokens``."""
         ...
 
-    async def score(self, token_ids: Sequence[int], start: int) -> Scored:
-        """Log-probabilities of ``token_ids[start:]``, each given all tokens before it.
-
-        ``start`` lies in ``[1, len(token_ids))``: the first token of all has no
-        log-probability.
-        """
+    async def score(self, request: ScoreRequest) -> Scored:
+        """Log-probabilities of ``token_ids[start:]``, each given all tokens before it."""
         ...
 
     async def aclose(self) -> None:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Literal, NamedTuple
 
 from atts.config import ModelOptions, PromptOptions
-from atts.engines.base import Engine, Sampling
+from atts.engines.base import Engine, GenerateRequest, Sampling, ScoreRequest
 from atts.engines.loading import load_engine, remote_engines
 from atts.engines.remote import RemoteEngine
 from atts.errors import AttsError
@@ -124,14 +124,15 @@ async def _same_tokenizer(engine: RemoteEngine, tokenizer: Tokenizer) -> Finding
 
 async def _writes(engine: Engine, ids: list[int]) -> Finding:
     began = time.perf_counter()
-    completion = await engine.generate(ids, _greedy(32))
+    completion = await engine.generate(GenerateRequest(ids, _greedy(32)))
     seconds = time.perf_counter() - began
     return "good", f"{len(completion.token_ids)} tokens in {seconds:.2f} s", ""
 
 
 async def _seeds(engine: Engine, ids: list[int]) -> Finding:
     sampling = Sampling(max_tokens=16, temperature=1.5, top_p=1.0, seed=7)
-    one, two = [(await engine.generate(ids, sampling)).token_ids for _ in range(2)]
+    request = GenerateRequest(ids, sampling)
+    one, two = [(await engine.generate(request)).token_ids for _ in range(2)]
     if one == two:
         return "good", "the same seed writes the same text", ""
     return (
@@ -142,12 +143,12 @@ async def _seeds(engine: Engine, ids: list[int]) -> Finding:
 
 
 async def _logprobs(engine: Engine, ids: list[int]) -> Finding:
-    own = list((await engine.generate(ids, _greedy(24))).token_ids)
+    own = list((await engine.generate(GenerateRequest(ids, _greedy(24)))).token_ids)
     if not own:
         return "unknown", "the model wrote nothing to score", ""
     noise = random.Random(0).choices(ids, k=len(own))  # noqa: S311 - not a secret
-    likely = (await engine.score(ids + own, len(ids))).logprobs.mean()
-    unlikely = (await engine.score(ids + noise, len(ids))).logprobs.mean()
+    likely = (await engine.score(ScoreRequest(ids + own, len(ids)))).logprobs.mean()
+    unlikely = (await engine.score(ScoreRequest(ids + noise, len(ids)))).logprobs.mean()
     found = f"{likely:.2f} nats per token for its own text, {unlikely:.2f} for noise"
     if likely > unlikely:
         return "good", found, ""
@@ -158,8 +159,8 @@ async def _prefix_cache(engine: Engine, ids: list[int]) -> Finding:
     # A prefix that nobody has sent, long enough for any block size.
     mixed = random.Random(time.time_ns())  # noqa: S311 - not a secret
     chain, new = mixed.choices(ids, k=300), mixed.choices(ids, k=20)
-    await engine.score(chain, len(chain) - 20)
-    scored = await engine.score(chain + new, len(chain))
+    await engine.score(ScoreRequest(chain, len(chain) - 20))
+    scored = await engine.score(ScoreRequest(chain + new, len(chain)))
     found = f"{scored.cached_tokens} of {len(chain)} known tokens were cached when scoring"
     if scored.cached_tokens >= len(chain) // 3:
         return "good", found, ""
@@ -176,9 +177,10 @@ async def _abort(engine: RemoteEngine, ids: list[int]) -> Finding:
     if before is None:
         return "unknown", "the server does not tell how many requests it has", ""
     sampling = Sampling(max_tokens=100_000, temperature=2.0, top_p=1.0, seed=1)
+    prompts = [random.Random(n).choices(ids, k=32) for n in range(4)]  # noqa: S311
     tasks = [
-        asyncio.create_task(engine.generate(random.Random(n).choices(ids, k=32), sampling))  # noqa: S311
-        for n in range(4)
+        asyncio.create_task(engine.generate(GenerateRequest(prompt, sampling)))
+        for prompt in prompts
     ]
     seen = before
     while seen <= before and not all(task.done() for task in tasks):

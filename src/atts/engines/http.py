@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import orjson
 
-from atts.engines.replicas import chain_headers
+from atts.engines.base import ChainMark
 from atts.errors import (
     ConfigError,
     ContextLengthError,
@@ -92,8 +92,11 @@ class HttpClient:
         path: str,
         body: dict[str, Any],
         timeout_seconds: float | None = None,
+        chain: ChainMark | None = None,
     ) -> Json:
         """What a POST request brings back, parsed; None if it is empty.
+
+        ``chain`` is what it belongs to, for a router in front of several servers.
 
         Raises:
             EngineConnectionError: no server is there, or the connection broke.
@@ -105,7 +108,7 @@ class HttpClient:
             EngineReplyError: the reply is not JSON.
         """
         content = orjson.dumps(body)
-        reply = await self._request("POST", path, content, timeout_seconds)
+        reply = await self._request("POST", path, content, timeout_seconds, chain)
         return self._parsed(f"POST {path}, {len(content):,} bytes", reply)
 
     async def aclose(self) -> None:
@@ -115,7 +118,12 @@ class HttpClient:
             await self._session.close()
 
     async def _request(
-        self, method: str, path: str, body: bytes | None, timeout_seconds: float | None
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        timeout_seconds: float | None,
+        chain: ChainMark | None = None,
     ) -> bytes:
         what = f"{method} {path}" + ("" if body is None else f", {len(body):,} bytes")
         seconds = timeout_seconds or self._timeout_seconds
@@ -124,7 +132,7 @@ class HttpClient:
             if self._closed:
                 raise EngineError(f"{self._at()}: the engine is closed")
             try:
-                return await self._once(method, path, body, seconds, what)
+                return await self._once(method, path, body, seconds, what, _headers(chain))
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
                 # Most often an idle connection that the server closed at this very moment, or
                 # while this process was busy, so that the request never reached it. The second
@@ -141,14 +149,20 @@ class HttpClient:
                 raise self._broken(what, error) from error
 
     async def _once(
-        self, method: str, path: str, body: bytes | None, seconds: float, what: str
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        seconds: float,
+        what: str,
+        headers: dict[str, str],
     ) -> bytes:
         timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT_SECONDS)
         async with self._open().request(
             method,
             self.url + path,
             data=body,
-            headers=chain_headers(),
+            headers=headers,
             timeout=timeout,
             allow_redirects=False,
         ) as reply:
@@ -230,6 +244,15 @@ def seconds_to_wait(retry_after: str | None) -> float | None:
             date = date.replace(tzinfo=UTC)
         seconds = (date - datetime.now(UTC)).total_seconds()
     return max(seconds, 0.0) if math.isfinite(seconds) else None
+
+
+def _headers(chain: ChainMark | None) -> dict[str, str]:
+    """What tells a router in front of several servers which chain a request belongs to.
+
+    The first is read by vLLM's router, the second by SGLang's with ``--policy consistent_hashing``
+    or ``manual``; a server passes over both.
+    """
+    return {"X-Session-ID": chain.name, "X-SMG-Routing-Key": chain.name} if chain else {}
 
 
 def _quoted(content: bytes) -> str:

@@ -13,7 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atts.config import ModelOptions
-from atts.engines.base import Completion, Load, Sampling, Scored
+from atts.engines.base import (
+    Completion,
+    GenerateRequest,
+    Load,
+    Scored,
+    ScoreRequest,
+)
 from atts.engines.http import HttpClient, Json
 from atts.errors import (
     ConfigError,
@@ -44,7 +50,7 @@ class ServerFacts(NamedTuple):
     """What keeps the server from doing all that it could, with the mend."""
 
 
-class Written(NamedTuple):
+class WrittenTokens(NamedTuple):
     """What a server wrote, without its end-of-sequence token."""
 
     token_ids: list[int]
@@ -92,8 +98,8 @@ class RemoteEngine(ABC):
                 self._facts = facts
         return self._facts
 
-    async def generate(self, token_ids: Sequence[int], sampling: Sampling) -> Completion:
-        ids = self._checked(token_ids)
+    async def generate(self, request: GenerateRequest) -> Completion:
+        ids, sampling = self._checked(request.token_ids), request.sampling
         facts = await self.connect()
         room = self._room(facts, len(ids))
         if room <= 0:
@@ -101,15 +107,15 @@ class RemoteEngine(ABC):
                 f"{len(ids)} tokens leave no room in a context of {facts.context_length}"
             )
         sent = time.monotonic()
-        written = await self._generate(
-            ids, replace(sampling, max_tokens=min(sampling.max_tokens, room))
-        )
+        if sampling.max_tokens > room:
+            request = request._replace(sampling=replace(sampling, max_tokens=room))
+        written = await self._generate(ids, request)
         return Completion(
             tuple(written.token_ids), written.finish_reason, written.cached_tokens, _since(sent)
         )
 
-    async def score(self, token_ids: Sequence[int], start: int) -> Scored:
-        ids = self._checked(token_ids)
+    async def score(self, request: ScoreRequest) -> Scored:
+        ids, start = self._checked(request.token_ids), request.start
         if not 1 <= start < len(ids):
             raise EmptyInputError(
                 f"cannot score from token {start} of {len(ids)}: start must be at least 1, as the "
@@ -122,7 +128,7 @@ class RemoteEngine(ABC):
                 f"{len(ids)} tokens and one more do not fit a context of {facts.context_length}"
             )
         sent = time.monotonic()
-        logprobs, cached = await self._score(ids, start)
+        logprobs, cached = await self._score(ids, request)
         timings = _since(sent)
         if len(logprobs) != len(ids) - start or not np.isfinite(logprobs).all():
             raise self.unusable(
@@ -159,12 +165,14 @@ class RemoteEngine(ABC):
         """Find out what the server is and how it can be used."""
 
     @abstractmethod
-    async def _generate(self, ids: list[int], sampling: Sampling) -> Written:
-        """Continue ``ids``; ``sampling.max_tokens`` fits the context."""
+    async def _generate(self, ids: list[int], request: GenerateRequest) -> WrittenTokens:
+        """Continue ``ids``, which are checked; ``max_tokens`` fits the context."""
 
     @abstractmethod
-    async def _score(self, ids: list[int], start: int) -> tuple[NDArray[np.float64], int]:
-        """Log-probabilities of ``ids[start:]``, and the cached tokens."""
+    async def _score(
+        self, ids: list[int], request: ScoreRequest
+    ) -> tuple[NDArray[np.float64], int]:
+        """Log-probabilities of ``ids[start:]``, which are checked, and the cached tokens."""
 
     def _room(self, facts: ServerFacts, length: int) -> int:
         """Tokens that may still be written after ``length``."""

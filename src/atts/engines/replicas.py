@@ -6,14 +6,21 @@ fewest. When a replica is gone, its chains move to another one, request by reque
 
 import asyncio
 import logging
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextvars import ContextVar
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
-from atts.engines.base import Completion, Engine, Load, Metered, Sampling, Scored
+from atts.engines.base import (
+    ChainMark,
+    Completion,
+    Engine,
+    GenerateRequest,
+    Load,
+    Metered,
+    Scored,
+    ScoreRequest,
+)
 from atts.errors import EngineConnectionError, EngineTimeoutError
 
 DOWN_SECONDS = 10.0
@@ -22,31 +29,6 @@ DOWN_SECONDS = 10.0
 Result = TypeVar("Result")
 
 _log = logging.getLogger(__name__)
-
-
-class ChainMark:
-    """Stands for one chain; the replicas of its models are forgotten when it is gone."""
-
-    def __init__(self) -> None:
-        self.name = secrets.token_hex(16)
-
-
-_chain: ContextVar[ChainMark | None] = ContextVar("_chain", default=None)
-
-
-def start_chain() -> None:
-    """From here on, the requests of this task belong to a new chain."""
-    _chain.set(ChainMark())
-
-
-def chain_headers() -> dict[str, str]:
-    """What tells a router in front of several servers which chain a request belongs to.
-
-    The first is read by vLLM's router, the second by SGLang's with ``--policy consistent_hashing``
-    or ``manual``; a server passes over both.
-    """
-    chain = _chain.get()
-    return {"X-Session-ID": chain.name, "X-SMG-Routing-Key": chain.name} if chain else {}
 
 
 class Replicas:
@@ -58,11 +40,11 @@ class Replicas:
         self._in_flight = [0] * len(self._engines)
         self._down_until = [0.0] * len(self._engines)
 
-    async def generate(self, token_ids: Sequence[int], sampling: Sampling) -> Completion:
-        return await self._on_a_replica(lambda engine: engine.generate(token_ids, sampling))
+    async def generate(self, request: GenerateRequest) -> Completion:
+        return await self._on_a_replica(request.chain, lambda engine: engine.generate(request))
 
-    async def score(self, token_ids: Sequence[int], start: int) -> Scored:
-        return await self._on_a_replica(lambda engine: engine.score(token_ids, start))
+    async def score(self, request: ScoreRequest) -> Scored:
+        return await self._on_a_replica(request.chain, lambda engine: engine.score(request))
 
     async def meter(self) -> Load | None:
         """The load of all replicas that answer, and the cache use of the fullest.
@@ -93,15 +75,16 @@ class Replicas:
         """Give no chain to a replica for a while."""
         self._down_until[number] = time.monotonic() + DOWN_SECONDS
 
-    async def _on_a_replica(self, request: Callable[[Engine], Awaitable[Result]]) -> Result:
-        chain = _chain.get()
+    async def _on_a_replica(
+        self, chain: ChainMark | None, send: Callable[[Engine], Awaitable[Result]]
+    ) -> Result:
         tried: set[int] = set()
         while True:
             number = self._choose(chain, tried)
             tried.add(number)
             self._in_flight[number] += 1
             try:
-                result = await request(self._engines[number])
+                result = await send(self._engines[number])
             except (EngineConnectionError, EngineTimeoutError) as error:
                 self.mark_down(number)
                 if len(tried) == len(self._engines):

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atts.config import ModelOptions
-from atts.engines.base import Load, Sampling
+from atts.engines.base import ChainMark, GenerateRequest, Load, ScoreRequest
 from atts.engines.http import HttpClient, Json
-from atts.engines.remote import RemoteEngine, ServerFacts, Written, field
+from atts.engines.remote import RemoteEngine, ServerFacts, WrittenTokens, field
 from atts.errors import EngineError, EngineTimeoutError, EngineUnavailableError, RequestRefusedError
 from atts.types import FinishReason
 
@@ -104,7 +104,8 @@ class SGLangEngine(RemoteEngine):
             return 0
         return facts.context_length - 1 - length
 
-    async def _generate(self, ids: list[int], sampling: Sampling) -> Written:
+    async def _generate(self, ids: list[int], request: GenerateRequest) -> WrittenTokens:
+        sampling = request.sampling
         reply = await self._send(
             {
                 "input_ids": ids,
@@ -116,7 +117,8 @@ class SGLangEngine(RemoteEngine):
                     "stop": list(sampling.stop),
                     "sampling_seed": sampling.seed,
                 },
-            }
+            },
+            request.chain,
         )
         written = field(reply, "output_ids")
         if not isinstance(written, list):
@@ -128,9 +130,12 @@ class SGLangEngine(RemoteEngine):
             reason, written = "stop", written[:-1]
         elif isinstance(matched, int) and written and written[-1] == matched:
             written = written[:-1]
-        return Written(written, reason, field(reply, "meta_info", "cached_tokens") or 0)
+        return WrittenTokens(written, reason, field(reply, "meta_info", "cached_tokens") or 0)
 
-    async def _score(self, ids: list[int], start: int) -> tuple[NDArray[np.float64], int]:
+    async def _score(
+        self, ids: list[int], request: ScoreRequest
+    ) -> tuple[NDArray[np.float64], int]:
+        start = request.start
         # The first entry has no log-probability, so one token before ``start`` is asked for. A
         # smaller logprob_start_len would keep the server from using its cache beyond it.
         reply = await self._send(
@@ -140,7 +145,8 @@ class SGLangEngine(RemoteEngine):
                 "return_logprob": True,
                 "logprob_start_len": start - 1,
                 "top_logprobs_num": 0,
-            }
+            },
+            request.chain,
         )
         self._end(reply)
         entries = field(reply, "meta_info", "input_token_logprobs")
@@ -161,22 +167,22 @@ class SGLangEngine(RemoteEngine):
         logprobs = np.array([logprob for logprob, _ in pairs], dtype=np.float64)
         return logprobs, field(reply, "meta_info", "cached_tokens") or 0
 
-    async def _send(self, body: dict[str, Any]) -> Json:
+    async def _send(self, body: dict[str, Any], chain: ChainMark | None) -> Json:
         # The server aborts every request whose id begins with the given one, so no id may be
         # the beginning of another: all have one length.
         rid = secrets.token_hex(16)
         try:
-            return await self.client.post("/generate", {"rid": rid, **body})
+            return await self.client.post("/generate", {"rid": rid, **body}, chain=chain)
         except (asyncio.CancelledError, EngineTimeoutError):
             # The server would notice the closed connection only seconds later.
-            task = asyncio.create_task(self._abort(rid))
+            task = asyncio.create_task(self._abort(rid, chain))
             self._aborts.add(task)
             task.add_done_callback(self._aborts.discard)
             raise
 
-    async def _abort(self, rid: str) -> None:
+    async def _abort(self, rid: str, chain: ChainMark | None) -> None:
         try:
-            await self.client.post("/abort_request", {"rid": rid}, ABORT_SECONDS)
+            await self.client.post("/abort_request", {"rid": rid}, ABORT_SECONDS, chain)
         except RequestRefusedError as error:  # a router has no such route
             _log.debug("could not abort request %s: %s", rid, error)
         except EngineError as error:

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
 
 from atts.config import ModelOptions
-from atts.engines.base import Load, Sampling
+from atts.engines.base import ChainMark, GenerateRequest, Load, ScoreRequest
 from atts.engines.http import HttpClient, Json
-from atts.engines.remote import PROBE_SECONDS, RemoteEngine, ServerFacts, Written, field
+from atts.engines.remote import PROBE_SECONDS, RemoteEngine, ServerFacts, WrittenTokens, field
 from atts.errors import (
     EngineServerError,
     EngineUnavailableError,
@@ -138,7 +138,8 @@ class VllmEngine(RemoteEngine):
             )
         return Scoring.PROMPT_LOGPROBS, ()
 
-    async def _generate(self, ids: list[int], sampling: Sampling) -> Written:
+    async def _generate(self, ids: list[int], request: GenerateRequest) -> WrittenTokens:
+        sampling, chain = request.sampling, request.chain
         options: dict[str, Any] = {
             "max_tokens": sampling.max_tokens,
             "temperature": sampling.temperature,
@@ -151,9 +152,11 @@ class VllmEngine(RemoteEngine):
         if self._scoring is Scoring.COMPLETIONS:
             # This route would fill in what is left out from the model's generation_config.json.
             options |= {"min_p": 0.0, "repetition_penalty": 1.0}
-            reply = await self._send_completion(ids, options | {"return_token_ids": True})
+            reply = await self._send_completion(ids, options | {"return_token_ids": True}, chain)
         else:
-            reply = await self._send_tokens(ids, options | {"detokenize": bool(sampling.stop)})
+            reply = await self._send_tokens(
+                ids, options | {"detokenize": bool(sampling.stop)}, chain
+            )
         choice = field(reply, "choices", 0)
         written, reason = field(choice, "token_ids"), field(choice, "finish_reason")
         if not isinstance(written, list):
@@ -167,32 +170,37 @@ class VllmEngine(RemoteEngine):
         # At a stop string the tokens stay; otherwise the last one is what it stopped at.
         if reason == "stop" and not isinstance(field(choice, "stop_reason"), str):
             written = written[:-1]
-        return Written(written, reason, _cached(reply) or 0)
+        return WrittenTokens(written, reason, _cached(reply) or 0)
 
-    async def _score(self, ids: list[int], start: int) -> tuple[NDArray[np.float64], int]:
+    async def _score(
+        self, ids: list[int], request: ScoreRequest
+    ) -> tuple[NDArray[np.float64], int]:
+        start, chain = request.start, request.chain
         if self._scoring in (Scoring.TOKEN_IDS, Scoring.PROMPT_LOGPROBS):
-            found = await self._score_with_cache(ids, start)
+            found = await self._score_with_cache(ids, start, chain)
             if found is not None:
                 return found
             # The new tokens themselves were cached, for instance by an earlier try; or the rows of
             # cached tokens held numbers that JSON cannot.
             _log.info("%s: a score of %d tokens computes all of them", self.client.url, len(ids))
-        found = await self._rows(ids, start, reuse=False)
+        found = await self._rows(ids, start, False, chain)
         if found is None:
             raise self.unusable("it has no prompt log-probabilities")
         return found
 
-    async def _score_with_cache(self, ids: list[int], start: int) -> _Found | None:
+    async def _score_with_cache(
+        self, ids: list[int], start: int, chain: ChainMark | None
+    ) -> _Found | None:
         """The log-probabilities, or None where the cache reached too far for some of them."""
         if start % SMALLEST_BLOCK:
-            return await self._rows(ids, start, reuse=True)
+            return await self._rows(ids, start, True, chain)
         # The blocks may end exactly at ``start``. Then the state after the last token before it,
         # which predicts the first new one, is not computed: that one is asked for by itself.
-        first = asyncio.create_task(self._next_logprob(ids[:start], ids[start]))
+        first = asyncio.create_task(self._next_logprob(ids[:start], ids[start], chain))
         try:
             rest = _Found(np.empty(0), start)
             if start + 1 < len(ids):
-                found = await self._rows(ids, start + 1, reuse=True)
+                found = await self._rows(ids, start + 1, True, chain)
                 if found is None:
                     return None
                 rest = found
@@ -201,20 +209,22 @@ class VllmEngine(RemoteEngine):
         finally:
             first.cancel()
 
-    async def _rows(self, ids: list[int], start: int, reuse: bool) -> _Found | None:
+    async def _rows(
+        self, ids: list[int], start: int, reuse: bool, chain: ChainMark | None
+    ) -> _Found | None:
         if self._scoring is Scoring.TOKEN_IDS:
-            reply = await self._send_tokens(ids, _by_token_ids(ids, start, reuse))
+            reply = await self._send_tokens(ids, _by_token_ids(ids, start, reuse), chain)
             encoded = field(reply, "prompt_token_id_logprobs")
             if encoded is None:  # the server drops what it cannot compute
                 return None
             return _Found(self._decoded(encoded), _cached(reply) or 0)
         if self._scoring is Scoring.COMPLETIONS:
             options = {"prompt_logprobs": 0, "max_tokens": 1, "temperature": 0.0}
-            reply = await self._send_completion(ids, options)
+            reply = await self._send_completion(ids, options, chain)
             rows = field(reply, "choices", 0, "prompt_logprobs")
         else:
             try:
-                reply = await self._send_tokens(ids, _by_prompt_logprobs(reuse))
+                reply = await self._send_tokens(ids, _by_prompt_logprobs(reuse), chain)
             except (EngineServerError, RequestRefusedError) as error:
                 # Rows without meaning hold whatever was in memory, numbers too that JSON cannot.
                 if reuse and NOT_JSON in str(error):
@@ -235,7 +245,7 @@ class VllmEngine(RemoteEngine):
             raise self.unusable("a log-probability is null, or belongs to another token")
         return _Found(np.array(logprobs, dtype=np.float64), _cached(reply) or 0)
 
-    async def _next_logprob(self, ids: list[int], token_id: int) -> float:
+    async def _next_logprob(self, ids: list[int], token_id: int, chain: ChainMark | None) -> float:
         """Log-probability of one token after ``ids``."""
         another = (token_id + 1) % self.vocab_size  # of two ids, the first is always sent
         reply = await self._send_tokens(
@@ -247,6 +257,7 @@ class VllmEngine(RemoteEngine):
                 "logprobs": 2,
                 "logprob_token_ids": [token_id, another],
             },
+            chain,
         )
         entries = field(reply, "choices", 0, "logprobs", "content", 0, "top_logprobs") or []
         for entry in entries:
@@ -266,14 +277,17 @@ class VllmEngine(RemoteEngine):
             raise self.unusable(f"prompt_token_id_logprobs has the shape {rows.shape}")
         return np.asarray(rows[:, 0], dtype=np.float64)
 
-    async def _send_tokens(self, ids: list[int], options: dict[str, Any]) -> Json:
+    async def _send_tokens(
+        self, ids: list[int], options: dict[str, Any], chain: ChainMark | None = None
+    ) -> Json:
         body = {"model": self.model_id, "token_ids": ids, "sampling_params": options}
-        return await self.client.post(TOKENS, body)
+        return await self.client.post(TOKENS, body, chain=chain)
 
-    async def _send_completion(self, ids: list[int], options: dict[str, Any]) -> Json:
-        return await self.client.post(
-            COMPLETIONS, {"model": self.model_id, "prompt": ids, **options}
-        )
+    async def _send_completion(
+        self, ids: list[int], options: dict[str, Any], chain: ChainMark | None
+    ) -> Json:
+        body = {"model": self.model_id, "prompt": ids, **options}
+        return await self.client.post(COMPLETIONS, body, chain=chain)
 
 
 def _by_token_ids(ids: list[int], start: int, reuse: bool) -> dict[str, Any]:

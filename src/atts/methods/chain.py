@@ -5,22 +5,27 @@ that a model is sent in one turn begins with exactly the ids of the turn before,
 model's prefix cache hits.
 """
 
-import asyncio
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
+
+import numpy as np
 
 from atts.config import Config
-from atts.conformal.control import Control, Verdict
-from atts.conformal.scores import all_scores
-from atts.engines.base import Engine, Sampling, Scored
+from atts.engines.base import (
+    ChainMark,
+    Engine,
+    GenerateRequest,
+    Purpose,
+    Sampling,
+    Scored,
+    ScoreRequest,
+)
+from atts.engines.prefetch import Prefetch
+from atts.errors import EngineError
 from atts.grading.extract import extract_answer
-from atts.methods.ahead import Ahead
-from atts.methods.rating import rate_likelihood, rate_step, score_tokens
-from atts.methods.repetition import repeats
+from atts.methods.decider import Decider
 from atts.models.prompts import Tokenizer
-from atts.seeds import seed_at, tie_breaker
+from atts.seeds import seed_at
 from atts.types import (
     Author,
     Chain,
@@ -33,9 +38,6 @@ from atts.types import (
     Segment,
     Turn,
 )
-
-if TYPE_CHECKING:
-    from atts.methods.sync_ranking import Ranking
 
 
 class Written(NamedTuple):
@@ -89,7 +91,7 @@ class Watcher(Protocol):
 
 
 class OpenChain:
-    """A chain in the making.
+    """A chain in the making: its text, its tokens as each model sees them, and its record.
 
     ``stream`` tells apart chains that have the same problem and sample number but must not
     be the same, such as those of a calibration and of the run that uses it.
@@ -101,36 +103,41 @@ class OpenChain:
         sample: int,
         models: Models,
         config: Config,
-        control: Control | None = None,
+        decider: Decider | None = None,
         stream: str = "run",
-        ranking: "Ranking | None" = None,
     ) -> None:
         self.problem = problem
         self.sample = sample
+        self.models = models
         self.config = config
-        self._models = models
-        self._control = control
-        self._ranking = ranking
-        self._place = (config.seed, stream, problem.id, sample)  # where its draws come from
+        self.decider = decider
+        self.seed_path = (config.seed, stream, problem.id, sample)
+        """Where its random draws come from."""
+        self.mark = ChainMark()
         self.watcher: Watcher | None = None
-        self._turns: list[Turn] = []
-        self._segments: list[Segment] = []
-        self._decision: Decision | None = None
-        self._ahead = Ahead()
-        self._discarded: Discarded | None = None
-        self._rating: Rating | None = None
-        self._requests: Counter[Author] = Counter()  # of the present turn
-        self._waited = 0.0
-        self._taking_over = False
-        self._text = ""
-        self._doubted = 0  # up to here, no box ends the chain
-        self._token_ids = {
+        self.text = ""
+        self.token_ids = {
             author: model.tokenizer.prompt(problem, config.prompt)
             for author, model in models.items()
         }
-        self._prompt_tokens = {author: len(ids) for author, ids in self._token_ids.items()}
+        """The prompt and the text, as each model sees them."""
+        self.prompt_tokens = {author: len(ids) for author, ids in self.token_ids.items()}
         self.tokens = 0
         """Tokens written that became part of the chain, each in its author's vocabulary."""
+        self._doubted = 0  # up to here, no box ends the chain
+        self._turns: list[Turn] = []
+        # Of the present turn:
+        self._segments: list[Segment] = []
+        self._requests: Counter[Author] = Counter()
+        self.decision: Decision | None = None
+        self.rating: Rating | None = None
+        self.discarded: Discarded | None = None
+        self.waited_seconds = 0.0
+
+    @property
+    def turn(self) -> int:
+        """The number of the present turn, from 0."""
+        return len(self._turns)
 
     @property
     def tokens_left(self) -> int:
@@ -142,27 +149,19 @@ class OpenChain:
     @property
     def answer(self) -> str | None:
         """What the chain has come to so far, if anything; grading uses the same function."""
-        return extract_answer(self._text, self.problem.choices)
+        return extract_answer(self.text, self.problem.choices)
 
     @property
     def has_concluded(self) -> bool:
         """Whether there is an answer that is not in doubt."""
-        return self._concludes(self._text)
+        return self._concludes(self.text)
 
     def would_conclude(self, written: Written) -> bool:
         """Whether there will be such an answer with a segment that is not part of it yet."""
-        return self._concludes(self._text + written.segment.text)
+        return self._concludes(self.text + written.segment.text)
 
     def _concludes(self, text: str) -> bool:
         return extract_answer(text[self._doubted :], self.problem.choices) is not None
-
-    @property
-    def repeats_itself(self) -> bool:
-        """Whether the text has run into a loop, if such chains are to be ended."""
-        return self._repeats(self._text)
-
-    def _repeats(self, text: str) -> bool:
-        return self.config.stop.repeating and repeats(text)
 
     def doubt_answer(self) -> None:
         """Let what the chain now holds as its answer no longer end it; a later one will.
@@ -171,14 +170,33 @@ class OpenChain:
         more than one turn to put another in its place.
         """
         if self.has_concluded:
-            self._doubted = len(self._text)
+            self._doubted = len(self.text)
 
     def stopped(self) -> ChainEnd:
         """How the chain ended, where a model wrote its end-of-sequence."""
         return "stop" if self.answer is None else "answer"
 
+    def sampling(self, max_tokens: int, seed: int, stop: tuple[str, ...] = ()) -> Sampling:
+        """How a request samples; ``stop`` are texts beside those of the configuration."""
+        options = self.config.sampling
+        return Sampling(max_tokens, options.temperature, options.top_p, seed, options.stop + stop)
+
+    def next_seed(self, author: Author) -> int:
+        """The seed of a model's next request, from the run's seed and the position in the chain."""
+        again = self._requests[author]
+        self._requests[author] += 1
+        purpose = f"{author} {again}" if again else author
+        return seed_at(*self.seed_path, self.turn, purpose)
+
     async def generate(
-        self, author: Author, max_tokens: int, stop: tuple[str, ...] = (), begin_with: str = ""
+        self,
+        author: Author,
+        max_tokens: int,
+        *,
+        stop: tuple[str, ...] = (),
+        begin_with: str = "",
+        purpose: Purpose = "write",
+        ahead: Prefetch | None = None,
     ) -> Written:
         """Have a model continue the chain; the result is not part of it yet.
 
@@ -187,19 +205,18 @@ class OpenChain:
             max_tokens: most tokens that it writes.
             stop: texts at which it stops for a while, beside those of the configuration.
             begin_with: what is put before its text, as the beginning of it.
+            purpose: what for.
+            ahead: may have made this very request already.
         """
-        engine, tokenizer = self._models[author]
+        engine, tokenizer = self.models[author]
         begun = tokenizer.encode(begin_with) if begin_with else []
-        ids = self._token_ids[author] + begun
-        sampling = self._sampling(max_tokens, self._seed(author), stop)
-        try:
-            completion = await self._ahead.take(ids, sampling)
-            if completion is None:
-                completion = await engine.generate(ids, sampling)
-        finally:
-            if self._taking_over and self._control is not None and author == "target":
-                self._taking_over = False
-                self._control.take_over_done()
+        sampling = self.sampling(max_tokens, self.next_seed(author), stop)
+        request = GenerateRequest(
+            self.token_ids[author] + begun, sampling, self.mark, self.turn, purpose
+        )
+        completion = await ahead.take(request) if ahead else None
+        if completion is None:
+            completion = await engine.generate(request)
         ids, text = tokenizer.decode_whole_characters(list(completion.token_ids))
         segment = Segment(
             author=author,
@@ -211,10 +228,24 @@ class OpenChain:
         )
         return Written(segment, self._for_all_models(segment, begun + ids), stop)
 
-    def without(self, written: Written, text: str) -> Written:
-        """The segment with every occurrence of a text taken out."""
-        left = written.segment.text.replace(text, "")
-        segment = written.segment.model_copy(update={"text": left})
+    async def score(self, ids: list[int], start: int, purpose: Purpose = "score") -> Scored:
+        """The target's log-probabilities of ``ids[start:]``, one each and all finite.
+
+        Raises:
+            EngineError: the target gave no usable log-probabilities.
+        """
+        request = ScoreRequest(ids, start, self.mark, self.turn, purpose)
+        scored = await self.models["target"].engine.score(request)
+        if len(scored.logprobs) != len(ids) - start or not np.isfinite(scored.logprobs).all():
+            raise EngineError(
+                f"the target scored {len(scored.logprobs)} of {len(ids) - start} tokens, mean "
+                f"{scored.logprobs.mean()}: these are not usable log-probabilities"
+            )
+        return scored
+
+    def with_text(self, written: Written, text: str) -> Written:
+        """The segment with another text in place of its own."""
+        segment = written.segment.model_copy(update={"text": text})
         return written._replace(segment=segment, token_ids=self._for_all_models(segment))
 
     def _for_all_models(
@@ -225,179 +256,40 @@ class OpenChain:
             author: ids
             if ids is not None and author == segment.author
             else model.tokenizer.encode(segment.text)
-            for author, model in self._models.items()
+            for author, model in self.models.items()
         }
-
-    def _draft_ahead(self, written: Written) -> None:
-        """Let the draft begin with the segment that comes next if ``written`` stays.
-
-        What it writes is what ``generate`` would have had it write later, and waits for that
-        call. Where the target takes over it is thrown away. Nothing is begun if the chain ends
-        with ``written``, or by the configuration.
-        """
-        turns = self.config.turns
-        if (
-            not self.config.overlaps
-            or len(self._turns) + 1 >= turns.max_turns
-            or written.finish_reason == "stop"
-            or self.would_conclude(written)
-            or self._repeats(self._text + written.segment.text)
-        ):
-            return
-        self._ahead.start(
-            self._models["draft"].engine,
-            self._token_ids["draft"] + written.token_ids["draft"],
-            self._sampling(
-                turns.draft_tokens, seed_at(*self._place, len(self._turns) + 1, "draft")
-            ),
-        )
-
-    async def decide(self, written: Written) -> bool:
-        """Have the target score a segment, while the draft writes ahead; whether it takes over.
-
-        The score is by default s = -(1/n) sum_i log q(y_i | x, y_<i), in nats per target token
-        (arXiv 2509.15148, section 3); ``atts.conformal.scores`` has the others.
-
-        Raises:
-            EngineError: the target gave no usable log-probabilities.
-        """
-        if self._control is None:
-            raise ValueError("this chain has no control to decide by")
-        self._draft_ahead(written)
-        scored, scores = await self._scores(written)
-        verdict = self._control.decide(
-            self.problem.id,
-            len(self._turns),
-            scores[self.config.take_over.score.kind],
-            tie_breaker(*self._place, len(self._turns)),
-        )
-        self._taking_over = verdict.take_over
-        self._decided(verdict, scored, scores, self._control.next_order())
-        if verdict.take_over:
-            await self.drop_ahead()
-        return verdict.take_over
-
-    async def rank(self, written: Written) -> bool:
-        """Have the target score a segment and wait for the problem's other chains; whether this
-        one is among the worst, so that the target takes over.
-
-        Raises:
-            EngineError: the target gave no usable log-probabilities.
-        """
-        if self._ranking is None:
-            raise ValueError("this chain has no others to be ranked with")
-        scored, scores = await self._scores(written)
-        clock = asyncio.get_running_loop().time
-        began = clock()
-        try:
-            verdict = await self._ranking.decide(
-                self.sample,
-                len(self._turns),
-                scores[self.config.take_over.score.kind],
-                tie_breaker(*self._place, len(self._turns)),
-            )
-        finally:
-            self._waited = clock() - began
-        self._decided(verdict, scored, scores)
-        return verdict.take_over
-
-    async def rate_step(self, written: Written) -> float:
-        """Have the target rate a segment as the next step of the chain, from 0 to 9.
-
-        Raises:
-            ConfigError: its chat template refuses the request.
-        """
-        engine, tokenizer = self._models["target"]
-        new = written.token_ids["target"]
-        self._rating = await rate_step(
-            engine, tokenizer, self._token_ids["target"] + new, len(new), self.config.specreason
-        )
-        return self._rating.value
-
-    async def rate_likelihood(self) -> None:
-        """Have the target rate all that was written by its mean log-likelihood, if there is any.
-
-        Raises:
-            EngineError: the target gave no usable log-probabilities.
-        """
-        ids, start = self._token_ids["target"], self._prompt_tokens["target"]
-        if len(ids) > start:
-            self._rating = await rate_likelihood(self._models["target"].engine, ids, start)
-
-    @contextmanager
-    def waited_for(self) -> Iterator[None]:
-        """The problem's other chains wait for this one inside, and no longer after, whatever
-        ends it.
-        """
-        try:
-            yield
-        finally:
-            if self._ranking:
-                self._ranking.leave(self.sample)
-
-    async def _scores(self, written: Written) -> tuple[Scored, dict[str, float]]:
-        """What the target finds of a segment, and the segment's score by every kind."""
-        prefix = self._token_ids["target"]
-        scored = await score_tokens(
-            self._models["target"].engine, prefix + written.token_ids["target"], len(prefix)
-        )
-        return scored, all_scores(scored.logprobs, self.config.take_over.score)
-
-    def _decided(
-        self,
-        verdict: Verdict,
-        scored: Scored,
-        scores: dict[str, float],
-        order: int | None = None,
-    ) -> None:
-        if self.watcher:
-            self.watcher.decided(verdict.take_over)
-        self._decision = Decision(
-            score=scores[self.config.take_over.score.kind],
-            p_value=verdict.p_value,
-            take_over=verdict.take_over,
-            threshold=verdict.threshold,
-            order=order,
-            scores=scores,
-            scored_tokens=len(scored.logprobs),
-            cached_tokens=scored.cached_tokens,
-            timings=scored.timings,
-        )
-
-    async def drop_ahead(self) -> None:
-        """Abort what the draft has begun ahead. To be called whatever way the chain ends."""
-        self._discarded = await self._ahead.drop() or self._discarded
 
     def append(self, written: Written) -> None:
         """Make a segment part of the chain, for all models."""
         self.tokens += written.segment.tokens
         self._segments.append(written.segment)
-        self._text += written.segment.text
+        self.text += written.segment.text
         for author, ids in written.token_ids.items():
-            self._token_ids[author] += ids
+            self.token_ids[author] += ids
 
     def discard(self, written: Written) -> None:
         """Record a segment that does not become part of the chain."""
         self._segments.append(written.segment.model_copy(update={"kept": False}))
 
     def end_turn(self) -> None:
+        """Put what was written, decided and rated since the last turn into the record."""
         turn = Turn(
             segments=tuple(self._segments),
-            decision=self._decision,
-            rating=self._rating,
-            waited_seconds=self._waited,
-            discarded=self._discarded,
+            decision=self.decision,
+            rating=self.rating,
+            waited_seconds=self.waited_seconds,
+            discarded=self.discarded,
         )
         self._turns.append(turn)
-        self._segments, self._decision, self._rating, self._waited = [], None, None, 0.0
-        self._discarded = None
-        self._requests.clear()
+        self._segments, self._requests = [], Counter()
+        self.decision = self.rating = self.discarded = None
+        self.waited_seconds = 0.0
         if self.watcher:
             self.watcher.turn_done(turn)
 
     def record(self, end: ChainEnd, started: float, done: float, error: str | None = None) -> Chain:
         """The chain as it stands, an unfinished turn included; times are the run's seconds."""
-        if self._segments or self._decision or self._rating:
+        if self._segments or self.decision or self.rating:
             self.end_turn()
         return Chain(
             problem_id=self.problem.id,
@@ -409,19 +301,3 @@ class OpenChain:
             done=done,
             error=error,
         )
-
-    def _sampling(self, max_tokens: int, seed: int, stop: tuple[str, ...] = ()) -> Sampling:
-        return Sampling(
-            max_tokens=max_tokens,
-            temperature=self.config.sampling.temperature,
-            top_p=self.config.sampling.top_p,
-            seed=seed,
-            stop=self.config.sampling.stop + stop,
-        )
-
-    def _seed(self, author: Author) -> int:
-        """The seed of a model's next request: from the run's seed and this place in this chain."""
-        again = self._requests[author]
-        self._requests[author] += 1
-        purpose = f"{author} {again}" if again else author
-        return seed_at(*self._place, len(self._turns), purpose)

@@ -1,6 +1,7 @@
 """The two ends of the scale: the target alone and the draft alone."""
 
 from atts.methods.chain import OpenChain
+from atts.methods.method import Method
 from atts.types import Author, ChainEnd
 
 
@@ -21,3 +22,13 @@ async def write_alone(chain: OpenChain, author: Author) -> ChainEnd:
     if chain.has_concluded:
         return "answer"
     return "stop" if written.is_last else "turns"
+
+
+TARGET_ONLY = Method(
+    name="target-only",
+    solve=target_only,
+    authors=("target",),
+    is_reference=True,
+    can_follow=True,
+)
+DRAFT_ONLY = Method(name="draft-only", solve=draft_only, authors=("draft",), can_follow=True)

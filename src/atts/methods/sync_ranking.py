@@ -9,15 +9,25 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from atts.config import Config
+from pydantic import Field
+
+from atts.config import Config, Options
 from atts.conformal.control import Verdict
 from atts.methods.atts import take_turns
-from atts.methods.chain import OpenChain
+from atts.methods.decider import Siblings
+from atts.methods.method import Method
 from atts.seeds import tie_breaker, uniform_at
-from atts.types import Chain, ChainEnd
+from atts.types import Chain
 
 
-class _Place(NamedTuple):
+class SyncRankingOptions(Options):
+    """How many of a problem's chains ``method=sync-ranking`` takes over in a turn."""
+
+    take_overs: int | None = Field(default=None, ge=0)
+    """The B worst of each turn; null takes as many as keep to ``take_over.rate``."""
+
+
+class _Standing(NamedTuple):
     """What a chain is ranked by; the largest is the worst."""
 
     score: float
@@ -46,6 +56,8 @@ class Ranking:
     [False, True]
     """
 
+    has_barrier = True
+
     def __init__(
         self,
         problem_id: str,
@@ -61,14 +73,14 @@ class Ranking:
         self._offset = uniform_at(config.seed, "run", problem_id, "take-overs")
         self._open = set(open_samples)
         self._turn = 0
-        self._places: dict[int, list[_Place]] = defaultdict(list)  # by turn
+        self._standings: dict[int, list[_Standing]] = defaultdict(list)  # by turn
         self._waiting: set[int] = set()
         self._verdicts: dict[int, Verdict] = {}  # by sample, of the turn that was ranked last
         self._ranked = asyncio.Event()
         for chain in finished:
             for number, decision in chain.decisions:
                 u = tie_breaker(config.seed, "run", problem_id, chain.sample, number)
-                self._places[number].append(_Place(decision.score, u, chain.sample))
+                self._standings[number].append(_Standing(decision.score, u, chain.sample))
 
     async def decide(self, sample: int, turn: int, score: float, u: float) -> Verdict:
         """Wait until all open chains have their score of this turn; whether this one is taken over.
@@ -81,7 +93,7 @@ class Ranking:
                 f"chain {sample} cannot be ranked in turn {turn}: it has left, or is not in turn "
                 f"{self._turn} with the others"
             )
-        self._places[turn].append(_Place(score, u, sample))
+        self._standings[turn].append(_Standing(score, u, sample))
         self._waiting.add(sample)
         ranked = self._ranked
         self._rank_if_all_are_here()
@@ -94,15 +106,21 @@ class Ranking:
         self._waiting.discard(sample)
         self._rank_if_all_are_here()
 
+    def next_order(self) -> None:
+        """Ranks do not depend on the order in which scores arrive."""
+
+    def take_over_done(self) -> None:
+        """No budget counts those in flight."""
+
     def _rank_if_all_are_here(self) -> None:
         if not self._waiting or self._waiting != self._open:
             return
-        worst_first = sorted(self._places[self._turn], reverse=True)
+        worst_first = sorted(self._standings[self._turn], reverse=True)
         count = len(worst_first)
         worst = min(self._take_overs(count), count)
         self._verdicts = {
-            place.sample: Verdict(rank / count, worst / count, rank <= worst)
-            for rank, place in enumerate(worst_first, 1)
+            standing.sample: Verdict(rank / count, worst / count, rank <= worst)
+            for rank, standing in enumerate(worst_first, 1)
         }
         self._turn += 1
         self._waiting.clear()
@@ -111,16 +129,27 @@ class Ranking:
 
     def _take_overs(self, count: int) -> int:
         """B of the present turn, in which ``count`` chains are ranked."""
-        if (fixed := self._config.sync_ranking.take_overs) is not None:
+        if (fixed := self._config.of(SyncRankingOptions).take_overs) is not None:
             return fixed
         rate = self._config.take_over.rate
-        before = sum(len(places) for turn, places in self._places.items() if turn < self._turn)
+        before = sum(len(ranked) for turn, ranked in self._standings.items() if turn < self._turn)
         return math.floor(rate * (before + count) + self._offset) - math.floor(
             rate * before + self._offset
         )
 
 
-async def sync_ranking(chain: OpenChain) -> ChainEnd:
-    """The turns of ``atts``, with a wait for the others in place of a decision by itself."""
-    with chain.waited_for():
-        return await take_turns(chain, chain.rank)
+def _decider(siblings: Siblings) -> Ranking:
+    return Ranking(siblings.problem_id, siblings.config, siblings.samples, siblings.finished)
+
+
+METHOD = Method(
+    name="sync-ranking",
+    solve=take_turns,
+    options=SyncRankingOptions,
+    decider=_decider,
+    aims_at_rate=True,
+    takes_over=True,
+    together=True,
+    can_follow=True,
+)
+"""The turns of ``atts``, with a wait for the others in place of a decision by itself."""

@@ -10,7 +10,8 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from atts.errors import ProblemError
+from atts import registry
+from atts.errors import ConfigError, ProblemError
 from atts.grading.extract import LETTERS
 from atts.types import Problem
 
@@ -66,6 +67,21 @@ def register(problem_set: ProblemSet) -> None:
     if not name or set(name) & set("/\\."):
         raise ValueError(f"a problem set's name is a word without / \\ and ., got {name!r}")
     SETS[name] = problem_set
+
+
+def known_sets() -> Mapping[str, ProblemSet]:
+    """All sets by name; those of other packages join when this is first asked.
+
+    Raises:
+        ConfigError: a set of another package has a name that is taken.
+    """
+    for each in registry.PROBLEMS.found.values():
+        if SETS.get(each.name) != each:
+            try:
+                register(each)
+            except ValueError as error:
+                raise ConfigError(f"a package registers a problem set: {error}") from None
+    return SETS
 
 
 def _of(key: str, **fields: str) -> ReadRow:

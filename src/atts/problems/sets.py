@@ -11,7 +11,7 @@ from atts.errors import ProblemError
 from atts.files import atomic_write
 from atts.grading.cache import cache_folder
 from atts.problems.jsonl import read_entries
-from atts.problems.registry import SETS, Entry, HubSource, ProblemSet, Row
+from atts.problems.registry import SETS, Entry, HubSource, ProblemSet, Row, known_sets
 from atts.types import Problem
 
 PAPER = "paper"
@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 def find_set(source: str) -> tuple[ProblemSet, bool] | None:
     """The set that a source names, and whether it is the paper's part; None if it names none."""
     name, slash, part = source.partition("/")
-    if name not in SETS or (slash and part != PAPER):
+    if name not in known_sets() or (slash and part != PAPER):
         return None
     if slash and SETS[name].paper is None:
         raise ProblemError(f"the paper does not evaluate on {name}; use problems.source={name}")

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from atts.analysis.summary import Summary, TurnRate
 from atts.grading.metrics import Interval, paired_difference
+from atts.methods import METHODS
 from atts.text import safe_markup
 
 ABSENT = "-"
@@ -200,7 +201,8 @@ def _wall_ratio(summaries: Sequence[Summary]) -> Figure:
     # Of several, the first: a table has one reference.
     references: dict[tuple[str, int], float] = {}
     for summary in summaries:
-        if summary.method == "target-only" and whole(summary) and summary.wall_seconds > 0:
+        reference = METHODS[summary.method].is_reference
+        if reference and whole(summary) and summary.wall_seconds > 0:
             references.setdefault(work(summary), summary.wall_seconds)
 
     def ratio(summary: Summary) -> str:

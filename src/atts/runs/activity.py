@@ -6,11 +6,12 @@ another thread too.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Literal
 
-from atts.engines.base import Completion, Engine, Sampling, Scored
+from atts.engines.base import Completion, Engine, GenerateRequest, Scored, ScoreRequest
 from atts.methods import Method
 from atts.methods.chain import Model, Models, OpenChain
 from atts.types import Author, ChainEnd, Turn
@@ -98,7 +99,7 @@ class Activity:
                 self.in_flight -= 1
 
         self.has_barriers, self.takes_over = method.together, method.takes_over
-        return method._replace(solve=solve)
+        return replace(method, solve=solve)
 
     @contextmanager
     def working(self, work: Work) -> Iterator[None]:
@@ -119,15 +120,15 @@ class _WatchedEngine:
         self._activity = activity
         self._writing: Work = "drafting" if author == "draft" else "target writing"
 
-    async def generate(self, token_ids: Sequence[int], sampling: Sampling) -> Completion:
+    async def generate(self, request: GenerateRequest) -> Completion:
         with self._activity.working(self._writing):
-            completion = await self._engine.generate(token_ids, sampling)
+            completion = await self._engine.generate(request)
         self._activity.written[self._author] += len(completion.token_ids)
         return completion
 
-    async def score(self, token_ids: Sequence[int], start: int) -> Scored:
+    async def score(self, request: ScoreRequest) -> Scored:
         with self._activity.working("scoring"):
-            return await self._engine.score(token_ids, start)
+            return await self._engine.score(request)
 
     async def aclose(self) -> None:
         await self._engine.aclose()

@@ -23,7 +23,7 @@ from atts.grading.cache import VerdictCache
 from atts.grading.grader import Grader
 from atts.methods import METHODS, Method, authors_of
 from atts.methods.chain import Model, Models, OpenChain
-from atts.methods.sync_ranking import Ranking
+from atts.methods.decider import Siblings
 from atts.models.prompts import Tokenizer
 from atts.problems import calibration_problems, load_problems
 from atts.runs.activity import Activity
@@ -85,10 +85,10 @@ def prepare_run(config: Config) -> Job:
             f"method={config.method} all chains of a problem wait for each other, so they must be "
             "in flight together: raise limits.chains, or lower samples"
         )
-    if config.stop.when != "never" and config.method == "best-of-n":
+    if config.stop.when != "never" and METHODS[config.method].needs_all_chains:
         raise ConfigError(
-            f"stop.when={config.stop.when} ends chains by votes, but method=best-of-n selects by "
-            "rating and needs them all: leave one of the two out"
+            f"stop.when={config.stop.when} ends chains by votes, but method={config.method} "
+            "selects by rating and needs them all: leave one of the two out"
         )
     problems = load_problems(config.problems)
     if not METHODS[config.method].needs_calibration:
@@ -212,8 +212,7 @@ async def _make_chains(
     method, engines = METHODS[job.config.method], [model.engine for model in models.values()]
     if observer:
         activity = observer.activity
-        aims = job.control or method.together
-        activity.nominal = job.config.take_over.rate if aims else None
+        activity.nominal = job.config.take_over.rate if method.aims_at_rate else None
         models, method = activity.watched_models(models), activity.watched_method(method)
     done = {
         key: chain
@@ -266,14 +265,13 @@ def _missing(
     for problem in job.problems:
         keys = [ChainKey(problem.id, sample) for sample in range(job.config.samples)]
         samples = [key.sample for key in keys if key not in done and (only is None or key in only)]
-        ranking = None
-        if method.together:
+        decider = None
+        if method.decider:
             others = [done[key] for key in keys if key in done]
-            ranking = Ranking(problem.id, job.config, samples, others)
+            siblings = Siblings(problem.id, job.config, job.control, samples, others)
+            decider = method.decider(siblings)
         chains = [
-            partial(
-                OpenChain, problem, sample, models, job.config, job.control, job.stream, ranking
-            )
+            partial(OpenChain, problem, sample, models, job.config, decider, job.stream)
             for sample in samples
         ]
         if method.together:

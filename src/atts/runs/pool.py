@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from atts.engines.replicas import start_chain
 from atts.errors import AttsError, ConfigError, ContextLengthError
 from atts.methods import Method
 from atts.methods.chain import OpenChain
@@ -103,7 +102,6 @@ async def solve(
         ConfigError: the configuration does not fit the models, which shows only now.
     """
     started = clock()
-    start_chain()
     chain = open_chain()
     error: str | None = None
     end: ChainEnd
@@ -126,6 +124,4 @@ async def solve(
             end = "not-needed"
         else:
             end, error = "failed", f"{type(failure).__name__}: {failure}"
-    finally:
-        await chain.drop_ahead()
     return chain.record(end, started, clock(), error)

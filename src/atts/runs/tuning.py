@@ -23,6 +23,7 @@ from atts.grading.cache import VerdictCache
 from atts.grading.chains import GradedChains, grade_chains
 from atts.grading.grader import Grader
 from atts.grading.metrics import Interval, majority_by_problem, majority_vote
+from atts.methods import METHODS
 from atts.methods.chain import Models
 from atts.problems import calibration_problems, load_problems
 from atts.runs import jobs
@@ -90,7 +91,8 @@ def prepare_tuning(config: Config, rates: Sequence[float], limit: float, confide
             few.
     """
     options = config.take_over
-    if config.method != "atts" or options.control != "split" or options.budget.in_flight:
+    decides = METHODS[config.method].needs_calibration
+    if not decides or options.control != "split" or options.budget.in_flight:
         raise ConfigError(
             "only method=atts with take_over.control=split, and no take_over.budget.in_flight, can "
             "be certified: with the others, what happens to a problem depends on the other "

@@ -4,11 +4,10 @@ from typing import NamedTuple
 
 from atts.config import Config, MethodName, apply_setting, method_and_settings, parse_config
 from atts.errors import ConfigError
+from atts.methods import METHODS
 
 REFERENCE = "reference"
 """The reference implementation's schedule of ``atts``, as a name for the command line."""
-FOLLOWING: tuple[MethodName, ...] = ("target-only", "draft-only", "sync-ranking", "atts")
-"""Methods whose turns are those of a recording; of the steps of others it says nothing."""
 
 
 class Contender(NamedTuple):
@@ -47,13 +46,14 @@ class Contender(NamedTuple):
             pairs[key] = value
         if "preset" in pairs:
             raise ConfigError(f"{name}: a preset holds for all that is simulated: use --set preset")
-        known = next((each for each in FOLLOWING if each == method), None)
-        if known is None:
+        # Of the steps of other methods a recording says nothing.
+        following = [each.name for each in METHODS.values() if each.can_follow]
+        if method not in following:
             raise ConfigError(
                 f"{method!r} cannot follow recorded turns; choose from "
-                f"{', '.join(FOLLOWING)} and {REFERENCE}"
+                f"{', '.join(following)} and {REFERENCE}"
             )
-        return cls(name, known, pairs)
+        return cls(name, method, pairs)
 
     def config(self, config: Config, chains: int) -> Config:
         """The configuration to run with, with ``chains`` in flight.

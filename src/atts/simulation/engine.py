@@ -1,9 +1,9 @@
 """The simulated engine: writes what a script says, in the time that a simulated server takes.
 
-Each chain follows a ``Script``: how long its segments are, how they score, and when it ends. The
-token ids themselves say where in its script a chain is, so the engine keeps nothing of a chain
-and a request may be repeated, aborted, or made ahead. The first id of a prompt is the number of
-the script; all ids of a segment are the same number, which stands for its turn and author.
+Each chain follows a ``Script``: how long its segments are, how they score, and when it ends. A
+request says of which turn it is, and its token ids of which chain, so the engine keeps nothing of a
+chain and a request may be repeated, aborted, or made ahead. The first id of a prompt is the number
+of the script; all ids of a segment are the same number, which stands for its turn and author.
 """
 
 import asyncio
@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from atts.config import PromptOptions, TakeOverMode
-from atts.engines.base import Completion, Load, Sampling, Scored
+from atts.config import PromptOptions
+from atts.engines.base import Completion, GenerateRequest, Load, Scored, ScoreRequest
 from atts.errors import ContextLengthError, EmptyInputError, EngineError
 from atts.models.prompts import Tokenizer
 from atts.simulation.server import Request, Server
@@ -62,15 +62,6 @@ def place_of(segment: int) -> tuple[int, Author]:
     return turn, "target" if by_target else "draft"
 
 
-def turn_after(last_id: int, author: Author, mode: TakeOverMode) -> int:
-    """The turn that a model is to write after a token."""
-    if last_id == _PROMPT_ID:
-        return 0
-    turn, writer = place_of(last_id)
-    continues = author == "target" and writer == "draft" and mode == "continue"
-    return turn if continues else turn + 1
-
-
 class ScriptTokenizer(Tokenizer):
     """The prompts and texts of one chain, which only name its segments and their lengths.
 
@@ -113,22 +104,17 @@ class ScriptTokenizer(Tokenizer):
 class SimulatedEngine:
     """Serves one model to many chains by a simulated server; see ``Engine``."""
 
-    def __init__(
-        self, author: Author, server: Server, scripts: Mapping[int, Script], mode: TakeOverMode
-    ) -> None:
-        """``scripts`` holds, by number, those of all chains in flight; ``mode`` is that of the run,
-        without which nobody could tell for which turn the target is asked to write.
-        """
+    def __init__(self, author: Author, server: Server, scripts: Mapping[int, Script]) -> None:
+        """``scripts`` holds, by number, those of all chains in flight."""
         self._author = author
         self._server = server
         self._scripts = scripts
-        self._mode = mode
 
-    async def generate(self, token_ids: Sequence[int], sampling: Sampling) -> Completion:
+    async def generate(self, request: GenerateRequest) -> Completion:
+        token_ids, sampling, number = request.token_ids, request.sampling, request.turn
         if not token_ids:
             raise EmptyInputError("no tokens to continue")
         script = self._scripts[token_ids[0]]
-        number = turn_after(token_ids[-1], self._author, self._mode)
         if number >= len(script.turns):
             raise EngineError(f"the chain has only {len(script.turns)} turns to follow")
         turn = script.turns[number]
@@ -137,17 +123,18 @@ class SimulatedEngine:
         segment = segment_id(number, self._author)
         ends = script.ends_with(segment) and tokens == whole
         finish: FinishReason = "stop" if ends else "length"
-        request = await self._serve(script, token_ids, None, tokens, sampling.max_tokens, segment)
-        return Completion((segment,) * tokens, finish, request.cached, _timings(request))
+        done = await self._serve(script, token_ids, None, tokens, sampling.max_tokens, segment)
+        return Completion((segment,) * tokens, finish, done.cached, _timings(done))
 
-    async def score(self, token_ids: Sequence[int], start: int) -> Scored:
+    async def score(self, request: ScoreRequest) -> Scored:
+        token_ids, start = request.token_ids, request.start
         if not 1 <= start < len(token_ids):
             raise EmptyInputError(f"cannot score from token {start} of {len(token_ids)}")
         script = self._scripts[token_ids[0]]
         number, _ = place_of(token_ids[start])
-        request = await self._serve(script, token_ids, start, 0, 1, token_ids[-1])
+        done = await self._serve(script, token_ids, start, 0, 1, token_ids[-1])
         logprobs = np.full(len(token_ids) - start, -script.turns[number].score)
-        return Scored(logprobs, request.cached, _timings(request))
+        return Scored(logprobs, done.cached, _timings(done))
 
     async def meter(self) -> Load:
         """The server's load."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from atts.config import Config
-from atts.engines.limits import Places
+from atts.engines.limits import Slots
 from atts.errors import ConfigError
 from atts.methods import METHODS
 from atts.simulation.clock import run_virtually
@@ -296,13 +296,13 @@ async def _replay(
     places: Mapping[Author, int],
 ) -> Floats:
     loop = asyncio.get_running_loop()
-    rooms = {author: Places(count) for author, count in places.items()}
+    rooms = {author: Slots(count) for author, count in places.items()}
     zero = requests[0].queued
 
     async def serve(number: int, each: Measured) -> float:
         asked = loop.time()
         copies = servers[each.author]
-        async with rooms[each.author].place(each.length):
+        async with rooms[each.author].slot(each.length):
             request = Request(
                 chain=number,
                 problem=-1 - number,

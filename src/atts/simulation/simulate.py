@@ -15,7 +15,7 @@ from atts.engines.replicas import Replicas
 from atts.errors import AttsError, ConfigError
 from atts.methods import METHODS
 from atts.methods.chain import Model, OpenChain
-from atts.methods.sync_ranking import Ranking
+from atts.methods.decider import Decider, Siblings
 from atts.runs.admission import adapting_room
 from atts.runs.pool import Clock, collected_seldom, run_chains
 from atts.simulation.clock import run_virtually
@@ -147,9 +147,8 @@ class _Run:
         in_flight = {"draft": limits.draft_requests, "target": limits.target_requests}
         engines = {}
         for author, servers in self.servers.items():
-            mode = self.config.take_over.mode
             copies: list[Engine] = [
-                SimulatedEngine(author, server, self.scripts, mode) for server in servers
+                SimulatedEngine(author, server, self.scripts) for server in servers
             ]
             engine = copies[0] if len(copies) == 1 else Replicas(copies)
             engines[author] = LimitedEngine(
@@ -163,23 +162,25 @@ class _Run:
             tally.add(chain)
             finished(chain)
 
-        def opened(number: int, sample: int, ranking: Ranking | None) -> OpenChain:
+        def opened(number: int, sample: int, decider: Decider | None) -> OpenChain:
             problem = self.workload.problem(number)
             script = self.workload.script(number, sample, self.config, self.target_only_ratio)
             self.scripts[script.number] = script
             tokenizer = ScriptTokenizer(script)
             models = {author: Model(engine, tokenizer) for author, engine in engines.items()}
-            return OpenChain(problem, sample, models, self.config, self.control, ranking=ranking)
+            return OpenChain(problem, sample, models, self.config, decider)
 
         def chains(some: Iterable[int]) -> Iterator[Sequence[Callable[[], OpenChain]]]:
             samples = range(self.config.samples)
             for number in some:
                 problem_id = self.workload.problem(number).id
                 numbers[problem_id] = number
-                together = self.method.together
-                ranking = Ranking(problem_id, self.config, samples) if together else None
-                group = [partial(opened, number, sample, ranking) for sample in samples]
-                if together:
+                decider = None
+                if self.method.decider:
+                    siblings = Siblings(problem_id, self.config, self.control, samples)
+                    decider = self.method.decider(siblings)
+                group = [partial(opened, number, sample, decider) for sample in samples]
+                if self.method.together:
                     yield group
                 else:
                     yield from ([chain] for chain in group)

@@ -41,6 +41,7 @@ from transformers import (
     RwkvForCausalLM,
 )
 
+from atts.engines.base import GenerateRequest, ScoreRequest
 from atts.engines.inprocess.engine import InProcessEngine, context_length
 from atts.errors import ConfigError
 
@@ -101,14 +102,16 @@ async def test_text_and_scores_of_ragged_turns_are_those_of_transformers(name: s
     engine = InProcessEngine(model, cache_tokens=10_000)
     try:
         for _ in range(2):
-            completions = await asyncio.gather(*(engine.generate(c, greedy(8)) for c in chains))
+            completions = await asyncio.gather(
+                *(engine.generate(GenerateRequest(c, greedy(8))) for c in chains)
+            )
             expected = [plain_greedy(model, chain, 8) for chain in chains]
             assert [c.token_ids for c in completions] == expected
             chains = [c + list(w.token_ids) for c, w in zip(chains, completions, strict=True)]
 
             whole = [c + d for c, d in zip(chains, drafts, strict=True)]
             scored = await asyncio.gather(
-                *(engine.score(w, len(c)) for w, c in zip(whole, chains, strict=True))
+                *(engine.score(ScoreRequest(w, len(c))) for w, c in zip(whole, chains, strict=True))
             )
             for ids, chain, found in zip(whole, chains, scored, strict=True):
                 wanted = plain_scores(model, ids, len(chain))

@@ -20,7 +20,7 @@ from engines.tiny import (
 )
 from transformers import PreTrainedModel
 
-from atts.engines.base import Completion
+from atts.engines.base import Completion, GenerateRequest, ScoreRequest
 from atts.engines.inprocess.batching import Batcher
 from atts.engines.inprocess.engine import InProcessEngine
 from atts.engines.inprocess.kv_cache import Row, Window
@@ -69,11 +69,13 @@ async def until(condition: Callable[[], bool]) -> None:
 async def test_text_and_scores_do_not_depend_on_the_batch(model: PreTrainedModel) -> None:
     prompts = [some_ids(3 + 9 * i, seed=i) for i in range(20)]
     async with serving(model) as engine:
-        alone = [await engine.generate(p, sampled(30, i)) for i, p in enumerate(prompts)]
-        scored = [await engine.score(p, 2) for p in prompts]
+        alone = [
+            await engine.generate(GenerateRequest(p, sampled(30, i))) for i, p in enumerate(prompts)
+        ]
+        scored = [await engine.score(ScoreRequest(p, 2)) for p in prompts]
     async with serving(model) as engine:
-        calls = [engine.generate(p, sampled(30, i)) for i, p in enumerate(prompts)]
-        calls += [engine.score(p, 2) for p in prompts]
+        calls = [engine.generate(GenerateRequest(p, sampled(30, i))) for i, p in enumerate(prompts)]
+        calls += [engine.score(ScoreRequest(p, 2)) for p in prompts]
         together = await asyncio.gather(*calls)
     assert [c.token_ids for c in together[:20]] == [c.token_ids for c in alone]
     for one, other in zip(together[20:], scored, strict=True):
@@ -84,14 +86,22 @@ async def test_a_request_joins_and_leaves_while_another_runs(model: PreTrainedMo
     passes: list[int] = []
     async with serving(model) as engine:
         with before_each_pass(model, lambda ids: passes.append(len(ids))):
-            long = asyncio.create_task(engine.generate(some_ids(10), sampled(200, 1)))
+            long = asyncio.create_task(
+                engine.generate(GenerateRequest(some_ids(10), sampled(200, 1)))
+            )
             await until(lambda: len(passes) > 5)
-            short = await engine.generate(some_ids(150), sampled(5, 2))
+            short = await engine.generate(GenerateRequest(some_ids(150), sampled(5, 2)))
             assert not long.done()
             completion = await long
         assert 2 in passes  # they did share steps
-        assert completion.token_ids == (await engine.generate(some_ids(10), sampled(200, 1)))[0]
-        assert short.token_ids == (await engine.generate(some_ids(150), sampled(5, 2)))[0]
+        assert (
+            completion.token_ids
+            == (await engine.generate(GenerateRequest(some_ids(10), sampled(200, 1))))[0]
+        )
+        assert (
+            short.token_ids
+            == (await engine.generate(GenerateRequest(some_ids(150), sampled(5, 2))))[0]
+        )
 
 
 async def test_a_shared_prompt_is_computed_once(model: PreTrainedModel) -> None:
@@ -100,7 +110,10 @@ async def test_a_shared_prompt_is_computed_once(model: PreTrainedModel) -> None:
     async with serving(model) as engine:
         with before_each_pass(model, lambda ids: computed.append(ids.numel())):
             completions = await asyncio.gather(
-                *(engine.generate(prompt, sampled(written, seed)) for seed in range(samples))
+                *(
+                    engine.generate(GenerateRequest(prompt, sampled(written, seed)))
+                    for seed in range(samples)
+                )
             )
     # The other samples compute the last token of the prompt, to have its distribution; the
     # last token that a request writes is never computed.
@@ -112,9 +125,9 @@ async def test_a_turn_computes_only_what_is_new(model: PreTrainedModel) -> None:
     computed: list[int] = []
     async with serving(model) as engine:
         prompt = some_ids(50)
-        first = await engine.generate(prompt, greedy(10))
+        first = await engine.generate(GenerateRequest(prompt, greedy(10)))
         with before_each_pass(model, lambda ids: computed.append(ids.numel())):
-            scored = await engine.score([*prompt, *first.token_ids, 7, 8, 9], 60)
+            scored = await engine.score(ScoreRequest([*prompt, *first.token_ids, 7, 8, 9], 60))
     assert scored.cached_tokens == 59  # the last token was written but never computed
     assert computed == [4]
 
@@ -122,7 +135,7 @@ async def test_a_turn_computes_only_what_is_new(model: PreTrainedModel) -> None:
 async def test_without_a_cache_the_text_is_the_same(model: PreTrainedModel) -> None:
     async with serving(model, cache_tokens=0) as engine:
         completions: list[Completion] = await asyncio.gather(
-            *(engine.generate(some_ids(40), greedy(12)) for _ in range(5))
+            *(engine.generate(GenerateRequest(some_ids(40), greedy(12))) for _ in range(5))
         )
     expected = plain_greedy(model, some_ids(40), 12)
     assert [(c.token_ids, c.cached_tokens) for c in completions] == [(expected, 0)] * 5
@@ -133,7 +146,7 @@ async def test_cancelled_requests_cost_nothing_more(model: PreTrainedModel) -> N
     async with serving(model) as engine:
         with before_each_pass(model, lambda ids: passes.append(ids.shape)):
             tasks = [
-                asyncio.create_task(engine.generate(some_ids(10 + i), greedy(200)))
+                asyncio.create_task(engine.generate(GenerateRequest(some_ids(10 + i), greedy(200))))
                 for i in range(3)
             ]
             await until(lambda: len(passes) > 8)
@@ -141,7 +154,7 @@ async def test_cancelled_requests_cost_nothing_more(model: PreTrainedModel) -> N
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             # Served after the cancellations were seen, by steps that only it takes part in.
-            await engine.generate(some_ids(100), greedy(2))
+            await engine.generate(GenerateRequest(some_ids(100), greedy(2)))
             assert passes[-1] == (1, 1)
             before = len(passes)
             await asyncio.sleep(0.05)
@@ -158,14 +171,16 @@ async def test_a_pass_that_fails_fails_only_its_own_requests(model: PreTrainedMo
 
     async with serving(model) as engine:
         with before_each_pass(model, fail):
-            running = asyncio.create_task(engine.generate(some_ids(10), greedy(100)))
+            running = asyncio.create_task(
+                engine.generate(GenerateRequest(some_ids(10), greedy(100)))
+            )
             await until(lambda: len(passes) > 3)
             with pytest.raises(EngineError, match="RuntimeError: poisoned"):
-                await engine.generate([*some_ids(20), POISON], greedy(5))
+                await engine.generate(GenerateRequest([*some_ids(20), POISON], greedy(5)))
             with pytest.raises(EngineError, match="RuntimeError: poisoned"):
-                await engine.score([*some_ids(20), POISON], 5)
+                await engine.score(ScoreRequest([*some_ids(20), POISON], 5))
             completion = await running
-            later = await engine.generate(some_ids(20), greedy(5))
+            later = await engine.generate(GenerateRequest(some_ids(20), greedy(5)))
     assert completion.token_ids == plain_greedy(model, some_ids(10), 100)
     assert later.token_ids == plain_greedy(model, some_ids(20), 5)
 
@@ -189,13 +204,13 @@ async def test_a_step_that_fails_loses_its_batch_and_no_more(
     async with serving(model) as engine:
         with before_each_pass(model, fail):
             results = await asyncio.gather(
-                *(engine.generate(some_ids(20 + i), greedy(50)) for i in range(3)),
+                *(engine.generate(GenerateRequest(some_ids(20 + i), greedy(50))) for i in range(3)),
                 return_exceptions=True,
             )
         assert [type(result) for result in results] == [expected] * 3
         assert len({id(result) for result in results}) == 3
         later = await asyncio.gather(
-            *(engine.generate(some_ids(20 + i), greedy(10)) for i in range(3))
+            *(engine.generate(GenerateRequest(some_ids(20 + i), greedy(10))) for i in range(3))
         )
     assert [c.token_ids for c in later] == [
         plain_greedy(model, some_ids(20 + i), 10) for i in range(3)
@@ -218,13 +233,15 @@ async def test_a_failure_between_the_passes_leaves_no_one_waiting(
     passes: list[int] = []
     async with serving(model) as engine:
         with before_each_pass(model, lambda ids: passes.append(len(ids))):
-            running = asyncio.create_task(engine.generate(some_ids(10), greedy(200)))
+            running = asyncio.create_task(
+                engine.generate(GenerateRequest(some_ids(10), greedy(200)))
+            )
             await until(lambda: len(passes) > 3)
-            joining = asyncio.create_task(engine.generate(some_ids(20), greedy(5)))
+            joining = asyncio.create_task(engine.generate(GenerateRequest(some_ids(20), greedy(5))))
             async with asyncio.timeout(10):
                 results = await asyncio.gather(running, joining, return_exceptions=True)
         assert [type(result) for result in results] == [EngineUnavailableError] * 2
-        later = await engine.generate(some_ids(20), greedy(5))
+        later = await engine.generate(GenerateRequest(some_ids(20), greedy(5)))
     assert later.token_ids == plain_greedy(model, some_ids(20), 5)
 
 
@@ -237,14 +254,15 @@ async def test_numbers_that_are_not_finite_stay_with_their_request() -> None:
 
     async def attempt(engine: InProcessEngine) -> None:
         with pytest.raises(EngineError, match="not finite"):
-            await engine.generate(poisoned, greedy(50))
+            await engine.generate(GenerateRequest(poisoned, greedy(50)))
 
     async with serving(model) as engine:
         running = [
-            asyncio.create_task(engine.generate(some_ids(100 + i), greedy(40))) for i in range(3)
+            asyncio.create_task(engine.generate(GenerateRequest(some_ids(100 + i), greedy(40))))
+            for i in range(3)
         ]
         await asyncio.gather(*(attempt(engine) for _ in range(3)))
-        after = [engine.generate(some_ids(5 + i), greedy(10)) for i in range(6)]
+        after = [engine.generate(GenerateRequest(some_ids(5 + i), greedy(10))) for i in range(6)]
         completions = await asyncio.gather(*running, *after)
     expected = [plain_greedy(model, some_ids(100 + i), 40) for i in range(3)]
     expected += [plain_greedy(model, some_ids(5 + i), 10) for i in range(6)]
@@ -261,9 +279,9 @@ async def test_if_the_engines_thread_dies_no_caller_hangs(
     monkeypatch.setattr(Batcher, "step", step)
     async with serving(model) as engine, asyncio.timeout(10):
         with pytest.raises(EngineError, match="unforeseen"):
-            await engine.generate(some_ids(5), greedy(5))
+            await engine.generate(GenerateRequest(some_ids(5), greedy(5)))
         with pytest.raises(EngineError):
-            await engine.generate(some_ids(5), greedy(5))
+            await engine.generate(GenerateRequest(some_ids(5), greedy(5)))
 
 
 async def test_long_requests_do_not_keep_short_ones_waiting_for_ever(
@@ -271,10 +289,12 @@ async def test_long_requests_do_not_keep_short_ones_waiting_for_ever(
 ) -> None:
     """A steady stream of other lengths must not hold back a request that was there first."""
     async with serving(model, cache_tokens=0) as engine:
-        odd = asyncio.create_task(engine.score(some_ids(4), 1))
+        odd = asyncio.create_task(engine.score(ScoreRequest(some_ids(4), 1)))
         finished_before = 0
         for i in range(5):
-            batch = [engine.score(some_ids(200, seed=20 * i + j), 1) for j in range(20)]
+            batch = [
+                engine.score(ScoreRequest(some_ids(200, seed=20 * i + j), 1)) for j in range(20)
+            ]
             await asyncio.gather(*batch)
             finished_before += not odd.done()
         scored = await odd
@@ -286,5 +306,5 @@ async def test_a_full_context_is_reached_turn_by_turn(model: PreTrainedModel) ->
     chain = some_ids(30)
     async with serving(model) as engine:
         while len(chain) < CONTEXT:
-            chain += (await engine.generate(chain, greedy(50))).token_ids
+            chain += (await engine.generate(GenerateRequest(chain, greedy(50)))).token_ids
     assert tuple(chain[30:]) == plain_greedy(model, some_ids(30), CONTEXT - 30)

@@ -21,7 +21,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingW
 from transformers.utils.logging import disable_progress_bar
 
 from atts.config import ModelOptions
-from atts.engines.base import Completion, Load, Sampling, Scored
+from atts.engines.base import Completion, GenerateRequest, Load, Scored, ScoreRequest
 from atts.engines.inprocess.batching import Batcher, Request
 from atts.engines.inprocess.sampling import Decode, StopStrings
 from atts.errors import (
@@ -98,8 +98,8 @@ class InProcessEngine:
             lambda ids: tokenizer().decode(ids),
         )
 
-    async def generate(self, token_ids: Sequence[int], sampling: Sampling) -> Completion:
-        ids = self._checked(token_ids)
+    async def generate(self, request: GenerateRequest) -> Completion:
+        ids, sampling = self._checked(request.token_ids), request.sampling
         room = self.context_length - len(ids)
         if room <= 0:
             raise ContextLengthError(
@@ -124,8 +124,8 @@ class InProcessEngine:
             self._stops[stop] = StopStrings(self._decode, stop)
         return self._stops[stop]
 
-    async def score(self, token_ids: Sequence[int], start: int) -> Scored:
-        ids = self._checked(token_ids)
+    async def score(self, request: ScoreRequest) -> Scored:
+        ids, start = self._checked(request.token_ids), request.start
         if len(ids) > self.context_length:
             raise ContextLengthError(
                 f"{len(ids)} tokens do not fit a context of {self.context_length}"

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from atts.config import ModelOptions
-from atts.engines.base import Engine, Sampling
+from atts.engines.base import Engine, GenerateRequest, Sampling, ScoreRequest
 from atts.engines.loading import remote_engines
 from atts.engines.servers.plan import MODULES, ServerPlan
 from atts.engines.servers.processes import tail
@@ -89,6 +89,6 @@ async def _turn(engine: Engine, length: int, vocab_size: int, seed: int) -> None
     random_ids = random.Random(f"{length} {seed}")  # noqa: S311 - not a secret
     chain = [random_ids.randrange(vocab_size) for _ in range(length)]
     sampling = Sampling(max_tokens=8, temperature=0.8, top_p=1.0, seed=seed)
-    completion = await engine.generate(chain, sampling)
+    completion = await engine.generate(GenerateRequest(chain, sampling))
     chain += [*completion.token_ids, 1]
-    await engine.score(chain, length)
+    await engine.score(ScoreRequest(chain, length))
