@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from functools import partial
 
 import pytest
-from fakes import FakeEngine, byte_tokenizer
+from fakes import FakeEngine, by_control, byte_tokenizer
 
 from atts.config import Config
 from atts.errors import ConfigError, ContextLengthError, EngineError, StoreError
@@ -107,7 +107,8 @@ async def test_a_failed_chain_keeps_the_turns_that_it_had(
         "target": Model(FakeEngine(logprob=logprob), byte_tokenizer()),
     }
     control = OnlineControl(rate=0.0, coverage="marginal")
-    chain = partial(OpenChain, problems[0], 0, models, config, control)  # type: ignore[arg-type]
+    decider = by_control(control, problems[0].id)
+    chain = partial(OpenChain, problems[0], 0, models, config, decider)  # type: ignore[arg-type]
     done: list[Chain] = []
     await run_chains([[chain]], METHODS["atts"], 1, Clock(), done.append)
     assert [c.end for c in done] == ["failed"]
