@@ -38,6 +38,9 @@ from atts.models.prompts import Tokenizer
 RELEASE_SECONDS = 2.0
 """An engine without requests for so long frees the memory that its batches needed."""
 
+_LOADING_FAILS = (OSError, ValueError, TypeError, RuntimeError, AssertionError, SafetensorError)
+"""What transformers raises for files that are damaged, and torch for a device that is not there."""
+
 
 class InProcessEngine:
     """Serves one transformers model to many concurrent callers; see ``Engine``."""
@@ -229,7 +232,7 @@ def load_model(options: ModelOptions, path: str) -> PreTrainedModel:
             output_loading_info=True,
         )
         model.to(device)
-    except (OSError, ValueError, RuntimeError, AssertionError, SafetensorError) as error:
+    except _LOADING_FAILS as error:
         raise ConfigError(f"cannot load the model {options.model} on {device}: {error}") from error
     if found["missing_keys"]:
         raise ConfigError(
