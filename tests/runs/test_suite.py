@@ -13,7 +13,7 @@ from atts.config import Config, load_config
 from atts.errors import ConfigError, ServerError
 from atts.files import to_jsonl
 from atts.methods.chain import Model, Models
-from atts.runs import jobs, suite
+from atts.runs import suite
 from atts.runs.suite import load_suite, run_suite
 from atts.store.run_directory import read_run
 from atts.types import Author, Problem
@@ -28,7 +28,7 @@ class World:
         self.happened: list[str] = []
         self.broken: str | None = None
         self.engines: list[FakeEngine] = []
-        monkeypatch.setattr(jobs, "open_models", self.open_models)
+        monkeypatch.setattr(suite, "open_models", self.open_models)
         monkeypatch.setattr(suite, "answers", self.answers)
         monkeypatch.setattr(suite, "up", self.up)
         monkeypatch.setattr(suite, "down", self.down)

@@ -12,7 +12,7 @@ from atts.analysis.summary import Summary
 from atts.config import Config
 from atts.errors import ConfigError, EngineError
 from atts.methods.chain import Models
-from atts.runs import jobs
+from atts.runs import jobs, setup
 from atts.store.run_directory import CHAINS, read_run
 from atts.types import Chain
 
@@ -89,6 +89,6 @@ async def test_a_failed_chain_is_done_again_without_its_problem(
 def test_too_small_a_pool_is_refused_before_any_work(config: Config) -> None:
     limits = config.limits.model_copy(update={"chains": 3})
     with pytest.raises(ConfigError, match=r"limits\.chains=3 is below samples=4.*sync-ranking"):
-        jobs.prepare_run(config.model_copy(update={"limits": limits}))
+        setup.prepare_run(config.model_copy(update={"limits": limits}))
     atts = config.model_copy(update={"limits": limits, "method": "draft-only"})
-    assert jobs.prepare_run(atts).config.limits.chains == 3
+    assert setup.prepare_run(atts).config.limits.chains == 3
