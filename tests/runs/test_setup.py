@@ -9,7 +9,9 @@ from killed_run import make_models
 
 from atts.analysis.summary import Summary
 from atts.config import Config, parse_config
+from atts.errors import CalibrationError, ProblemError
 from atts.grading.grader import Grader
+from atts.runs import setup
 from atts.runs.jobs import complete
 from atts.runs.setup import finished_run, lacks_calibration, prepare_run
 from atts.store.run_directory import CALIBRATION, CHAINS
@@ -51,9 +53,9 @@ async def make(config: Config, folder: Path, named: list[str]) -> Summary:
         named.append(name)
         return SilentObserver()
 
-    setup = prepare_run(config, folder)
+    prepared = prepare_run(config, folder)
     with Grader() as grader:
-        made = await complete(setup, make_models(0.0), folder / "run", grader, observe, "it")
+        made = await complete(prepared, make_models(0.0), folder / "run", grader, observe, "it")
     return made.summary
 
 
@@ -126,3 +128,42 @@ def test_a_calibration_is_made_where_it_is_needed_and_none_is_given(
 ) -> None:
     tree = config.model_dump(exclude={"take_over"}) | changes
     assert lacks_calibration(parse_config(tree, "a test")) == needed
+
+
+async def test_everything_is_prepared_once(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each problem set is read once, and each control made once, for a run and its calibration."""
+    happened: list[str] = []
+
+    def noted(name: str) -> None:
+        function = getattr(setup, name)
+
+        def call(*arguments: object) -> object:
+            happened.append(name)
+            return function(*arguments)
+
+        monkeypatch.setattr(setup, name, call)
+
+    noted("load_problems")
+    noted("make_control")
+    await make(config, tmp_path, [])
+    assert happened == ["load_problems", "load_problems", "make_control"]
+    happened.clear()
+    conditional = config.model_copy(
+        update={"take_over": config.take_over.model_copy(update={"coverage": "conditional"})}
+    )
+    await make(conditional, tmp_path / "conditional", [])
+    assert happened == ["load_problems", "make_control"]
+
+
+def test_what_is_wrong_with_a_run_is_found_without_its_calibration(
+    config: Config, tmp_path: Path
+) -> None:
+    with pytest.raises(CalibrationError, match="atts calibrate"):
+        prepare_run(config)
+    lacking = config.calibration.model_copy(
+        update={"problems": config.problems.model_copy(update={"source": "nowhere.jsonl"})}
+    )
+    with pytest.raises(ProblemError, match="nowhere"):
+        prepare_run(config.model_copy(update={"calibration": lacking}), tmp_path)
