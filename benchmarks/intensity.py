@@ -35,7 +35,8 @@ from atts.analysis.profile import Intensity, Profile, profile
 from atts.analysis.spans import Phase
 from atts.config import Config, MethodName, parse_config
 from atts.runs import jobs
-from atts.simulation.contender import Contender
+from atts.runs.setup import open_models
+from atts.simulation.contender import SimulatedMethod
 from atts.simulation.deployment import Hardware, ModelHardware
 from atts.simulation.simulate import simulate
 from atts.simulation.workload import load_workload
@@ -91,7 +92,7 @@ async def measure(sizes: dict[int, int], rounds: int, folder: Path) -> list[dict
     """The figures by method and chains; ``sizes`` gives the problems for a number of chains."""
     profiles: dict[tuple[int, str], list[Profile]] = defaultdict(list)
     first = make_config("atts", 2, 2, 0)
-    async with jobs.open_models(first, ("draft", "target")) as models:
+    async with open_models(first, ("draft", "target")) as models:
         with tempfile.TemporaryDirectory() as name:
             await jobs.run(first, models, Path(name))  # warms up
         for number in range(rounds):
@@ -122,7 +123,7 @@ def simulate_all(sizes: dict[int, int], traces: Path, in_flight: int) -> list[di
                 },
                 "the benchmark",
             )
-            contender = Contender(method, method, {})
+            contender = SimulatedMethod(method, method, {})
             chains: list[Chain] = []
             simulate(contender, config, workload, hardware, in_flight, problems, 1.0, chains.append)
             solved = tuple(workload.problem(number) for number in range(problems))

@@ -92,7 +92,10 @@ async def replayed(
 ) -> tuple[list[Recorded], float]:
     """The chains of a problem that are needed, and the characters written by all of them."""
     order = sorted(chains, key=lambda chain: chain.characters) if together else chains
-    with Stopping(StopOptions(when=rule), len(chains)) as stopping:
+    with (
+        Grader(cache=VerdictCache()) as grader,
+        Stopping(StopOptions(when=rule), len(chains), grader) as stopping,
+    ):
         for number, chain in enumerate(order, 1):
             if rule != "never":
                 await stopping.chains_done([as_chain(chain, number)])

@@ -1,7 +1,8 @@
 """Synchronous ranking: who is taken over, who waits for whom, and for whom nobody waits."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from functools import partial
 
 import pytest
 from fakes import FakeEngine, byte_tokenizer
@@ -15,7 +16,8 @@ from atts.methods import METHODS
 from atts.methods.chain import Model, Models, OpenChain
 from atts.methods.sync_ranking import Ranking
 from atts.runs.pool import Clock, run_chains
-from atts.types import Chain, Problem
+from atts.runs.setup import PlannedChain
+from atts.types import Chain, ChainKey, Problem
 
 PROBLEM = Problem(id="p", question="1+1?", answer="2")
 METHOD = METHODS["sync-ranking"]
@@ -65,11 +67,12 @@ async def solve_all(config: Config, draft: FakeEngine, target: FakeEngine) -> li
     }
     ranking = Ranking(PROBLEM.id, config, range(config.samples))
 
-    def opener(sample: int) -> Callable[[], OpenChain]:
-        return lambda: OpenChain(PROBLEM, sample, models, config, ranking)
+    def planned(sample: int) -> PlannedChain:
+        opened = partial(OpenChain, PROBLEM, sample, models, config, ranking)
+        return PlannedChain(ChainKey(PROBLEM.id, sample), opened)
 
     done: list[Chain] = []
-    group = [opener(sample) for sample in range(config.samples)]
+    group = [planned(sample) for sample in range(config.samples)]
     await asyncio.wait_for(run_chains([group], METHOD, 4, Clock(), done.append), 20)
     return sorted(done, key=lambda chain: chain.key)
 

@@ -10,7 +10,7 @@ from atts.config import Config
 from atts.errors import ConfigError
 from atts.simulation import fit
 from atts.simulation import workload as workload_module
-from atts.simulation.contender import Contender
+from atts.simulation.contender import SimulatedMethod
 from atts.simulation.deployment import Hardware, ModelHardware
 from atts.simulation.fit import Measured, fit_run, least_squares, read_fit, replay, with_efficiency
 from atts.simulation.hardware import Efficiency
@@ -73,7 +73,7 @@ def test_a_simulated_run_is_fitted(
         )
     hardware = Hardware(draft=ModelHardware(efficiency=TRUE), target=ModelHardware(efficiency=TRUE))
     chains: list[Chain] = []
-    contender = Contender.parse("atts:limits.overlap=off")
+    contender = SimulatedMethod.parse("atts:limits.overlap=off")
     outcome = simulate(contender, pair, workload, hardware, 8, 12, finished=chains.append)
     config = contender.config(pair, 8)
     problems = [workload.problem(number) for number in range(12)]

@@ -26,9 +26,9 @@ from atts.cli.terminal import (
     say,
     say_guarantee,
 )
-from atts.config import Config, load_config
+from atts.config import load_config
 from atts.reports.summary_table import comparison
-from atts.runs import jobs
+from atts.runs import jobs, setup
 from atts.store.run_directory import CALIBRATION, config_yaml
 
 CALIBRATE_EXAMPLES = f"""Examples:
@@ -89,11 +89,10 @@ def calibrate(
     settings = with_folder(settings, problems_folder)
     config = load_config(config_file, settings)
     # What is wrong with the input shows here, before the models are loaded.
-    job = jobs.prepare_calibration(config)
-    name = f"calibration-{config.take_over.coverage}-{job.config.digest()}"
-    directory = directory or Path("runs") / name
+    prepared = setup.prepare_calibration(config)
+    directory = directory or Path("runs") / setup.calibration_name(prepared)
     with resumable(context, directory=directory):
-        asyncio.run(_calibrate(config, directory))
+        asyncio.run(_calibrate(prepared, directory))
     path = directory / CALIBRATION
     say(f"Wrote {path}. To decide by it:")
     typer.echo(
@@ -133,7 +132,9 @@ def run(
         return
     directory = directory or Path("runs") / f"{config.method}-{config.digest()}"
     with resumable(context, directory=directory):
-        summary = asyncio.run(_run(config, directory, retry_failed, as_json))
+        # What is wrong with the input shows here, before the models are loaded.
+        prepared = setup.prepare_run(config)
+        summary = asyncio.run(_run(prepared, directory, retry_failed, as_json))
 
     if as_json:
         echo_json({"run": str(directory), **summary.model_dump(mode="json")})
@@ -146,15 +147,16 @@ def run(
     )
 
 
-async def _calibrate(config: Config, directory: Path) -> None:
+async def _calibrate(prepared: setup.Setup, directory: Path) -> None:
     with Display(err()) as display:
-        async with jobs.open_models(config, ("draft", "target")) as models:
-            await jobs.calibrate(config, models, directory, display.stage("calibration"))
+        async with setup.open_models(prepared.config, ("draft", "target")) as models:
+            await jobs.calibrate(prepared, models, directory, display.stage("calibration"))
 
 
-async def _run(config: Config, directory: Path, retry_failed: bool, as_json: bool) -> Summary:
-    jobs.prepare_run(config)  # what is wrong shows before the models are loaded
+async def _run(
+    prepared: setup.Setup, directory: Path, retry_failed: bool, as_json: bool
+) -> Summary:
     with Display(err(), as_json) as display:
-        async with jobs.open_models(config) as models:
-            stage = display.stage(config.method)
-            return await jobs.run(config, models, directory, stage, retry_failed)
+        async with setup.open_models(prepared.config) as models:
+            stage = display.stage(prepared.config.method)
+            return await jobs.run(prepared, models, directory, stage, retry_failed)

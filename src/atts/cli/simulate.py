@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from atts.config import Config
     from atts.simulation.deployment import Hardware
     from atts.simulation.fit import Fit
-    from atts.simulation.simulate import Outcome
+    from atts.simulation.simulate import SimulationOutcome
 
 SIMULATED = ("target-only", "sync-ranking", "atts")
 _MODELS = "The models, served by"
@@ -171,13 +171,13 @@ def simulate(
         return
     if workload_path is None:
         raise ConfigError("--workload: name a run directory or a trace that chains should follow")
-    from atts.simulation.contender import Contender
+    from atts.simulation.contender import SimulatedMethod
     from atts.simulation.simulate import check, simulate
     from atts.simulation.workload import load_workload
 
     config = _config(config_file, settings, workload_path)
     workload = load_workload(workload_path)
-    contenders = [Contender.parse(name) for name in methods or SIMULATED]
+    contenders = [SimulatedMethod.parse(name) for name in methods or SIMULATED]
     outcomes = []
     for hardware, in_flight, contender in product(
         layouts, _numbers("--chains", chains), contenders
@@ -243,7 +243,7 @@ def _numbers(option: str, text: str) -> list[int]:
     return numbers
 
 
-def outcomes_table(outcomes: "list[Outcome]", gpu: str, shared: bool) -> "Table":
+def outcomes_table(outcomes: "list[SimulationOutcome]", gpu: str, shared: bool) -> "Table":
     """One row an outcome, with its speedup over target-only with as many chains in flight and as
     many GPUs of the target.
     """
@@ -252,7 +252,7 @@ def outcomes_table(outcomes: "list[Outcome]", gpu: str, shared: bool) -> "Table"
     from atts.reports.summary_table import plain_table
     from atts.text import safe_markup
 
-    def place(outcome: "Outcome") -> tuple[int, int]:
+    def place(outcome: "SimulationOutcome") -> tuple[int, int]:
         return outcome.chains_in_flight, outcome.target.gpus if outcome.target else 0
 
     alone = {place(o): o.wall_seconds for o in outcomes if METHODS[o.method].is_reference}

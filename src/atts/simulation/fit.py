@@ -21,7 +21,7 @@ from atts.engines.limits import Slots
 from atts.errors import ConfigError
 from atts.methods import METHODS
 from atts.simulation.clock import run_virtually
-from atts.simulation.contender import Contender
+from atts.simulation.contender import SimulatedMethod
 from atts.simulation.deployment import Hardware, ModelHardware, make_servers
 from atts.simulation.hardware import Efficiency
 from atts.simulation.server import Request, Server
@@ -159,7 +159,7 @@ def _simulated_wall_seconds(directory: Path, run: RecordedRun, hardware: Hardwar
         "limits.draft_requests": str(limits.draft_requests),
         "limits.target_requests": str(limits.target_requests),
     }
-    contender = Contender(run.config.method, run.config.method, settings)
+    contender = SimulatedMethod(run.config.method, run.config.method, settings)
     workload = load_workload(directory)
     return simulate(
         contender, run.config, workload, hardware, limits.chains, len(run.problems)
