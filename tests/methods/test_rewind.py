@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from atts.config import Config, ModelOptions, parse_config
 from atts.conformal.adaptive import AdaptiveControl
-from atts.conformal.calibration import Calibration
+from atts.conformal.calibration import Calibration, ChainScores
 from atts.conformal.control import Control, Verdict
 from atts.conformal.factory import make_control
 from atts.conformal.online import OnlineControl
@@ -188,7 +188,9 @@ def test_decision_and_cut_are_one_threshold(
 
     def control() -> Control:
         if kind == "split":
-            scores = {"c": tuple((score,) for score in before or [1.0])}
+            scores: dict[str, tuple[ChainScores, ...]] = {
+                "c": tuple((score,) for score in before or [1.0])
+            }
             calibration = Calibration(version=2, fingerprint={}, coverage="marginal", scores=scores)
             return SplitControl(calibration, rate)
         made: Control = OnlineControl(rate, "marginal")
