@@ -44,6 +44,18 @@ def _groups_of_methods() -> dict[str, type[Options]]:
     return {m.group: m.options for m in registry.METHODS.found.values() if m.options}
 
 
+_ADDED = {
+    "draft.sampling.temperature": None,
+    "draft.sampling.top_p": None,
+    "target.sampling.temperature": None,
+    "target.sampling.top_p": None,
+    "turns.draft_tokens_range": None,
+    "turns.opening": "draft",
+}
+"""Keys that came after the first runs, with the values that mean what was done before. With these
+they are left out of digests and fingerprints, so that what is older is still found."""
+
+
 class Config(Options):
     """All groups: those below, and one for each method that has options of its own; see ``of``."""
 
@@ -126,14 +138,14 @@ class Config(Options):
         """
         own = registry.METHODS.found[self.method].group
         of_others = _groups_of_methods().keys() - {own}
-        return flatten(
+        return _without_added(
             self.model_dump(
                 mode="json",
                 exclude={
                     **dict.fromkeys(of_others, True),
                     "limits": True,
                     "calibration": True,
-                    "take_over": {"calibration", "certificate"},
+                    "take_over": {"calibration", "certificate", "record_surprises"},
                     "problems": {"folder"},  # the problems themselves are compared
                     "draft": _WHERE_IT_IS_SERVED,
                     "target": _WHERE_IT_IS_SERVED,
@@ -143,12 +155,12 @@ class Config(Options):
 
     def calibration_fingerprint(self) -> dict[str, Any]:
         """The keys that a calibration is bound to: pair, prompt, sampling, turns, take-over."""
-        return flatten(
+        return _without_added(
             self.model_dump(
                 mode="json",
                 include={
-                    "draft": {"model", "dtype", "thinking"},
-                    "target": {"model", "dtype", "thinking"},
+                    "draft": {"model", "dtype", "thinking", "sampling"},
+                    "target": {"model", "dtype", "thinking", "sampling"},
                     "prompt": True,
                     "sampling": True,
                     "turns": True,
@@ -163,6 +175,12 @@ class Config(Options):
                 },
             )
         )
+
+
+def _without_added(tree: dict[str, Any]) -> dict[str, Any]:
+    flat = flatten(tree)
+    absent = object()
+    return {key: value for key, value in flat.items() if value != _ADDED.get(key, absent)}
 
 
 def _faults(error: ValidationError, *group: str) -> list[InitErrorDetails]:

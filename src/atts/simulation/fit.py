@@ -274,8 +274,7 @@ def _requests(chain: Chain, prompt_tokens: int) -> Iterator[Measured]:
                     scored_from=length,
                     write=0,
                 )
-            if segment.kept:
-                length += segment.tokens
+            length += segment.kept_tokens
 
 
 def replay(requests: Sequence[Measured], config: Config, hardware: Hardware) -> Floats:
