@@ -21,6 +21,7 @@ from atts.analysis.graded_run import grade_run
 from atts.analysis.summary import Summary
 from atts.cli.demo import demo_configs
 from atts.config import Config, load_config, parse_config
+from atts.conformal.calibration import Calibration
 from atts.errors import (
     AttsError,
     CalibrationError,
@@ -85,10 +86,16 @@ class FakeJobs:
         _models: object,
         directory: Path,
         observer: jobs.Observer | None,
-    ) -> None:
+    ) -> Calibration:
         config = config.config if isinstance(config, Setup) else config
         self.asked.append(("calibrate", config, directory))
         self._observe(observer, config)
+        return Calibration(
+            version=2,
+            fingerprint=config.calibration_fingerprint(),
+            coverage=config.take_over.coverage,
+            scores={f"p{n}": ((0.1 * n,), (0.2 * n,)) for n in range(12)},
+        )
 
     async def make_run(
         self,
@@ -197,6 +204,17 @@ def test_calibrate_says_what_to_run_next(invoke: Invoke, fake: FakeJobs) -> None
         f"--set take_over.calibration={directory}/calibration.json\n"
     )
     assert fake.opened == [("draft", "target")]
+
+
+@pytest.mark.usefixtures("fake")
+def test_calibrate_says_what_one_calibration_promises(invoke: Invoke) -> None:
+    result = invoke("calibrate", "--set", "take_over.rate=0.3")
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.stderr.split())
+    assert "of 12 problems. By this one calibration alone (take_over.control=split)" in said
+    assert (
+        "for a nominal 30 % (95 %, clustered by problem); adaptive control holds the rate" in said
+    )
 
 
 @pytest.mark.parametrize(

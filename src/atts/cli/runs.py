@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from atts.analysis.promise import promised_rate
 from atts.analysis.summary import Summary
 from atts.cli.commands import (
     CONFIGURATION,
@@ -27,6 +28,7 @@ from atts.cli.terminal import (
     say_guarantee,
 )
 from atts.config import load_config
+from atts.conformal.calibration import Calibration
 from atts.reports.summary_table import comparison
 from atts.runs import jobs, setup
 from atts.store.run_directory import CALIBRATION, config_yaml
@@ -40,8 +42,9 @@ It prints the atts run command to use next.
 
 {EXIT_CODES}"""
 
-RUN_EXAMPLES = f"""The two models that come with atts, by a calibration made before:
+RUN_EXAMPLES = f"""The two models that come with atts; then from a calibration made before:
 
+    atts run --set samples=8
     atts calibrate --set samples=8
     atts run --set samples=8 --set take_over.calibration=FILE
 
@@ -92,9 +95,17 @@ def calibrate(
     prepared = setup.prepare_calibration(config)
     directory = directory or Path("runs") / setup.calibration_name(prepared)
     with resumable(context, directory=directory):
-        asyncio.run(_calibrate(prepared, directory))
+        calibration = asyncio.run(_calibrate(prepared, directory))
     path = directory / CALIBRATION
-    say(f"Wrote {path}. To decide by it:")
+    say(f"Wrote {path}, of {len(calibration.scores)} problems.")
+    if promised := promised_rate(calibration, config.take_over):
+        say(
+            "By this one calibration alone (take_over.control=split) the target would take over "
+            f"after {100 * promised.low:.1f} to {100 * promised.high:.1f} % of the segments of "
+            f"problems like these, for a nominal {100 * config.take_over.rate:g} % (95 %, "
+            "clustered by problem); adaptive control holds the rate."
+        )
+    say("To decide by it:")
     typer.echo(
         command_line(
             "atts", "run", *given(context, CONFIGURATION), "--set", f"take_over.calibration={path}"
@@ -147,10 +158,10 @@ def run(
     )
 
 
-async def _calibrate(prepared: setup.Setup, directory: Path) -> None:
+async def _calibrate(prepared: setup.Setup, directory: Path) -> Calibration:
     with Display(err()) as display:
         async with setup.open_models(prepared.config, ("draft", "target")) as models:
-            await jobs.calibrate(prepared, models, directory, display.stage("calibration"))
+            return await jobs.calibrate(prepared, models, directory, display.stage("calibration"))
 
 
 async def _run(

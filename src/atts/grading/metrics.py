@@ -55,7 +55,10 @@ Grades = Mapping[str, Sequence[Grade]]
 
 
 def clustered_interval(
-    numerators: ArrayLike, denominators: ArrayLike, confidence: float = 0.95
+    numerators: ArrayLike,
+    denominators: ArrayLike,
+    confidence: float = 0.95,
+    expected: int | None = None,
 ) -> Interval:
     """The share r = sum(numerators) / sum(denominators), with an interval clustered by problem.
 
@@ -78,6 +81,8 @@ def clustered_interval(
         numerators: shape (problems,), each between 0 and its denominator; e.g. take-overs.
         denominators: shape (problems,); e.g. decisions.
         confidence: the nominal coverage of the interval, in (0, 1).
+        expected: asks what so many other problems, drawn like these, will show, whose own variance
+            comes on top: v (1 + n / expected). None: what all do.
 
     Raises:
         GradingError: the shapes differ, a numerator does not lie between 0 and its denominator,
@@ -92,18 +97,18 @@ def clustered_interval(
     problems = len(bottoms)
     estimate = float(tops.sum() / bottoms.sum())
     tail = (1.0 - confidence) / 2.0
-    variance = _ratio_variance(tops, bottoms)
+    variance = _ratio_variance(tops, bottoms) * (1.0 + problems / expected if expected else 1.0)
     if variance <= estimate * (1.0 - estimate) / _MOST_OBSERVATIONS:
         unseen = 1.0 - tail ** (1.0 / problems)
         low, high = estimate * (1.0 - unseen), estimate + unseen * (1.0 - estimate)
         return Interval(estimate=estimate, low=low, high=high)
     wider = NormalDist().inv_cdf(1.0 - tail) / student_quantile(1.0 - tail, problems - 1)
     observations = estimate * (1.0 - estimate) / variance * wider**2
-    of_these, others = observations * estimate, observations * (1.0 - estimate)
+    of_these, the_rest = observations * estimate, observations * (1.0 - estimate)
     return Interval(
         estimate=estimate,
-        low=beta_quantile(tail, of_these, others + 1.0),
-        high=beta_quantile(1.0 - tail, of_these + 1.0, others),
+        low=beta_quantile(tail, of_these, the_rest + 1.0),
+        high=beta_quantile(1.0 - tail, of_these + 1.0, the_rest),
     )
 
 
