@@ -6,6 +6,7 @@ They must be read, reported, graded and resumed like those of today.
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -39,11 +40,17 @@ def atts(*arguments: object) -> Result:
     return result
 
 
+def rounded(text: str) -> dict[str, Any]:
+    """JSON, without the last digits of quantiles, which differ between libraries."""
+    content: dict[str, Any] = json.loads(text, parse_float=lambda digits: round(float(digits), 12))
+    return content
+
+
 @pytest.mark.parametrize("directory", [ALONE, ATTS])
 def test_a_run_is_summed_up_as_it_was(folder: Path, directory: Path) -> None:
     run = read_run(folder / directory)
-    then = json.loads((folder / directory / SUMMARY).read_text())
-    now = json.loads(summarise(grade_run(run)).model_dump_json())
+    then = rounded((folder / directory / SUMMARY).read_text())
+    now = rounded(summarise(grade_run(run)).model_dump_json())
     assert {key: now[key] for key in then} == then
     assert len(run.chains) == 4
     assert profile(run).chains == 4
