@@ -31,7 +31,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from atts.analysis.profile import Intensity, Profile, profile
+from atts.analysis.profile import Intensity, RunProfile, profile
 from atts.analysis.spans import Phase
 from atts.config import Config, MethodName, parse_config
 from atts.runs import jobs
@@ -90,7 +90,7 @@ def make_config(method: str, samples: int, problems: int, round_number: int) -> 
 
 async def measure(sizes: dict[int, int], rounds: int, folder: Path) -> list[dict[str, Any]]:
     """The figures by method and chains; ``sizes`` gives the problems for a number of chains."""
-    profiles: dict[tuple[int, str], list[Profile]] = defaultdict(list)
+    profiles: dict[tuple[int, str], list[RunProfile]] = defaultdict(list)
     first = make_config("atts", 2, 2, 0)
     async with open_models(first, ("draft", "target")) as models:
         with tempfile.TemporaryDirectory() as name:
@@ -132,7 +132,7 @@ def simulate_all(sizes: dict[int, int], traces: Path, in_flight: int) -> list[di
     return figures
 
 
-def row(rounds: list[Profile]) -> dict[str, Any]:
+def row(rounds: list[RunProfile]) -> dict[str, Any]:
     """Sums over the rounds of one method with one number of chains."""
     sums: dict[Phase, float] = defaultdict(float)
     for found in rounds:

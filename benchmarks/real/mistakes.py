@@ -22,8 +22,8 @@ from typing import Any
 from atts.config import Config, load_config
 from atts.engines.base import ChainMark, GenerateRequest, Sampling
 from atts.errors import EngineError
-from atts.grading.extract import extract_answer
 from atts.grading.cache import VerdictCache
+from atts.grading.extract import extract_answer
 from atts.grading.grader import Grader
 from atts.grading.intervals import clustered_auroc
 from atts.methods.chain import Model

@@ -1,6 +1,5 @@
 """Fitting gives back the efficiencies that a run was made with."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -98,9 +97,3 @@ def test_runs_that_say_nothing_are_refused(pair: Config, tmp_path: Path) -> None
         fit_run(tmp_path / "run", Hardware())
     with pytest.raises(ConfigError, match="holds no efficiencies"):
         read_fit(tmp_path / "run" / "config.yaml")
-
-
-def test_without_scipy_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "scipy", None)
-    with pytest.raises(ConfigError, match=r"atts\[simulate\]"):
-        least_squares(lambda _: np.zeros(1), [Efficiency()])

@@ -3,7 +3,7 @@
 from atts.config import TakeOverOptions
 from atts.conformal.calibration import Calibration
 from atts.conformal.split import taken_over
-from atts.grading.metrics import Interval, clustered_interval
+from atts.grading.intervals import Interval, clustered_interval
 
 
 def promised_rate(

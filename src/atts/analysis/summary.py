@@ -15,11 +15,10 @@ from atts.conformal.factory import tracking_of
 from atts.conformal.online import OnlineControl
 from atts.conformal.risk import Certificate
 from atts.errors import GradingError
+from atts.grading.intervals import Interval, clustered_interval
 from atts.grading.metrics import (
-    Interval,
     accuracy,
     accuracy_by_problem,
-    clustered_interval,
     majority_by_problem,
     mean_over_problems,
     pass_at_k,

@@ -6,7 +6,8 @@ from rich import box
 from rich.table import Table
 
 from atts.analysis.summary import Summary, TurnRate
-from atts.grading.metrics import Interval, paired_difference
+from atts.grading.intervals import Interval
+from atts.grading.paired import paired_difference
 from atts.methods import METHODS
 from atts.text import safe_markup
 

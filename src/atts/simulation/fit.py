@@ -50,7 +50,7 @@ class Measured(NamedTuple):
     phase: Phase
     problem_id: str
     queued: float
-    """When it was made, before it waited for a place."""
+    """When it was made, before the limit on requests held it back."""
     seconds: float
     length: int
     """Tokens that were sent."""
@@ -187,14 +187,8 @@ def least_squares(
 
     Outliers, such as a first request that has code compiled, weigh less than their square
     (``soft_l1``). Where the residuals do not depend on a parameter it stays near its start.
-
-    Raises:
-        ConfigError: SciPy is not installed.
     """
-    try:
-        from scipy import optimize
-    except ImportError as error:
-        raise ConfigError("a fit needs SciPy: pip install 'atts[simulate]'") from error
+    from scipy import optimize
 
     names = list(Efficiency.model_fields)
     first = np.log([[max(getattr(each, name), _SMALLEST) for name in names] for each in start])
@@ -280,7 +274,7 @@ def _requests(chain: Chain, prompt_tokens: int) -> Iterator[Measured]:
 def replay(requests: Sequence[Measured], config: Config, hardware: Hardware) -> Floats:
     """Seconds that each request takes if all are made when they were: shape (requests,).
 
-    As in the run they wait for a place if ``limits`` are reached, which is part of their time.
+    As in the run they wait where ``limits`` are reached, which is part of their time.
     """
     authors = sorted({request.author for request in requests})
     servers = make_servers(config, authors, hardware)
