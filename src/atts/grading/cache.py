@@ -19,7 +19,7 @@ Verdicts = dict[Pair, bool | None]
 FOLDER_VARIABLE = "ATTS_CACHE"
 """The environment variable that names another folder for caches."""
 
-_RULES = 1
+_RULES = 2
 """Raise this when the rules of ``equivalence`` or ``algebra`` change."""
 
 # UnicodeError: an answer with half of a surrogate pair in it.

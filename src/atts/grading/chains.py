@@ -6,8 +6,8 @@ from itertools import combinations
 from typing import NamedTuple
 
 from atts.grading.cache import Pair, Verdicts
+from atts.grading.choices import choice_letter
 from atts.grading.equivalence import compare_exactly
-from atts.grading.extract import choice_letter
 from atts.grading.grader import Grader
 from atts.grading.metrics import Grade
 from atts.types import Chain, ChainKey, Problem

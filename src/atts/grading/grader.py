@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Self
 
 from atts.grading import algebra
 from atts.grading.cache import Pair, VerdictCache, Verdicts
-from atts.grading.equivalence import LONGEST, compare_exactly, plain
+from atts.grading.equivalence import LONGEST, compare_exactly
+from atts.grading.values import compare_values
 
 if TYPE_CHECKING:
     from pebble import ProcessPool
@@ -58,7 +59,11 @@ class Grader:
         for pair in pairs:
             if pair not in self._known:
                 verdict = compare_exactly(*pair)
-                if verdict is not None or max(map(len, pair)) > LONGEST:
+                if (
+                    verdict is not None
+                    or max(map(len, pair)) > LONGEST
+                    or (verdict := compare_values(*pair)) is not None
+                ):
                     self._known[pair] = verdict
         undecided = [pair for pair in pairs if pair not in self._known]
         if undecided and self._cache:
@@ -89,9 +94,7 @@ class Grader:
 
         pool = self._started_pool(len(pairs))
         waiting = [
-            pool.schedule(
-                algebra.same_by_algebra, args=(plain(one), plain(other)), timeout=self._seconds
-            )
+            pool.schedule(algebra.same_by_algebra, args=(one, other), timeout=self._seconds)
             for one, other in pairs
         ]
         found: Verdicts = {}

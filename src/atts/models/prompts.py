@@ -11,7 +11,7 @@ from jinja2 import TemplateError
 
 from atts.config import ModelOptions, PromptOptions, Thinking
 from atts.errors import ConfigError
-from atts.grading.extract import LETTERS
+from atts.grading.choices import LETTERS
 from atts.models.model_files import ChatTemplate, model_folder, read_tokenizer
 from atts.types import Problem
 

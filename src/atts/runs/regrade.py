@@ -12,7 +12,8 @@ from atts.analysis.graded_run import GradedRun, grade_run
 from atts.analysis.summary import Summary, summarise
 from atts.errors import AttsError, JudgeError, StoreError
 from atts.files import atomic_write, to_jsonl
-from atts.grading.extract import choice_letter, extract_answer
+from atts.grading.choices import choice_letter
+from atts.grading.extract import extract_answer
 from atts.grading.grader import Grader
 from atts.grading.judge import Cost, Judge
 from atts.store.grades import GRADES, ChainGrade, ExtractedBy, text_digest
