@@ -36,6 +36,9 @@ from atts.errors import ConfigError
 _WHERE_IT_IS_SERVED = {"urls", "api_key_env", "served_as", "timeout_seconds", "server"}
 """Keys of a model that change no result, so that a run may go on with other servers."""
 
+_NEW = {"draft.thought_ends", "target.thought_ends"}
+"""Keys that digests of older versions lack; at their default they do not count."""
+
 Group = TypeVar("Group", bound=Options)
 
 
@@ -126,7 +129,7 @@ class Config(Options):
         """
         own = registry.METHODS.found[self.method].group
         of_others = _groups_of_methods().keys() - {own}
-        return flatten(
+        keys = flatten(
             self.model_dump(
                 mode="json",
                 exclude={
@@ -140,6 +143,7 @@ class Config(Options):
                 },
             )
         )
+        return {key: value for key, value in keys.items() if key not in _NEW or value is not None}
 
     def calibration_fingerprint(self) -> dict[str, Any]:
         """The keys that a calibration is bound to: pair, prompt, sampling, turns, take-over."""

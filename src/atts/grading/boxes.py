@@ -119,6 +119,17 @@ def last_answer(text: str, since: int = 0) -> str | None:
     return ", ".join(dict.fromkeys(parts))
 
 
+def joins_on(text: str) -> bool:
+    r"""Whether a text ends after a box with a word that joins another one to it.
+
+    >>> joins_on(r"\boxed{3} and "), joins_on(r"\boxed{3}, $y="), joins_on(r"\boxed{3}.")
+    (True, True, False)
+    """
+    boxes = find_boxes(text) if text and text[-_LONGEST_BETWEEN:].rfind("}") >= 0 else []
+    between = text[boxes[-1].end :] if boxes else ""
+    return bool(_SAYS_SO.search(between) and _JOINED.fullmatch(between))
+
+
 def _innermost(boxes: list[Box]) -> list[Box]:
     """The boxes that hold no other one."""
     kept: list[Box] = []

@@ -1,10 +1,13 @@
 """Finds the answer in a chain's text. A run stops a chain by the same rules as it is graded by."""
 
+import re
 from collections.abc import Iterable, Sequence
 
-from atts.grading.boxes import last_answer
+from atts.grading.boxes import joins_on, last_answer
 from atts.grading.choices import choice_letter, stated_letter
 from atts.grading.thought import Parts, divide
+
+_END_OF_WORD = re.compile(r"(?<!\w)\w{1,40}\Z")
 
 
 def extract_answer(
@@ -13,6 +16,7 @@ def extract_answer(
     ends: Iterable[str] | None = None,
     in_thought: bool = False,
     since: int = 0,
+    finished: bool = True,
 ) -> str | None:
     r"""The answer that a chain has come to, or None while there is none.
 
@@ -28,6 +32,8 @@ def extract_answer(
         ends: the ends of a thought; None takes those that are known.
         in_thought: whether the text begins inside a thought that the prompt has opened.
         since: only what stands after this place is an answer.
+        finished: whether the text is all that there will be. If not, a last word or a list of boxes
+            that may go on is no answer yet, nor is the box of a thought that has ended.
 
     >>> extract_answer(r"First \boxed{1}.</think>It is \boxed{\frac{1}{2}}.")
     '\\frac{1}{2}'
@@ -36,12 +42,15 @@ def extract_answer(
     >>> extract_answer("<think>Maybe the answer is B.", choices=("one", "two")) is None
     True
     """
+    goes_on = not finished and joins_on(text)
+    if not finished:
+        text = _END_OF_WORD.sub("", text)
     parts = _after(text, None if ends is None else tuple(ends), in_thought, since)
-    boxed = last_answer(parts.answer)
+    boxed = None if goes_on else last_answer(parts.answer)
     if choices:
         letter = boxed and choice_letter(boxed, choices)
         boxed = letter or stated_letter(parts.answer, choices, parts.is_over) or boxed
-    if boxed is not None:
+    if boxed is not None or goes_on or (parts.is_over and not finished):
         return boxed
     thought = last_answer(parts.thought)
     return choice_letter(thought, choices) or thought if thought and choices else thought

@@ -76,6 +76,20 @@ def divide(text: str, ends: Iterable[str] | None = None, in_thought: bool = Fals
     return Parts("", text, False)
 
 
+def united_ends(named: Iterable[Sequence[str] | None]) -> tuple[str, ...] | None:
+    """The ends of thought of several models, each of which has its own or None, the known ones.
+
+    >>> united_ends([None, None]) is None, united_ends([("</a>",), ()])
+    (True, ('</a>',))
+    """
+    given = list(named)
+    if all(ends is None for ends in given):
+        return None
+    return tuple(
+        dict.fromkeys(end for ends in given for end in (KNOWN_ENDS if ends is None else ends))
+    )
+
+
 def begin_in_thought(texts: Iterable[str], ends: Iterable[str] | None = None) -> bool:
     """Whether the texts of a run begin inside a thought that their prompt has opened: one of them
     ends a thought that it has not begun.
