@@ -18,7 +18,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from atts.grading.cache import VerdictCache
+from atts.grading.grader import VerdictCache
 from atts.grading.chains import grade_chains
 from atts.grading.extract import extract_answer
 from atts.grading.grader import Grader

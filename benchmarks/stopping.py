@@ -21,8 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from atts.config import StopOptions, StopRule
-from atts.grading.cache import VerdictCache
-from atts.grading.grader import Grader
+from atts.grading.grader import Grader, VerdictCache
 from atts.grading.metrics import Grade, majority_vote
 from atts.runs.stopping import Stopping
 from atts.types import Chain

@@ -11,8 +11,7 @@ from atts.analysis.graded_run import grade_run
 from atts.analysis.summary import summarise
 from atts.config import parse_config
 from atts.errors import GradingError, StoreError
-from atts.grading.cache import VerdictCache
-from atts.grading.grader import Grader
+from atts.grading.grader import Grader, VerdictCache
 from atts.grading.judge import Endpoint, Judge
 from atts.runs.regrade import Change, ExtractBy, JudgeBy, Regraded, regrade
 from atts.store.grades import GRADES, LEDGER, read_grades

@@ -2,7 +2,7 @@
 
 from typing import Literal, NamedTuple
 
-from atts.grading.cache import VerdictCache
+from atts.grading.grader import VerdictCache
 from atts.grading.chains import GradedChains, grade_chains
 from atts.grading.grader import Grader
 from atts.store.run_directory import RecordedRun

@@ -127,8 +127,7 @@ async def _regrade(
     from contextlib import AsyncExitStack
 
     from atts.cli.progress import counting
-    from atts.grading.cache import VerdictCache
-    from atts.grading.grader import Grader
+    from atts.grading.grader import Grader, VerdictCache
     from atts.runs import regrade as job
 
     async with AsyncExitStack() as stack:

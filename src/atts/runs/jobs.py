@@ -19,8 +19,7 @@ from atts.engines.limits import LimitedEngine
 from atts.engines.loading import load_engine
 from atts.errors import CalibrationError, ConfigError
 from atts.files import atomic_write
-from atts.grading.cache import VerdictCache
-from atts.grading.grader import Grader
+from atts.grading.grader import Grader, VerdictCache
 from atts.methods import METHODS, Method, authors_of
 from atts.methods.chain import Model, Models, OpenChain
 from atts.methods.decider import Siblings

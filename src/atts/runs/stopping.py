@@ -11,9 +11,8 @@ from types import TracebackType
 from typing import Self
 
 from atts.config import StopOptions
-from atts.grading.cache import VerdictCache
 from atts.grading.equivalence import compare_exactly
-from atts.grading.grader import Grader
+from atts.grading.grader import Grader, VerdictCache
 from atts.types import Chain
 
 

@@ -19,9 +19,8 @@ from atts.conformal.risk import (
 )
 from atts.errors import ConfigError, EngineError
 from atts.files import atomic_write, to_jsonl
-from atts.grading.cache import VerdictCache
 from atts.grading.chains import GradedChains, grade_chains
-from atts.grading.grader import Grader
+from atts.grading.grader import Grader, VerdictCache
 from atts.grading.metrics import Interval, majority_by_problem, majority_vote
 from atts.methods import METHODS
 from atts.methods.chain import Models
