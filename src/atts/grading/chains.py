@@ -1,5 +1,6 @@
 """Grades the chains of a run."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
@@ -10,6 +11,9 @@ from atts.grading.equivalence import compare_exactly
 from atts.grading.grader import Grader, Pair, Verdicts
 from atts.grading.metrics import Grade
 from atts.types import Chain, ChainKey, Problem
+
+_FORMULA = re.compile(r"[\\^=+*/]")
+"""An answer without any of these needs no algebra."""
 
 
 class GradedChains(NamedTuple):
@@ -94,21 +98,21 @@ def _letters(
     verdicts = grader.compare(
         (choice, answer)
         for key, (problem, answer) in asked.items()
-        if known[key] is None
+        if known[key] is None and _FORMULA.search(answer)
         for choice in problem.choices
     )
     found: dict[ChainKey, tuple[str, bool | None]] = {}
     for key, (problem, answer) in asked.items():
         gold = choice_letter(problem.answer, problem.choices) or problem.answer
         letter = known[key]
-        if letter is None:
+        if letter is None and _FORMULA.search(answer):
             same = [verdicts[choice, answer] for choice in problem.choices]
             if same.count(True) == 1:
-                letter = LETTERS[same.index(True)]
+                letter = answer = LETTERS[same.index(True)]
             elif gold in LETTERS[: len(same)] and same[LETTERS.index(gold)] is None:
                 found[key] = answer, None
                 continue
-        found[key] = letter or answer, gold == (letter or answer)
+        found[key] = answer, gold == (letter or answer)
     return found
 
 
