@@ -21,6 +21,7 @@ from atts.grading.values import compare_values, ends_of
 
 # A line break and the letters of a relation, where a command was meant: nothing that can be read.
 _ESCAPED = re.compile(r"\\\\(?:l|g|n)(?:e|t|eq)q?(?![A-Za-z])|\\\\in(?![A-Za-z])")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 _DEEPEST = 4
 
 
@@ -147,8 +148,9 @@ def _by_math_verify(one: str, other: str) -> bool | None:
 
 
 def _is_no_number(text: str, number: str) -> bool:
-    """Whether one text holds nothing that a number is written with, and the other is a number."""
-    return not re.search(r"[0-9\\]", text) and value(number) is not None
+    """Whether one text is in no notation of numbers at all, and the other is a number."""
+    foreign = not re.search(r"[0-9\\]", text) or _CONTROL.search(text)
+    return bool(foreign) and value(number) is not None
 
 
 @lru_cache(maxsize=1024)

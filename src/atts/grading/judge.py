@@ -266,11 +266,10 @@ class Judge:
             ) as error:
                 if getattr(error, "status_code", 0) == _SERVER_ERROR and self._may_try_bare:
                     raise
-                self._has_warned = True
-                _log.warning(
-                    "%s: %s: %s; trying again",
-                    *(client.base_url.host, type(error).__name__, str(error)[:200]),
-                )
+                if not self._has_warned:
+                    self._has_warned = True
+                    cause = f"{type(error).__name__}: {str(error)[:200]}"
+                    _log.warning("%s: %s; trying again", client.base_url.host, cause)
                 await asyncio.sleep(_FIRST_WAIT)
                 retries -= 1
             else:
