@@ -148,7 +148,7 @@ async def regrade(
         _agreement(grades.values()) if judge_by != "rules" else None,
         judge.cost if judge else Cost(),
         work.error,
-        sum(state.answer is not None and state.correct is None for state in states_after.values()),
+        sum(verdict.outcome == "ungraded" for verdict in after.verdicts.values()),
         corrected,
         written,
     )
