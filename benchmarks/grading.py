@@ -18,10 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from atts.grading.cache import Pair, VerdictCache
 from atts.grading.chains import grade_chains
 from atts.grading.equivalence import compare_exactly
-from atts.grading.grader import Grader
+from atts.grading.grader import Grader, Pair, VerdictCache
 from atts.grading.metrics import accuracy, majority_vote, pass_at_k
 from atts.types import Chain, Problem
 

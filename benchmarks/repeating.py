@@ -18,10 +18,9 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from atts.grading.cache import VerdictCache
 from atts.grading.chains import grade_chains
 from atts.grading.extract import extract_answer
-from atts.grading.grader import Grader
+from atts.grading.grader import Grader, VerdictCache
 from atts.methods.repetition import repeats
 from atts.store.run_directory import read_run
 from atts.types import Chain, ChainKey, Problem

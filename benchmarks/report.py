@@ -28,8 +28,7 @@ from typing import Any
 
 from atts.analysis.report import read_report, run_names
 from atts.config import parse_config
-from atts.grading.cache import VerdictCache
-from atts.grading.grader import Grader
+from atts.grading.grader import Grader, VerdictCache
 from atts.reports.figures import make_figures
 from atts.reports.html import render_page
 from atts.store.environment import record_environment

@@ -22,14 +22,13 @@ from typing import Any
 from atts.config import Config, load_config
 from atts.engines.base import ChainMark, GenerateRequest, Sampling
 from atts.errors import EngineError
-from atts.grading.cache import VerdictCache
 from atts.grading.extract import extract_answer
-from atts.grading.grader import Grader
+from atts.grading.grader import Grader, VerdictCache
 from atts.grading.intervals import clustered_auroc
 from atts.methods.chain import Model
 from atts.runs.setup import open_models
 from atts.store.run_directory import read_run
-from atts.types import Chain, Problem
+from atts.types import Author, Chain, Problem
 
 A_PROBLEM = 3
 LONGEST = 700
@@ -79,7 +78,8 @@ async def write_labels(options: argparse.Namespace) -> None:
             )
         lines.append(line)
 
-    async with open_models(config, ("target",)) as models:
+    alone: tuple[Author, ...] = ("target",)
+    async with open_models(config, alone) as models:
         await asyncio.gather(*(one(chain, number, models["target"]) for chain, number in picked))
     lines.sort(key=lambda line: (line["problem"], line["sample"], line["turn"]))
     options.out.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
@@ -91,7 +91,7 @@ def pick(chains: list[Chain], count: int) -> list[tuple[Chain, int]]:
     generator = random.Random(0)
     generator.shuffle(chains)
     of_problem: dict[str, int] = defaultdict(int)
-    picked = []
+    picked: list[tuple[Chain, int]] = []
     for chain in chains:
         numbers = [n for n, turn in enumerate(chain.turns[:-1]) if turn.decision]
         if numbers and of_problem[chain.problem_id] < A_PROBLEM and len(picked) < count:

@@ -23,9 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 from atts.analysis.tokens import count_tokens
-from atts.grading.cache import VerdictCache
 from atts.grading.chains import GradedChains, grade_chains
-from atts.grading.grader import Grader
+from atts.grading.grader import Grader, VerdictCache
 from atts.grading.intervals import clustered_interval
 from atts.grading.metrics import accuracy, accuracy_by_problem, majority_by_problem, pass_at_k
 from atts.grading.paired import paired_difference

@@ -35,7 +35,7 @@ def test_hostile_text_is_printed_as_it_stands(invoke: Invoke, tmp_path: Path) ->
         "id": "[bold]x",
         "question": "\x1b[2J[link=file:///]click[/link] \u202etxt\r {system}",
         "answer": "[/]\x07",
-        "choices": ["[red]a", "\x9bb"],
+        "choices": ["[red]a", "\x9bb", "[/]\x07"],
     }
     (tmp_path / "evil.jsonl").write_text(json.dumps(problem) + "\n")
     result = invoke("problems", "show", "evil.jsonl")
@@ -45,6 +45,7 @@ def test_hostile_text_is_printed_as_it_stands(invoke: Invoke, tmp_path: Path) ->
         "\\x1b[2J[link=file:///]click[/link] \\u202etxt\\r {system}\n"
         "  - [red]a\n"
         "  - \\x9bb\n"
+        "  - [/]\\x07\n"
         "answer: [/]\\x07\n\n"
     )
 

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from atts.grading.extract import extract_answer, extract_boxed
+from atts.grading.boxes import extract_boxed
+from atts.grading.extract import extract_answer
 
 
 @pytest.mark.parametrize(
@@ -112,8 +113,8 @@ def test_time_is_linear_in_the_text(piece: str) -> None:
     ("text", "answer"),
     [
         (r"\boxed{1}</think>\boxed{2}", "2"),
-        (r"\boxed{1}</think>So the answer is", None),
-        (r"\boxed{1}</think>", None),
+        (r"\boxed{1}</think>So the answer is", "1"),
+        (r"\boxed{1}</think>", "1"),
         (r"<think>\boxed{1}", "1"),
         (r"a</think>\boxed{2}</think>", "2"),
         (r"\boxed{\frac{1}{2", None),

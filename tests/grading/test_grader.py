@@ -12,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atts.grading import algebra
-from atts.grading.cache import VerdictCache
 from atts.grading.equivalence import LONGEST, compare_exactly
-from atts.grading.grader import Grader
+from atts.grading.grader import Grader, VerdictCache
 
 SECONDS = 20.0
 """More than any fair pair needs, on a busy machine."""

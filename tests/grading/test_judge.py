@@ -126,7 +126,6 @@ async def test_a_server_that_is_not_there_is_an_error(ledger: Path) -> None:
         completion(""),
         completion("[true]"),
         completion('{"equivalent": "perhaps"}'),
-        completion('{"equivalent": true, "why": "so"}'),
         completion('{"other": true}'),
         Response(body={"choices": []}),
         Response(body=b"<html>"),
@@ -143,6 +142,122 @@ async def test_garbage_is_an_error_and_not_a_verdict(
         with pytest.raises(JudgeError):
             await model.equivalent(PROBLEM, "2")
     assert not ledger.exists()
+
+
+def in_reasoning(content: str, thought: str) -> Response:
+    response = completion(content)
+    response.body["choices"][0]["message"]["reasoning_content"] = thought
+    return response
+
+
+@pytest.mark.parametrize(
+    ("reply", "answer"),
+    [
+        (completion('{"answer": "3"} as asked for, see {x} and {"answer": "4"}'), "3"),
+        (completion('{"answer": "3", "confidence": 0.9, "why": {"a": 1}}'), "3"),
+        (completion('{"answer": 12}'), "12"),
+        (completion('{"answer": 0.50}'), "0.50"),
+        (completion('{"answer": ["3", 5]}'), "3, 5"),
+        (completion('The set {1} is empty, so: {"answer": "3"}'), "3"),
+        (completion('[THINK]{"answer": "2"}[/THINK] {"answer": "3"}'), "3"),
+        (completion('{"answer": "a\nb"}'), "a\nb"),
+        (in_reasoning("", 'first {"answer": "2"}, then {"answer": "3"}'), "3"),
+        (in_reasoning('{"answer": "3"}', '{"answer": "2"}'), "3"),
+    ],
+)
+async def test_a_reply_is_read_as_it_comes(
+    server: Server, ledger: Path, reply: Response, answer: str
+) -> None:
+    server.reply = lambda _: reply
+    async with judge(server, ledger) as model:
+        assert await model.extract(PROBLEM, "text") == answer
+    async with judge(server, ledger) as model:  # and once more, out of the ledger
+        assert await model.extract(PROBLEM, "text") == answer
+    assert len(server.requests) == 1
+
+
+async def test_a_truth_value_is_not_guessed(server: Server, ledger: Path) -> None:
+    server.reply = lambda _: completion('{"equivalent": "perhaps"} {"equivalent": []}')
+    async with judge(server, ledger) as model:
+        with pytest.raises(JudgeError):
+            await model.equivalent(PROBLEM, "2")
+
+
+@pytest.mark.parametrize("status", [400, 422, 500])
+@pytest.mark.parametrize("part", ["temperature", "response_format"])
+@pytest.mark.parametrize("says_why", [True, False])
+async def test_what_a_model_refuses_is_left_out(
+    server: Server, ledger: Path, status: int, part: str, says_why: bool
+) -> None:
+    def refusing(request: dict[str, Any]) -> Response:
+        message = f"unsupported value: {part}" if says_why else "bad"
+        return Response(status, {"error": {"message": message}}) if part in request else YES
+
+    server.reply = refusing
+    async with judge(server, ledger, retries=0) as model:
+        assert await model.equivalent(PROBLEM, "2") is True
+        asked = len(server.requests)
+        assert await model.equivalent(PROBLEM, "3") is True
+    assert asked <= 3
+    assert len(server.requests) == asked + 1  # the second question knows
+    if says_why:
+        kept = {"temperature", "response_format"} - {part}
+        assert kept <= server.requests[-1].keys()
+
+
+async def test_the_first_failure_is_told_at_once(
+    server: Server, ledger: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[int] = []
+
+    def failing(_: dict[str, Any]) -> Response:
+        told.append(len(caplog.messages))
+        return OVERLOADED if len(told) < 3 else YES
+
+    server.reply = failing
+    async with judge(server, ledger, retries=5) as model:
+        assert await model.equivalent(PROBLEM, "2") is True
+    assert told == [0, 1, 1]
+    assert "127.0.0.1: InternalServerError: " in caplog.messages[0]
+    assert "busy" in caplog.messages[0]
+
+
+async def test_where_nobody_is_the_others_do_not_wait(ledger: Path) -> None:
+    async with Judge(Endpoint("m", "http://127.0.0.1:9/v1", retries=1), ledger) as model:
+        results = await asyncio.gather(
+            *(model.equivalent(PROBLEM, str(n)) for n in range(100)), return_exceptions=True
+        )
+    assert all(isinstance(result, JudgeError) for result in results)
+    assert sum("given up" in str(result) for result in results) >= 80
+
+
+@pytest.mark.parametrize("torn", [b'{"key": "torn', b"\xff\xfe\x00", b"[]", b'{"key": 1}\n\n{'])
+async def test_a_torn_line_of_the_ledger_costs_no_reply(
+    server: Server, ledger: Path, torn: bytes
+) -> None:
+    server.reply = lambda _: YES
+    async with judge(server, ledger) as model:
+        await model.equivalent(PROBLEM, "2")
+    with ledger.open("ab") as file:
+        file.write(torn)
+    async with judge(server, ledger) as model:
+        await model.equivalent(PROBLEM, "3")
+    async with judge(server, ledger) as model:
+        await model.equivalent(PROBLEM, "2")
+        await model.equivalent(PROBLEM, "3")
+    assert len(server.requests) == 2
+
+
+async def test_a_reply_of_the_ledger_that_fits_no_form_is_asked_for_again(
+    server: Server, ledger: Path
+) -> None:
+    server.reply = lambda _: YES
+    async with judge(server, ledger) as model:
+        await model.equivalent(PROBLEM, "2")
+    ledger.write_text(ledger.read_text().replace("equivalent", "different"))
+    async with judge(server, ledger) as model:
+        assert await model.equivalent(PROBLEM, "2") is True
+    assert len(server.requests) == 2
 
 
 async def test_one_bad_reply_is_asked_for_again(server: Server, ledger: Path) -> None:

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atts.errors import ProblemError
+from atts.grading.boxes import extract_boxed
 from atts.grading.equivalence import equivalent
-from atts.grading.extract import extract_boxed
 from atts.problems.jsonl import read_problems
 from atts.types import Problem
 
@@ -170,6 +170,90 @@ def test_a_choice_that_is_no_text(tmp_path: Path, value: object) -> None:
 def test_half_a_surrogate_pair(tmp_path: Path) -> None:
     line = '{"id": "p1", "question": "\\ud800?", "answer": "2"}'
     assert "line 1: 'question' holds half of a surrogate pair" in refusal(write(tmp_path, line))
+
+
+@pytest.mark.parametrize(
+    ("key", "written", "meant"),
+    [
+        ("answer", "\\frac{1}{2}", "frac"),
+        ("answer", "2\\times 3", "times"),
+        ("answer", "\\beta", "beta"),
+        ("answer", "\\rho", "rho"),
+        ("answer", "x \\neq 2", "neq"),
+        ("answer", "\\text{no}", "text"),
+        ("answer", "\\theta", "theta"),
+        ("answer", "\\binom{4}{2}", "binom"),
+        ("question", "What is \\frac{1}{2}?", "frac"),
+        ("question", "Is x \\notin A?", "notin"),
+        ("question", "\\begin{array}", "begin"),
+        ("question", "5 \\rightarrow 6", "rightarrow"),
+    ],
+)
+def test_a_single_backslash_that_json_took_for_an_escape(
+    tmp_path: Path, key: str, written: str, meant: str
+) -> None:
+    line = json.dumps(changed(**{key: "HERE"})).replace("HERE", written)
+    message = refusal(write(tmp_path, GOOD.copy() | {"id": "p0"}, line))
+    assert f"line 2: '{key}' holds a control character where \\{meant} was meant" in message
+    assert f"written twice: \\\\{meant}" in message
+    doubled = json.dumps(changed(**{key: "HERE"})).replace("HERE", written.replace("\\", "\\\\"))
+    (problem,) = read_problems(write(tmp_path, doubled))
+    assert written in (problem.answer, problem.question)
+
+
+def test_a_single_backslash_that_is_no_escape(tmp_path: Path) -> None:
+    line = '{"id": "p", "question": "?", "answer": "\\sqrt{2}"}'
+    assert "write a backslash of LaTeX twice" in refusal(write(tmp_path, line))
+
+
+@pytest.mark.parametrize("text", ["a\tan apple", "one\neven two", "1\r\n2", "to\tbe or\nnot to be"])
+def test_tabs_and_line_breaks_are_text(tmp_path: Path, text: str) -> None:
+    assert read_problems(write(tmp_path, changed(question=text)))[0].question == text
+
+
+CHOICES = ["red", "green", "blue", "$\\frac{1}{2}$"]
+
+
+@pytest.mark.parametrize("answer", ["E", "Z", "yellow", 2, "3", 0, "AB"])
+def test_a_gold_answer_that_no_choice_has(tmp_path: Path, answer: object) -> None:
+    message = refusal(write(tmp_path, changed(answer=answer, choices=CHOICES)))
+    assert "line 1: the answer " in message
+    assert "is none of the 4 choices; " in message
+    assert "write its letter, A to D, or its text" in message
+    assert ("an index is not taken" in message) == str(answer).isdecimal()
+
+
+@pytest.mark.parametrize("answer", ["A", "D", "(c)", "blue", "Blue.", 0.5, "\\frac12"])
+def test_a_gold_answer_that_a_choice_has(tmp_path: Path, answer: object) -> None:
+    (problem,) = read_problems(write(tmp_path, changed(answer=answer, choices=CHOICES)))
+    assert problem.choices == tuple(CHOICES)
+
+
+def test_a_number_is_the_value_of_a_choice_only_where_it_says_so(tmp_path: Path) -> None:
+    path = write(tmp_path, changed(answer=2, choices=["1", "2", "3"]))
+    assert read_problems(path)[0].answer == "2"
+    assert "an index is not taken" in refusal(
+        write(tmp_path, changed(answer=2, choices=["one", "two", "three"]))
+    )
+
+
+def test_more_choices_than_letters(tmp_path: Path) -> None:
+    choices = [f"choice {number}" for number in range(27)]
+    message = refusal(write(tmp_path, changed(answer="A", choices=choices)))
+    assert "line 1: 27 choices, but there are letters for 26" in message
+    assert read_problems(write(tmp_path, changed(answer="Z", choices=choices[:26])))
+
+
+def test_a_gold_answer_of_gsm8k(tmp_path: Path) -> None:
+    path = write(tmp_path, changed(answer="He has 6 * 7 = <<6*7=42>>42.\n#### 42"))
+    assert read_problems(path)[0].answer == "42"
+    assert "has nothing after ####" in refusal(write(tmp_path, changed(answer="So: ####")))
+
+
+@pytest.mark.parametrize("digits", ["0.00001", "1.50", "1e-5", "123456789.123456789123", "0.1e2"])
+def test_numbers_keep_their_digits(tmp_path: Path, digits: str) -> None:
+    path = write(tmp_path, f'{{"id": "p", "question": "?", "answer": {digits}}}')
+    assert read_problems(path)[0].answer == digits
 
 
 # --- real problem files ---------------------------------------------------------------------

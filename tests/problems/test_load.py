@@ -16,10 +16,17 @@ def source(tmp_path: Path) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize(("count", "expected"), [(2, 2), (5, 5), (100, 5), (None, 5)])
+@pytest.mark.parametrize(("count", "expected"), [(2, 2), (5, 5), (None, 5)])
 def test_count_limits_a_file_from_the_first(source: str, count: int | None, expected: int) -> None:
     problems = load_problems(ProblemsOptions(source=source, count=count))
     assert [problem.id for problem in problems] == [f"p{i}" for i in range(expected)]
+
+
+def test_a_count_larger_than_the_file_is_refused(source: str) -> None:
+    with pytest.raises(
+        ProblemError, match=r"problems\.count is 6, but .* has 5 problems; lower it"
+    ):
+        load_problems(ProblemsOptions(source=source, count=6))
 
 
 def test_a_fault_behind_the_count_is_still_found(source: str) -> None:

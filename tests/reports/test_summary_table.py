@@ -9,7 +9,7 @@ from rich.console import Console
 
 from atts.analysis.summary import Summary
 from atts.config import parse_config
-from atts.grading.metrics import Interval
+from atts.grading.intervals import Interval
 from atts.reports.summary_table import comparison
 from atts.text import visible
 from atts.types import Chain, Problem

@@ -10,9 +10,8 @@ from openai_server import RATE_LIMITED, Response, Server, completion, serve
 from atts.analysis.graded_run import grade_run
 from atts.analysis.summary import summarise
 from atts.config import parse_config
-from atts.errors import GradingError, StoreError
-from atts.grading.cache import VerdictCache
-from atts.grading.grader import Grader
+from atts.errors import GradingError, ProblemError, StoreError
+from atts.grading.grader import Grader, VerdictCache
 from atts.grading.judge import Endpoint, Judge
 from atts.runs.regrade import Change, ExtractBy, JudgeBy, Regraded, regrade
 from atts.store.grades import GRADES, LEDGER, read_grades
@@ -25,6 +24,7 @@ PROBLEMS = [
     Problem(id="a", question="a?", answer="12"),
     Problem(id="b", question="b?", answer="x+1"),
 ]
+OTHER_PROBLEM = Problem(id="z", question="z?", answer="1")
 YES, NO = completion('{"equivalent": true}'), completion('{"equivalent": false}')
 
 
@@ -208,12 +208,92 @@ async def test_a_failing_endpoint_loses_nothing(run: Path, server: Server) -> No
     assert (result.cost.requests, result.cost.reused, result.cost.failed) == (4, 2, 0)
 
 
-async def test_without_a_verdict_of_the_only_judge_answers_are_ungraded(
+async def test_a_dead_judge_changes_no_verdict_and_overwrites_nothing(
     run: Path, server: Server
 ) -> None:
+    await do(run)
+    before = files(run)
     server.reply = lambda _: RATE_LIMITED
+    for extract, judge in (("regex", "llm"), ("llm", "llm"), ("llm", "both"), ("llm", "rules")):
+        result = await do(run, extract, judge, server)  # type: ignore[arg-type]
+        assert result.after == result.before
+        assert result.changes == []
+        assert list(result.written) == []
+        assert files(run) == before
+
+
+async def test_a_judge_that_dies_half_way_leaves_the_other_verdicts(
+    run: Path, server: Server
+) -> None:
+    server.reply = lambda request: (
+        NO if '"a?"' in request["messages"][-1]["content"] else RATE_LIMITED
+    )
     result = await do(run, "regex", "llm", server)
-    assert result.after.ungraded == pytest.approx(5 / 6)
+    grades = read_grades(run, CHAINS_MADE)
+    assert (grades[ChainKey("a", 0)].correct, grades[ChainKey("a", 0)].decided_by) == (False, "llm")
+    assert (grades[ChainKey("b", 0)].correct, grades[ChainKey("b", 0)].decided_by) == (
+        True,
+        "rules",
+    )
+    assert result.after.ungraded == 0.0
+    # What the judge said before stays where it says nothing now.
+    server.reply = lambda _: NO
+    await do(run, "regex", "llm", server)
+    (run / LEDGER).unlink()
+    server.reply = lambda request: (
+        YES if '"a?"' in request["messages"][-1]["content"] else RATE_LIMITED
+    )
+    await do(run, "regex", "llm", server)
+    grades = read_grades(run, CHAINS_MADE)
+    assert (grades[ChainKey("b", 0)].correct, grades[ChainKey("b", 0)].decided_by) == (False, "llm")
+
+
+async def test_a_corrected_gold_answer_is_taken(run: Path) -> None:
+    await do(run)
+    corrected = [PROBLEMS[1], PROBLEMS[0].model_copy(update={"answer": "7"})]
+    with Grader(seconds=20.0) as grader:
+        result = await regrade(
+            run, "regex", "rules", None, grader, problems=[*corrected, OTHER_PROBLEM]
+        )
+    assert list(result.corrected) == ["a"]
+    assert ChainKey("a", 3) in [change.key for change in result.changes if change.correct_after]
+    assert [problem.answer for problem in read_run(run).problems] == ["7", "x+1"]
+    assert result.before.accuracy.estimate == pytest.approx(3 / 6)
+    assert result.after.accuracy.estimate == pytest.approx(2 / 6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"question": "other?"}, "another question"), ({"id": "c"}, "is not among the 2 problems")],
+)
+async def test_other_problems_are_refused(run: Path, changes: dict[str, str], message: str) -> None:
+    before = files(run)
+    given = [PROBLEMS[0].model_copy(update=changes), PROBLEMS[1]]
+    with Grader() as grader, pytest.raises(ProblemError, match=message):
+        await regrade(run, "regex", "rules", None, grader, problems=given)
+    assert files(run) == before
+
+
+async def test_a_run_whose_prompt_opened_the_thought_is_graded_as_it_ran(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    choice = Problem(id="a", question="a?", answer="B", choices=("x", "y"))
+    with RunStore.open(run, CONFIG, [choice], None) as store:
+        store.append(chain("a", 0, "The answer is A? No.</think>The answer is B.", "B"))
+        store.append(chain("a", 1, "hm, maybe the answer is B", None))
+    result = await do(run)
+    assert result.changes == []
+
+
+async def test_what_the_rules_cannot_read_is_counted(tmp_path: Path, server: Server) -> None:
+    run = tmp_path / "run"
+    with RunStore.open(run, CONFIG, PROBLEMS, None) as store:
+        store.append(chain("a", 0, r"\boxed{\frac{12}{1}}", None))
+        store.append(chain("a", 1, r"\boxed{\weird[12 \to}", None))
+    result = await do(run)
+    assert (result.ungraded, result.after.ungraded) == (1, 0.5)
+    server.reply = lambda _: YES
+    result = await do(run, "regex", "both", server)
+    assert (result.ungraded, result.after.accuracy.estimate) == (0, 1.0)
 
 
 async def test_failed_chains_and_chains_without_text_keep_their_answers(tmp_path: Path) -> None:

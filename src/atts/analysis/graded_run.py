@@ -2,9 +2,8 @@
 
 from typing import Literal, NamedTuple
 
-from atts.grading.cache import VerdictCache
 from atts.grading.chains import GradedChains, grade_chains
-from atts.grading.grader import Grader
+from atts.grading.grader import Grader, VerdictCache
 from atts.store.run_directory import RecordedRun
 from atts.types import Chain, ChainKey
 

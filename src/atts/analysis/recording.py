@@ -15,8 +15,7 @@ import numpy as np
 from atts.analysis.graded_run import Verdict, grade_run
 from atts.conformal.calibration import Calibration
 from atts.errors import CalibrationError, StoreError
-from atts.grading.cache import VerdictCache
-from atts.grading.grader import Grader
+from atts.grading.grader import Grader, VerdictCache
 from atts.store.run_directory import read_run
 from atts.types import Chain
 

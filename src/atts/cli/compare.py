@@ -15,8 +15,7 @@ from atts.cli.progress import Display, counting
 from atts.cli.terminal import EXIT_CODES, FAILED, echo_json, err, exit_if_failed, out, say
 from atts.errors import ConfigError
 from atts.files import atomic_write
-from atts.grading.cache import VerdictCache
-from atts.grading.grader import Grader
+from atts.grading.grader import Grader, VerdictCache
 from atts.methods import METHODS
 from atts.reports.comparison_table import frontier_lines, tables, to_csv
 from atts.reports.plots import check_drawable, plot_frontiers

@@ -13,8 +13,7 @@ from atts.cli.progress import Display
 from atts.cli.terminal import EXIT_CODES, err, exit_if_failed, out, say
 from atts.config import Config, parse_config
 from atts.errors import ConfigError, StoreError
-from atts.grading.cache import VerdictCache
-from atts.grading.grader import Grader
+from atts.grading.grader import Grader, VerdictCache
 from atts.reports.summary_table import comparison
 from atts.runs import jobs, setup
 

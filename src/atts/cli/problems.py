@@ -74,7 +74,9 @@ def show(
 ) -> None:
     """Print problems with their answers."""
     console = out()
-    for problem in _load(source, split, count, folder):
+    # There may be fewer than are shown.
+    wanted = count if source == GENERATED else None
+    for problem in _load(source, split, wanted, folder)[:count]:
         # Only the words of this file are styled: what a problem says is printed as it stands.
         console.print(visible(problem.id), style="bold", markup=False)
         console.print(visible(problem.question), markup=False)

@@ -13,6 +13,7 @@ from atts.text import visible
 if TYPE_CHECKING:
     from atts.grading.judge import Judge
     from atts.runs.regrade import Change, Regraded
+    from atts.types import Problem
 
 SHOWN = 20
 """Changes that are printed; the others are counted."""
@@ -74,6 +75,14 @@ def regrade(
         float,
         typer.Option("--seconds", min=0.001, help="Longest time of the rules for one answer."),
     ] = 5.0,
+    problems: Annotated[
+        str | None,
+        typer.Option(
+            "--problems",
+            metavar="SOURCE",
+            help="The set or file with the run's problems, to take corrected gold answers from.",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -104,7 +113,7 @@ def regrade(
             offline=dry_run,
         )
     with resumable(context):
-        result = asyncio.run(_regrade(run, extract, judge, helper, seconds, dry_run))
+        result = asyncio.run(_regrade(run, extract, judge, helper, seconds, dry_run, problems))
     _print(run, result, dry_run)
     if result.cost.failed and not dry_run:
         say(
@@ -123,12 +132,12 @@ async def _regrade(
     helper: "Judge | None",
     seconds: float,
     dry_run: bool,
+    source: str | None,
 ) -> "Regraded":
     from contextlib import AsyncExitStack
 
     from atts.cli.progress import counting
-    from atts.grading.cache import VerdictCache
-    from atts.grading.grader import Grader
+    from atts.grading.grader import Grader, VerdictCache
     from atts.runs import regrade as job
 
     async with AsyncExitStack() as stack:
@@ -137,7 +146,19 @@ async def _regrade(
         asked = stack.enter_context(counting(err(), "questions to the model"))
         graded = stack.enter_context(counting(err(), "grading"))
         grader = stack.enter_context(Grader(seconds, cache=VerdictCache(), progress=graded))
-        return await job.regrade(run, extract, judge, helper, grader, dry_run, asked)
+        problems = _corrected(run, source) if source else None
+        return await job.regrade(run, extract, judge, helper, grader, dry_run, asked, problems)
+
+
+def _corrected(run: Path, source: str) -> "list[Problem]":
+    """The problems of a source, as the run's configuration would load them, but all of them."""
+    from atts.problems import load_problems
+    from atts.store.run_directory import read_run
+
+    recorded = read_run(run)
+    count = len(recorded.problems) if source == "arithmetic" else None
+    options = recorded.config.problems.model_copy(update={"source": source, "count": count})
+    return load_problems(options)
 
 
 def _print(run: Path, result: "Regraded", dry_run: bool) -> None:
@@ -149,6 +170,11 @@ def _print(run: Path, result: "Regraded", dry_run: bool) -> None:
         out().print(f"... and {len(result.changes) - SHOWN} more")
     answers = sum(change.answer_before != change.answer_after for change in result.changes)
     out().print(f"{len(result.changes)} chains change, {answers} of them in their answer")
+    if result.corrected:
+        out().print(f"{len(result.corrected)} problems have another gold answer now")
+    if result.ungraded:
+        hint = "" if result.agreement or result.cost.requests else "; --judge both asks a model"
+        out().print(f"{result.ungraded} answers are ungraded: the rules cannot read them{hint}")
     out().print(comparison([("before", result.before), ("after", result.after)]), soft_wrap=False)
     if agreement := result.agreement:
         kappa = "undefined" if math.isnan(agreement.kappa) else f"{agreement.kappa:.3f}"
@@ -169,8 +195,10 @@ def _print(run: Path, result: "Regraded", dry_run: bool) -> None:
         say(f"Would ask the language model {cost.failed} questions; nothing was sent or written")
     elif dry_run:
         say("Nothing was written")
+    elif result.written:
+        say(f"Wrote {' and '.join(str(run / name) for name in result.written)}")
     else:
-        say(f"Wrote {run / 'grades.jsonl'} and {run / 'summary.json'}")
+        say("Nothing was written: no question got a usable reply")
 
 
 def _line(change: "Change") -> str:

@@ -10,8 +10,7 @@ from atts.analysis.replay import ControlSpec, replay_all, separations
 from atts.cli.commands import new_app
 from atts.cli.progress import counting
 from atts.cli.terminal import EXIT_CODES, echo_json, err, out, say
-from atts.grading.cache import VerdictCache
-from atts.grading.grader import Grader
+from atts.grading.grader import Grader, VerdictCache
 from atts.reports.plots import plot_replays
 from atts.reports.replay_table import tables
 

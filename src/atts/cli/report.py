@@ -10,8 +10,7 @@ from atts.cli.commands import new_app
 from atts.cli.progress import counting
 from atts.cli.terminal import EXIT_CODES, echo_json, err, out, say, say_guarantee
 from atts.files import atomic_write
-from atts.grading.cache import VerdictCache
-from atts.grading.grader import Grader
+from atts.grading.grader import Grader, VerdictCache
 from atts.reports.figures import make_figures, save_figures
 from atts.reports.html import render_page
 from atts.reports.summary_table import comparison

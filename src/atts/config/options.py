@@ -135,6 +135,9 @@ class ModelOptions(Options):
     """Whether the model's turn begins inside ``<think>``: as its chat template has it, always, or
     never (an empty thought is put there)."""
     sampling: OwnSamplingOptions = OwnSamplingOptions()
+    thought_ends: tuple[Annotated[str, Field(min_length=1)], ...] | None = None
+    """Texts that end the model's thought, after which its answer is looked for; null takes those of
+    the known families, an empty list none."""
 
 
 class PromptOptions(Options):

@@ -45,6 +45,8 @@ def _groups_of_methods() -> dict[str, type[Options]]:
 
 
 _ADDED = {
+    "draft.thought_ends": None,
+    "target.thought_ends": None,
     "draft.sampling.temperature": None,
     "draft.sampling.top_p": None,
     "target.sampling.temperature": None,
@@ -159,8 +161,8 @@ class Config(Options):
             self.model_dump(
                 mode="json",
                 include={
-                    "draft": {"model", "dtype", "thinking", "sampling"},
-                    "target": {"model", "dtype", "thinking", "sampling"},
+                    "draft": {"model", "dtype", "thinking", "thought_ends", "sampling"},
+                    "target": {"model", "dtype", "thinking", "thought_ends", "sampling"},
                     "prompt": True,
                     "sampling": True,
                     "turns": True,

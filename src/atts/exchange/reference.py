@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from atts.errors import StoreError
-from atts.grading.extract import LETTERS
+from atts.grading.choices import LETTERS
 from atts.types import Author, Chain, Decision, Problem, Segment, Timings, Turn
 
 INVALID = "invalid"

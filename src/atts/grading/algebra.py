@@ -8,8 +8,21 @@ Python's ``eval``.
 
 import contextlib
 import logging
+import re
 from functools import lru_cache
 from typing import Any
+
+from atts.grading.equivalence import compare_exactly, without_idle_spaces
+from atts.grading.expressions import value
+from atts.grading.normalize import normalize
+from atts.grading.structure import Structure, read_structure
+from atts.grading.units import read_measure
+from atts.grading.values import compare_values, ends_of
+
+# A line break and the letters of a relation, where a command was meant: nothing that can be read.
+_ESCAPED = re.compile(r"\\\\(?:l|g|n)(?:e|t|eq)q?(?![A-Za-z])|\\\\in(?![A-Za-z])")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
+_DEEPEST = 4
 
 
 def start(memory_bytes: int) -> None:
@@ -32,19 +45,112 @@ def start(memory_bytes: int) -> None:
 def same_by_algebra(one: str, other: str) -> bool | None:
     r"""Whether two answers are the same mathematics; symmetric.
 
-    math-verify is asked both ways, and both must agree: it takes ``1`` for ``2x + z = 1`` one way
-    round only. An answer that it cannot read differs from one that it can.
+    Lists, sets and tuples are compared part by part: the order counts in a tuple alone, and a set
+    is no tuple. math-verify is asked both ways, and both must agree: it takes ``1`` for
+    ``2x + z = 1`` one way round only.
 
     Returns:
-        None if it can read neither, or there was not enough memory or stack.
+        None if one of them cannot be read, or there was not enough memory or stack.
     """
     try:
-        first, second = _read(one), _read(other)
-        if not first and not second:
-            return None
-        return bool(first) and bool(second) and _verify(first, second) and _verify(second, first)
+        return _same(normalize(one), normalize(other), 0)
     except (MemoryError, RecursionError):
         return None
+
+
+def _same(one: str, other: str, depth: int) -> bool | None:
+    if depth:
+        for compare in (compare_exactly, compare_values):
+            if (verdict := compare(one, other)) is not None:
+                return verdict
+    if _ESCAPED.search(one) or _ESCAPED.search(other):
+        return None
+    first, second = read_structure(one), read_structure(other)
+    if depth < _DEEPEST and (verdict := _by_parts(first, second, depth)) is not None:
+        return verdict
+    return _by_math_verify(*_prepared(one, other))
+
+
+def _by_parts(one: Structure, other: Structure, depth: int) -> bool | None:
+    """A verdict on lists, sets and tuples; None where math-verify must tell."""
+    kinds = {one.kind, other.kind}
+    sizes = len(one.parts), len(other.parts)
+    if "set" in kinds and kinds & {"round", "square", "half"}:
+        inner, outer = (one, other) if one.kind == "set" else (other, one)
+        if len(inner.parts) == 1:
+            return _same(inner.parts[0], outer.text, depth + 1)
+        return False
+    if kinds <= {"set", "list"}:
+        return _same_members(one, other, depth)
+    if kinds == {"round"}:
+        if sizes[0] != sizes[1]:
+            return None
+        return _all(
+            _same(first, second, depth + 1)
+            for first, second in zip(one.parts, other.parts, strict=True)
+        )
+    if "single" in kinds and kinds & {"set", "list"}:
+        many, single = (other, one) if one.kind == "single" else (one, other)
+        if len(set(many.parts)) == 1:
+            return _same(many.parts[0], single.text, depth + 1)
+        # "32, 349" is no number; but 2 and -2 are \pm 2.
+        if value(read_measure(single.text).number) is not None:
+            return False
+    return None
+
+
+def _same_members(one: Structure, other: Structure, depth: int) -> bool | None:
+    """Whether each part of one is a part of the other; each only counts once."""
+    if one.is_labelled != other.is_labelled and len(one.parts) == len(other.parts):
+        # x = 1, y = 2 are 1 and 2 in this order.
+        return _all(
+            _same(first, second, depth + 1)
+            for first, second in zip(one.parts, other.parts, strict=True)
+        )
+    for first, second in ((one, other), (other, one)):
+        for part in first.parts:
+            verdicts = [_same(part, candidate, depth + 1) for candidate in second.parts]
+            if True in verdicts:
+                continue
+            numbers = all(
+                value(read_measure(text).number) is not None for text in (part, *second.parts)
+            )
+            return False if numbers else None
+    return True
+
+
+def _all(verdicts: Any) -> bool | None:  # noqa: ANN401
+    """True if all are, False if one is, or None."""
+    result: bool | None = True
+    for verdict in verdicts:
+        if verdict is False:
+            return False
+        if verdict is None:
+            result = None
+    return result
+
+
+def _prepared(one: str, other: str) -> tuple[str, str]:
+    """Both without words around them, and without the equation that one ends in the answer."""
+    texts = []
+    for text in ends_of(one, other):
+        measure = read_measure(text)
+        text = measure.number if measure.base is None else text
+        texts.append(text + "\\%" if measure.percent else text)
+    return texts[0], texts[1]
+
+
+def _by_math_verify(one: str, other: str) -> bool | None:
+    first, second = _read(without_idle_spaces(one)), _read(without_idle_spaces(other))
+    if not first or not second:
+        return False if _is_no_number(one, other) or _is_no_number(other, one) else None
+    return _verify(first, second) and _verify(second, first)
+
+
+def _is_no_number(text: str, number: str) -> bool:
+    """Whether one text is in no notation of numbers at all, and the other is a number."""
+    foreign = not re.search(r"[0-9\\]", text) or _CONTROL.search(text)
+    return bool(foreign) and value(number) is not None
 
 
 @lru_cache(maxsize=1024)

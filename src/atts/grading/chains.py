@@ -1,16 +1,19 @@
 """Grades the chains of a run."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
-from atts.grading.cache import Pair, Verdicts
+from atts.grading.choices import LETTERS, choice_letter
 from atts.grading.equivalence import compare_exactly
-from atts.grading.extract import choice_letter
-from atts.grading.grader import Grader
+from atts.grading.grader import Grader, Pair, Verdicts
 from atts.grading.metrics import Grade
 from atts.types import Chain, ChainKey, Problem
+
+_FORMULA = re.compile(r"[\\^=+*/]")
+"""An answer without any of these needs no algebra."""
 
 
 class GradedChains(NamedTuple):
@@ -53,6 +56,7 @@ def grade_chains(
         for key, answer in answers.items()
         if answer is not None and key not in judged and not by_id[key.problem_id].choices
     }
+    letters = _letters(by_id, answers, grader)
     verdicts = grader.compare(pairs.values())
     grades: dict[str, list[Grade]] = defaultdict(list)
     for key, answer in answers.items():
@@ -64,7 +68,7 @@ def grade_chains(
             elif key in pairs:
                 verdict = verdicts[pairs[key]]
             else:
-                verdict = _same_choice(by_id[key.problem_id], answer)
+                answer, verdict = letters[key]
             grade = Grade(answer, correct=verdict is True, graded=verdict is not None)
         grades[key.problem_id].append(grade)
     rivals = [
@@ -76,9 +80,40 @@ def grade_chains(
     return GradedChains(dict(grades), grader.compare(rivals))
 
 
-def _same_choice(problem: Problem, answer: str) -> bool:
-    gold = choice_letter(problem.answer, problem.choices) or problem.answer
-    return gold == (choice_letter(answer, problem.choices) or answer)
+def _letters(
+    problems: Mapping[str, Problem], answers: Mapping[ChainKey, str | None], grader: Grader
+) -> dict[ChainKey, tuple[str, bool | None]]:
+    """The letter of each answer to a multiple-choice question, or the answer if it is no choice,
+    and whether that is right.
+    """
+    asked = {
+        key: (problems[key.problem_id], answer)
+        for key, answer in answers.items()
+        if answer is not None and problems[key.problem_id].choices
+    }
+    known = {
+        key: choice_letter(answer, problem.choices) for key, (problem, answer) in asked.items()
+    }
+    # What is no letter and repeats no choice may still be equal to one, by algebra.
+    verdicts = grader.compare(
+        (choice, answer)
+        for key, (problem, answer) in asked.items()
+        if known[key] is None and _FORMULA.search(answer)
+        for choice in problem.choices
+    )
+    found: dict[ChainKey, tuple[str, bool | None]] = {}
+    for key, (problem, answer) in asked.items():
+        gold = choice_letter(problem.answer, problem.choices) or problem.answer
+        letter = known[key]
+        if letter is None and _FORMULA.search(answer):
+            same = [verdicts[choice, answer] for choice in problem.choices]
+            if same.count(True) == 1:
+                letter = answer = LETTERS[same.index(True)]
+            elif gold in LETTERS[: len(same)] and same[LETTERS.index(gold)] is None:
+                found[key] = answer, None
+                continue
+        found[key] = answer, gold == (letter or answer)
+    return found
 
 
 def _rivals(grades: Sequence[Grade]) -> list[Pair]:

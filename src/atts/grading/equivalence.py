@@ -6,22 +6,14 @@ What is left undecided here needs algebra; ``atts.grading.grader`` does that in 
 import re
 from fractions import Fraction
 
+from atts.grading.normalize import normalize
+
 LONGEST = 1000
 """Longer answers are compared as they stand: no real answer is, and numbers stay cheap."""
 
-_TYPESETTING = (
-    ("\\dfrac", "\\frac"),
-    ("\\tfrac", "\\frac"),
-    ("\N{MINUS SIGN}", "-"),
-    ("{,}", ","),
-    ("\\!", ""),
-    ("\\,", ""),
-    ("\\$", ""),
-    ("$", ""),
+_TEXT = re.compile(
+    r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|mathrm|mathbf|mathit|emph|mbox)\s*\{(?P<inside>[^{}]*)\}"
 )
-# \left is a size, \leftarrow is not.
-_SIZE = re.compile(r"\\(?:left|right)(?![A-Za-z])")
-_TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf)\s*\{(?P<inside>[^{}]*)\}")
 _CHOICE = re.compile(r"\(([A-Za-z])\)")
 _THOUSANDS = re.compile(r"[+-]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?")
 # Shorter runs of letters may be products of variables, unless they are set as text.
@@ -90,6 +82,11 @@ def plain(text: str) -> str:
     return text if len(text) > LONGEST else _plain(text)
 
 
+def without_idle_spaces(text: str) -> str:
+    """The text without the spaces that part no words."""
+    return _IDLE_SPACE.sub("", " ".join(text.split()))
+
+
 def _without_percent(value: str | Fraction) -> str | Fraction:
     if isinstance(value, Fraction) or not value.endswith("%"):
         return value
@@ -109,16 +106,13 @@ def _canonical(text: str) -> str | Fraction:
 
 def _plain(text: str) -> str:
     """The text without typesetting that carries no meaning."""
-    text = text.replace(",\\! ", ",")
-    for typeset, plain in _TYPESETTING:
-        text = text.replace(typeset, plain)
-    text = _SIZE.sub("", text).strip().rstrip(".")
-    if match := _TEXT.fullmatch(text):
-        text = match["inside"].strip().rstrip(".")
+    text = normalize(text)
+    while match := _TEXT.fullmatch(text):
+        text = normalize(match["inside"])
     # Before spaces go: "1,234" is a number, "1, 234" are two.
     if _THOUSANDS.fullmatch(text):
         text = text.replace(",", "")
-    text = _IDLE_SPACE.sub("", " ".join(text.split()))
+    text = without_idle_spaces(text)
     return _CHOICE.sub(r"\1", text) if _CHOICE.fullmatch(text) else text
 
 

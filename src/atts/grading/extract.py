@@ -1,109 +1,67 @@
 """Finds the answer in a chain's text. A run stops a chain by the same rules as it is graded by."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from atts.grading.equivalence import equivalent, plain
+from atts.grading.boxes import joins_on, last_answer
+from atts.grading.choices import choice_letter, stated_letter
+from atts.grading.thought import Parts, divide
 
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-"""What the options of a multiple-choice question are called, in order."""
-
-_THOUGHT_ENDS = "</think>"
-
-# An escaped character is consumed whole, so that \{ and \} do not count as braces. Every
-# alternative is bounded or advances, so the search is linear in the text. The second backslash
-# is for models that write \\boxed, as in a string literal.
-_TOKEN = re.compile(r"(?P<box>\\\\?(?:boxed|fbox)\s*+\{)|\\.|(?P<open>\{)|(?P<close>\})", re.DOTALL)
-
-# Capitals only, and never the article ("the answer is A good one") or the pronoun.
-_LETTER = r"(?P<letter>[B-HJ-Z](?![A-Za-z])|[AI](?![A-Za-z]|\s+(?!because|since|as\b)[a-z]))"
-_WRAPPED = rf"\W{{0,8}}(?:(?i:text|textbf|mathrm|mathbf)\{{\W?)?{_LETTER}"
-_STATED = re.compile(
-    rf"(?i:\banswer)\W{{0,4}}(?:(?i:\bis\b)|[:=])(?:\W{{0,3}}(?i:the\s|option\s|choice\s))*{_WRAPPED}"
-    r"|(?i:\boption|\bchoice)\W{1,4}(?P<named>[A-Z])\W{1,4}(?i:is\s+(?:the\s+)?(?:correct|right|answer))"
-)
-_OPTION = re.compile(r"\(?(?P<letter>[A-Z])(?:$|[).:])")
+_END_OF_WORD = re.compile(r"(?<!\w)\w{1,40}\Z")
 
 
-def extract_answer(text: str, choices: Sequence[str] = ()) -> str | None:
+def extract_answer(
+    text: str,
+    choices: Sequence[str] = (),
+    ends: Iterable[str] | None = None,
+    in_thought: bool = False,
+    since: int = 0,
+    finished: bool = True,
+) -> str | None:
     r"""The answer that a chain has come to, or None while there is none.
 
-    Where the text holds ``</think>``, only what follows the first one counts. There it is what
-    stands in the last complete box. If the question has choices it is a letter: that of the box,
-    that of the choice whose text the box holds, or else that of the last plain statement
-    ("ANSWER: B", "the correct answer is (B)", "option B is correct"). A box that fits no choice
-    is an answer too, a wrong one.
+    It is looked for after the end of the thought. There it is what the last box holds, or the last
+    boxes where they are joined. If the question has choices it is a letter: that of the box, that
+    of the choice whose text or value the box holds, or else that of the last plain statement
+    ("ANSWER: B", "the correct answer is (B)", a letter alone). Where there is neither, the last box
+    of the thought counts. A box that fits no choice is an answer too, a wrong one.
+
+    Args:
+        text: of the chain.
+        choices: of the question.
+        ends: the ends of a thought; None takes those that are known.
+        in_thought: whether the text begins inside a thought that the prompt has opened.
+        since: only what stands after this place is an answer.
+        finished: whether the text is all that there will be. If not, a last word or a list of boxes
+            that may go on is no answer yet, nor is the box of a thought that has ended.
 
     >>> extract_answer(r"First \boxed{1}.</think>It is \boxed{\frac{1}{2}}.")
     '\\frac{1}{2}'
     >>> extract_answer("Thus ANSWER: (B)", choices=("one", "two"))
     'B'
-    >>> extract_answer(r"\boxed{two}", choices=("one", "two"))
-    'B'
-    """
-    _, ends, rest = text.partition(_THOUGHT_ENDS)
-    text = rest if ends else text
-    boxed = extract_boxed(text)
-    if not choices:
-        return boxed
-    letter = boxed and choice_letter(boxed, choices)
-    return letter or _stated_letter(text, len(choices)) or boxed
-
-
-def choice_letter(answer: str, choices: Sequence[str]) -> str | None:
-    r"""The letter of the choice that an answer names or repeats.
-
-    >>> choice_letter(r"\text{(B) two}", ("one", "two")), choice_letter("C", ("one", "two"))
-    ('B', None)
-    """
-    known = LETTERS[: len(choices)]
-    text = plain(answer)
-    if (match := _OPTION.match(text)) and match["letter"] in known:
-        return match["letter"]
-    same = [
-        letter for letter, choice in zip(known, choices, strict=False) if equivalent(choice, answer)
-    ]
-    return same[0] if len(same) == 1 else None
-
-
-def extract_boxed(text: str) -> str | None:
-    r"""The content of the last complete ``\boxed{...}``, without surrounding spaces.
-
-    Braces nest; ``\{`` and ``\}`` do not count; ``\fbox`` counts as a box. A box that is not
-    closed is passed over, as is one that holds nothing. Of boxes inside each other the
-    innermost, which begins last, is taken. Takes time linear in the length of the text.
-
-    Returns:
-        None if no complete box holds anything.
-
-    >>> extract_boxed(r"So \boxed{1}, no: \boxed{\frac{1}{2}}. Or \boxed{3")
-    '\\frac{1}{2}'
-    >>> extract_boxed(r"The answer goes into \boxed{}.") is None
+    >>> extract_answer("<think>Maybe the answer is B.", choices=("one", "two")) is None
     True
     """
-    # Most texts have none yet, and this is asked after every turn, of all of the chain.
-    if "boxed" not in text and "fbox" not in text:
-        return None
-    answer: str | None = None
-    answer_start = -1
-    # One entry for each open brace: where a box's content starts, or None for a plain brace.
-    open_braces: list[int | None] = []
-    for token in _TOKEN.finditer(text):
-        if token["box"]:
-            open_braces.append(token.end())
-        elif token["open"]:
-            open_braces.append(None)
-        elif token["close"] and open_braces:
-            start = open_braces.pop()
-            # Boxes inside each other close from the inside out; only a later start replaces.
-            if start is not None and start > answer_start:
-                content = text[start : token.start()].strip()
-                if content:
-                    answer, answer_start = content, start
-    return answer
+    goes_on = not finished and joins_on(text)
+    if not finished:
+        text = _END_OF_WORD.sub("", text)
+    parts = _after(text, None if ends is None else tuple(ends), in_thought, since)
+    boxed = None if goes_on else last_answer(parts.answer)
+    if choices:
+        letter = boxed and choice_letter(boxed, choices)
+        boxed = letter or stated_letter(parts.answer, choices, parts.is_over) or boxed
+    if boxed is not None or goes_on or (parts.is_over and not finished):
+        return boxed
+    thought = last_answer(parts.thought)
+    return choice_letter(thought, choices) or thought if thought and choices else thought
 
 
-def _stated_letter(text: str, count: int) -> str | None:
-    """The letter that the last plain statement gives, if it is one of ``count`` choices."""
-    stated = [match["letter"] or match["named"] for match in _STATED.finditer(text)]
-    return stated[-1] if stated and stated[-1] in LETTERS[:count] else None
+def _after(text: str, ends: tuple[str, ...] | None, in_thought: bool, since: int) -> Parts:
+    """The parts of the text after a place; what comes before says only whether it is a thought."""
+    if not since:
+        return divide(text, ends, in_thought)
+    before = divide(text[:since], ends, in_thought)
+    if before.is_over:
+        after = divide(text, ends, in_thought).answer
+        return Parts("", after[len(before.answer) :], True)
+    return divide(text[since:], ends, in_thought or bool(before.thought))

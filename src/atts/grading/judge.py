@@ -13,12 +13,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
-from pydantic import ValidationError
-
-from atts.errors import ConfigError, JudgeError, StoreError
+from atts.errors import ConfigError, JudgeError
+from atts.grading.replies import (
+    Extraction,
+    Judgement,
+    Reply,
+    append_reply,
+    parse_reply,
+    read_ledger,
+    texts_of,
+)
 from atts.types import Problem, Record
 
 if TYPE_CHECKING:
+    from openai import APIStatusError
     from openai.types.chat import ChatCompletion
 
 _TAIL = 12_000
@@ -27,6 +35,14 @@ _TAIL = 12_000
 _LONGEST_ANSWER = 2_000
 _ATTEMPTS_AT_FORM = 3
 _FAILURES_IN_A_ROW = 20
+_FIRST_WAIT = 0.5
+_SERVER_ERROR = 500
+_REFUSALS = (400, 422, _SERVER_ERROR)
+_OPTIONAL = {
+    "temperature": ("temperature",),
+    "response_format": ("response_format", "json_schema", "schema", "guided", "grammar", "format"),
+}
+"""Parts of a request that not every model knows, and the words of an error that speak of them."""
 
 _EXTRACT = (
     "You find the final answer in somebody's reasoning. The user message is a JSON object with a "
@@ -62,28 +78,6 @@ class Endpoint(NamedTuple):
     retries: int = 5
 
 
-class Extraction(Record):
-    """The form of a reply about extraction."""
-
-    answer: str | None
-
-
-class Judgement(Record):
-    """The form of a reply about equivalence."""
-
-    equivalent: bool
-
-
-class Reply(Record):
-    """A reply in the form that was asked for: a line of the ledger."""
-
-    key: str
-    """Digest of the model and of everything that was sent."""
-    content: str
-    prompt_tokens: int
-    completion_tokens: int
-
-
 class Cost(NamedTuple):
     """What was sent and received."""
 
@@ -113,10 +107,13 @@ class Judge:
         self._endpoint = endpoint
         self._ledger = ledger
         self._offline = offline
-        self._replies = _read(ledger)
+        self._replies = read_ledger(ledger)
         self._room = asyncio.Semaphore(endpoint.concurrency)
-        self._ask_for_form = True
+        self._optional = {"response_format", "temperature"}  # of a request; not all know them
         self._failures = 0
+        self._was_reached = False
+        self._may_try_bare = True
+        self._has_warned = False
         self.cost = Cost()
         try:
             from openai import AsyncOpenAI
@@ -164,9 +161,9 @@ class Judge:
         content = json.dumps(data, ensure_ascii=False)
         sent = (self._endpoint.model, system, content)
         key = hashlib.sha256("\0".join(sent).encode("utf-8", "surrogatepass")).hexdigest()[:32]
-        if key in self._replies:
+        if key in self._replies and (known := parse_reply(self._replies[key].content, form)):
             self._count(reused=1)
-            return form.model_validate_json(self._replies[key].content)
+            return known[0]
         if self._offline:
             self._count(failed=1)
             raise JudgeError("not asked")
@@ -176,8 +173,11 @@ class Judge:
                 raise JudgeError(f"given up after {self._failures} failures in a row")
             try:
                 parsed, reply = await self._request(key, system, content, form)
-            except JudgeError:
+            except JudgeError as error:
                 self._failures += 1
+                if not self._has_warned:
+                    self._has_warned = True
+                    _log.warning("the language model gives no usable reply: %s", error)
                 self._count(failed=1)
                 raise
         self._failures = 0
@@ -193,12 +193,12 @@ class Judge:
             prompt = usage.prompt_tokens if usage else 0
             written = usage.completion_tokens if usage else 0
             self._count(requests=1, prompt_tokens=prompt, completion_tokens=written)
-            text = (completion.choices[0].message.content or "") if completion.choices else ""
-            text = _json_object(text)
-            try:
-                parsed = form.model_validate_json(text)
-            except ValidationError:
+            text, thought = texts_of(completion)
+            # Some servers put all that a model writes where its thought should be.
+            found = parse_reply(text, form) or parse_reply(thought, form, last=True)
+            if found is None:
                 continue
+            parsed, text = found
             reply = Reply(key=key, content=text, prompt_tokens=prompt, completion_tokens=written)
             return parsed, reply
         raise JudgeError(
@@ -207,7 +207,7 @@ class Judge:
         )
 
     async def _complete(self, system: str, content: str, form: type[_R]) -> "ChatCompletion":
-        """One completion.
+        """One completion; what the endpoint refuses of a request is left out from then on.
 
         Raises:
             ConfigError: the endpoint refuses the key or does not know the model.
@@ -215,26 +215,12 @@ class Judge:
         """
         import openai
 
-        request: dict[str, Any] = {
-            "model": self._endpoint.model,
-            "messages": [
-                {"role": "system", "content": system},
-                {"role": "user", "content": content},
-            ],
-            "temperature": 0.0,
-        }
-        if self._ask_for_form:
-            request["response_format"] = {
-                "type": "json_schema",
-                "json_schema": {
-                    "name": form.__name__.lower(),
-                    "schema": form.model_json_schema(),
-                    "strict": True,
-                },
-            }
         where = self._client.base_url.host
+        asked = set(self._optional)
         try:
-            completion: ChatCompletion = await self._client.chat.completions.create(**request)
+            completion = await self._send(
+                _request(self._endpoint.model, system, content, form, asked)
+            )
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
             raise ConfigError(
                 f"{where} refuses the key (HTTP {error.status_code}); set OPENAI_API_KEY"
@@ -244,17 +230,83 @@ class Judge:
                 f"{where} does not know the model {self._endpoint.model!r} or the address; check "
                 "OPENAI_MODEL and OPENAI_BASE_URL (which mostly ends in /v1)"
             ) from None
-        except openai.BadRequestError as error:
-            if not self._ask_for_form:
-                raise JudgeError(f"{where} refuses the request: {error.message[:200]}") from None
-            # Some servers know no response_format; the reply is checked in any case.
-            _log.warning("%s refuses response_format; asking without it", where)
-            self._ask_for_form = False
-            return await self._complete(system, content, form)
+        except openai.APIStatusError as error:
+            if refused := self._refused(error, asked):
+                _log.warning("%s refuses %s; asking without it", where, " and ".join(refused))
+                self._optional -= refused
+                return await self._complete(system, content, form)
+            bare = await self._ask_bare(error, system, content, form) if asked else None
+            if bare is None:
+                message = f"{where}: {type(error).__name__}: {error.message[:200]}"
+                raise JudgeError(message) from None
+            completion = bare
         except (openai.APIError, ValueError) as error:  # ValueError: a body that is not JSON
+            if isinstance(error, openai.APIConnectionError) and not self._was_reached:
+                self._failures = _FAILURES_IN_A_ROW  # nobody is there; the others need not wait
             raise JudgeError(f"{where}: {type(error).__name__}: {str(error)[:200]}") from None
         if not isinstance(completion, openai.types.chat.ChatCompletion):
             raise JudgeError(f"{where} sent something else than a chat completion")
+        self._was_reached = True
+        return completion
+
+    async def _send(self, request: dict[str, Any]) -> "ChatCompletion":
+        """Send a request. The first failure of all is told at once, before it is tried again."""
+        import openai
+
+        client, retries = self._client, self._endpoint.retries
+        if not self._was_reached and not self._has_warned and retries:
+            try:
+                first: ChatCompletion = await client.with_options(
+                    max_retries=0
+                ).chat.completions.create(**request)
+            except (
+                openai.APIConnectionError,
+                openai.RateLimitError,
+                openai.InternalServerError,
+            ) as error:
+                if getattr(error, "status_code", 0) == _SERVER_ERROR and self._may_try_bare:
+                    raise
+                if not self._has_warned:
+                    self._has_warned = True
+                    cause = f"{type(error).__name__}: {str(error)[:200]}"
+                    _log.warning("%s: %s; trying again", client.base_url.host, cause)
+                await asyncio.sleep(_FIRST_WAIT)
+                retries -= 1
+            else:
+                return first
+        completion: ChatCompletion = await client.with_options(
+            max_retries=retries
+        ).chat.completions.create(**request)
+        return completion
+
+    def _refused(self, error: "APIStatusError", asked: set[str]) -> set[str]:
+        """Which of the optional parts of a request an error refuses, if any."""
+        if error.status_code not in _REFUSALS:
+            return set()
+        if asked - self._optional:  # another question has found it out meanwhile
+            return asked - self._optional
+        said = f"{error.message} {error.body}".casefold()
+        named = {part for part in asked if any(word in said for word in _OPTIONAL[part])}
+        if named or error.status_code == _SERVER_ERROR:
+            return named
+        return {"response_format"} if "response_format" in asked else asked
+
+    async def _ask_bare(
+        self, error: "APIStatusError", system: str, content: str, form: type[Record]
+    ) -> "ChatCompletion | None":
+        """Ask once without the optional parts, where a server fails and does not say why."""
+        import openai
+
+        if error.status_code != _SERVER_ERROR or not self._may_try_bare:
+            return None
+        self._may_try_bare = False
+        request = _request(self._endpoint.model, system, content, form, set())
+        try:
+            completion = await self._send(request)
+        except (openai.APIError, ValueError):
+            return None
+        _log.warning("the server fails on %s; asking without them", " and ".join(self._optional))
+        self._optional.clear()
         return completion
 
     def _count(self, **more: int) -> None:
@@ -264,11 +316,7 @@ class Judge:
 
     def _write(self, reply: Reply) -> None:
         self._replies[reply.key] = reply
-        try:
-            with self._ledger.open("a", encoding="utf-8") as file:
-                file.write(reply.model_dump_json() + "\n")
-        except OSError as error:
-            raise StoreError(f"cannot write {self._ledger}: {error.strerror or error}") from error
+        append_reply(self._ledger, reply)
 
 
 def _question(problem: Problem) -> dict[str, object]:
@@ -277,30 +325,25 @@ def _question(problem: Problem) -> dict[str, object]:
     return {"question": problem.question}
 
 
-def _json_object(text: str) -> str:
-    """The JSON object in a reply, without what the model thought or set around it.
-
-    >>> _json_object('<think>hm {</think> ```json\\n{"equivalent": true}\\n```')
-    '{"equivalent": true}'
-    """
-    _, _, after = text.rpartition("</think>")
-    begin, end = after.find("{"), after.rfind("}")
-    return after[begin : end + 1] if 0 <= begin < end else after
-
-
-def _read(ledger: Path) -> dict[str, Reply]:
-    """The replies of a ledger; a line that was not written to its end is passed over."""
-    try:
-        lines = ledger.read_bytes().splitlines()
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise StoreError(f"cannot read {ledger}: {error.strerror or error}") from error
-    replies = {}
-    for line in lines:
-        try:
-            reply = Reply.model_validate_json(line)
-        except ValidationError:
-            continue
-        replies[reply.key] = reply
-    return replies
+def _request(
+    model: str, system: str, content: str, form: type[Record], optional: set[str]
+) -> dict[str, Any]:
+    request: dict[str, Any] = {
+        "model": model,
+        "messages": [
+            {"role": "system", "content": system},
+            {"role": "user", "content": content},
+        ],
+    }
+    if "temperature" in optional:
+        request["temperature"] = 0.0
+    if "response_format" in optional:
+        request["response_format"] = {
+            "type": "json_schema",
+            "json_schema": {
+                "name": form.__name__.lower(),
+                "schema": form.model_json_schema(),
+                "strict": True,
+            },
+        }
+    return request

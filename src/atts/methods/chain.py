@@ -23,6 +23,7 @@ from atts.engines.base import (
 from atts.engines.prefetch import Prefetch
 from atts.errors import EngineError
 from atts.grading.extract import extract_answer
+from atts.grading.thought import united_ends
 from atts.methods.decider import Decider
 from atts.models.prompts import Tokenizer
 from atts.seeds import seed_at
@@ -126,7 +127,10 @@ class OpenChain:
         self.prompt_tokens = {author: len(ids) for author, ids in self.token_ids.items()}
         self.tokens = 0
         """Tokens written that became part of the chain, each in its author's vocabulary."""
-        self._doubted = 0  # up to here, no box ends the chain
+        self._doubted = 0  # up to here, no answer ends the chain
+        self._ends = united_ends(getattr(config, author).thought_ends for author in models)
+        first: Author = "draft" if "draft" in models else "target"
+        self._in_thought = models[first].tokenizer.is_in_thought(self.token_ids[first])
         self._turns: list[Turn] = []
         # Of the present turn:
         self._segments: list[Segment] = []
@@ -151,19 +155,27 @@ class OpenChain:
     @property
     def answer(self) -> str | None:
         """What the chain has come to so far, if anything; grading uses the same function."""
-        return extract_answer(self.text, self.problem.choices)
+        return extract_answer(self.text, self.problem.choices, self._ends, self._in_thought)
 
     @property
     def has_concluded(self) -> bool:
         """Whether there is an answer that is not in doubt."""
-        return self._concludes(self.text)
+        return self._concludes(self.text, finished=False)
 
     def would_conclude(self, written: Written) -> bool:
         """Whether there will be such an answer with a segment that is not part of it yet."""
-        return self._concludes(self.text + written.segment.text)
+        return self._concludes(self.text + written.segment.text, finished=False)
 
-    def _concludes(self, text: str) -> bool:
-        return extract_answer(text[self._doubted :], self.problem.choices) is not None
+    def _concludes(self, text: str, finished: bool) -> bool:
+        answer = extract_answer(
+            text,
+            self.problem.choices,
+            self._ends,
+            self._in_thought,
+            since=self._doubted,
+            finished=finished,
+        )
+        return answer is not None
 
     def doubt_answer(self) -> None:
         """Let what the chain now holds as its answer no longer end it; a later one will.
@@ -171,7 +183,7 @@ class OpenChain:
         For where the target takes over: it has just found that answer improbable, and may need
         more than one turn to put another in its place.
         """
-        if self.has_concluded:
+        if self._concludes(self.text, finished=True):
             self._doubted = len(self.text)
 
     def stopped(self) -> ChainEnd:

@@ -5,17 +5,21 @@ is never tokenised again, and text crosses from one model to the other a segment
 """
 
 import re
+from collections.abc import Iterable
 
 import tokenizers
 from jinja2 import TemplateError
 
 from atts.config import ModelOptions, PromptOptions, Thinking
 from atts.errors import ConfigError
-from atts.grading.extract import LETTERS
+from atts.grading.choices import LETTERS
+from atts.grading.thought import opens_thought, special_marks
 from atts.models.model_files import ChatTemplate, model_folder, read_tokenizer
 from atts.types import Problem
 
 _AN_ANSWER = "An answer of the model."
+_LONGEST_MARK = 64
+"""Tokens at the end of a prompt that may be the mark of a thought."""
 _ROUND_TRIP_PROBE = " 12 + 3 = 15.\n\nSo \\boxed{15}"
 
 
@@ -28,8 +32,11 @@ class Tokenizer:
         template: ChatTemplate | None,
         name: str,
         thinking: Thinking = "template",
+        thought_ends: Iterable[str] | None = None,
     ) -> None:
-        """Wrap a tokenizer and a chat template; ``thinking`` is ``ModelOptions.thinking``.
+        """Wrap a tokenizer and a chat template.
+
+        ``thinking`` and ``thought_ends`` are those of ``ModelOptions``.
 
         Raises:
             ConfigError: there is no template, or the tokenizer changes text that it encodes and
@@ -37,6 +44,13 @@ class Tokenizer:
         """
         self._tokenizer = tokenizer
         self._thinking = thinking
+        special = {
+            token.content: token_id
+            for token_id, token in tokenizer.get_added_tokens_decoder().items()
+            if token.special
+        }
+        # Decoding drops special tokens, but these tell where a thought ends.
+        self._marks = {special[mark]: mark for mark in special_marks(special, thought_ends)}
         self._newest: tuple[Problem, PromptOptions, list[int]] | None = None
         self.name = name
         if template is None:
@@ -62,7 +76,7 @@ class Tokenizer:
             if isinstance(error, ConfigError) and options.model.startswith("bundled"):
                 raise
             raise ConfigError(f"cannot load the tokenizer of {options.model}: {error}") from error
-        return cls(tokenizer, template, options.model, options.thinking)
+        return cls(tokenizer, template, options.model, options.thinking, options.thought_ends)
 
     def prompt(self, problem: Problem, options: PromptOptions) -> list[int]:
         """Ids of the problem in the model's chat template, ready for the model's answer.
@@ -131,7 +145,23 @@ class Tokenizer:
         return ids
 
     def decode(self, token_ids: list[int]) -> str:
-        return self._tokenizer.decode(token_ids, skip_special_tokens=True)
+        """The text of token ids, without special tokens but those that mark a thought."""
+        if self._marks.keys().isdisjoint(token_ids):
+            return self._tokenizer.decode(token_ids, skip_special_tokens=True)
+        parts, begin = [], 0
+        for place, token_id in enumerate(token_ids):
+            if token_id in self._marks:
+                parts += [self._decode(token_ids[begin:place]), self._marks[token_id]]
+                begin = place + 1
+        return "".join([*parts, self._decode(token_ids[begin:])])
+
+    def _decode(self, token_ids: list[int]) -> str:
+        return self._tokenizer.decode(token_ids, skip_special_tokens=True) if token_ids else ""
+
+    def is_in_thought(self, prompt: list[int]) -> bool:
+        """Whether a prompt leaves the model inside a thought."""
+        tail = self._tokenizer.decode(prompt[-_LONGEST_MARK:], skip_special_tokens=False)
+        return opens_thought(tail)
 
     def decode_whole_characters(self, token_ids: list[int]) -> tuple[list[int], str]:
         """Decode, leaving out last tokens that end in the middle of a character.

@@ -18,7 +18,7 @@ def load_problems(options: ProblemsOptions) -> list[Problem]:
 
     Raises:
         ProblemError: the source is neither ``arithmetic`` nor a known set nor a readable problem
-            file, or the set cannot be loaded or has no such split.
+            file, the set cannot be loaded or has no such split, or there are fewer than ``count``.
     """
     if options.source == "arithmetic":
         # Only who generates problems pays for the generator's vocabulary.
@@ -30,7 +30,7 @@ def load_problems(options: ProblemsOptions) -> list[Problem]:
     from atts.problems.sets import find_set, load_set
 
     if found := find_set(options.source):
-        return load_set(*found, options)[: options.count]
+        return _first(load_set(*found, options), options)
     path = Path(options.source)
     if not path.exists():
         raise ProblemError(
@@ -38,7 +38,16 @@ def load_problems(options: ProblemsOptions) -> list[Problem]:
             f"set (arithmetic), nor of a known one (atts problems list), nor an existing file "
             f"({path.absolute()}); check the spelling"
         )
-    return read_problems(path)[: options.count]
+    return _first(read_problems(path), options)
+
+
+def _first(problems: list[Problem], options: ProblemsOptions) -> list[Problem]:
+    if options.count is not None and options.count > len(problems):
+        raise ProblemError(
+            f"problems.count is {options.count}, but {options.source} has {len(problems)} "
+            "problems; lower it, or leave it out to take all"
+        )
+    return problems[: options.count]
 
 
 def calibration_problems(config: Config) -> ProblemsOptions:

@@ -2,26 +2,55 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 from atts.errors import ProblemError
+from atts.grading.choices import LETTERS, choice_letter
+from atts.grading.equivalence import equivalent
 from atts.types import Problem
 
 _REQUIRED = ("id", "question", "answer")
+
+
+_ESCAPES = {"\b": "b", "\f": "f", "\n": "n", "\r": "r", "\t": "t"}
+# What is left of commands whose first letter was taken for an escape: \frac, \times, \neq.
+_LOST = re.compile(
+    "\b(?:oxed|eta|egin|inom|ar|igl?|igr|ullet|oldsymbol|mod|ackslash|ot)(?![A-Za-z])"
+    "|\f(?:rac|box|orall|loor|lat)(?![a-z])"
+    "|\r(?:ight|ho|angle|ightarrow|floor|ceil|m(?=[ {]))(?![a-z])"
+    "|\t(?:imes|ext(?:bf|it|rm)?(?=[{ ])|heta|frac|au|ilde|riangle|herefore)(?![a-z])"
+    "|\t(?:o(?=\\\\)|an(?=[({^\\\\]))"
+    "|\n(?:eq|abla|otin|mid|earrow|ot(?=[ =<>\\\\])|e(?= ?[0-9])|u(?=[_^=]))(?![a-z])"
+)
+
+
+class _Decimal(float):
+    """A number of the file, with its digits."""
+
+    written: str
+
+    def __new__(cls, written: str) -> Self:
+        number = super().__new__(cls, written)
+        number.written = written
+        return number
 
 
 def read_problems(path: Path) -> list[Problem]:
     """Read a problem file, in its order.
 
     Each line is a JSON object with the text keys ``id``, ``question`` and ``answer``, and
-    optionally ``choices``, a list of texts. Numbers are taken for ids, answers and choices, as
-    they are written in Python; other keys are ignored, and so are blank lines.
+    optionally ``choices``, a list of texts. Numbers are taken for ids, answers and choices, with
+    the digits that the file has; other keys are ignored, and so are blank lines. Of an answer that
+    ends in ``#### 42`` the number counts. The answer to a question with choices is a letter, or the
+    text or the value of a choice.
 
     Raises:
-        ProblemError: the file cannot be read, holds no problem, or a line is malformed or
-            repeats an id; the message names the file and the line.
+        ProblemError: the file cannot be read, holds no problem, or a line is malformed, repeats an
+            id, holds what a single backslash has made of LaTeX, or has a gold answer that no choice
+            has; the message names the file and the line.
     """
     return [problem for problem, _ in read_entries(path)]
 
@@ -75,11 +104,12 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 def _object(line: str, where: str) -> dict[str, Any]:
     try:
-        value = json.loads(line, parse_constant=_refuse_constant)
+        value = json.loads(line, parse_constant=_refuse_constant, parse_float=_Decimal)
     except (ValueError, RecursionError) as error:
-        raise ProblemError(
-            f"{where}: not valid JSON ({error}); write one JSON object a line"
-        ) from None
+        advice = "write one JSON object a line"
+        if "escape" in str(error):
+            advice = "write a backslash of LaTeX twice, or write the file with a JSON library"
+        raise ProblemError(f"{where}: not valid JSON ({error}); {advice}") from None
     if not isinstance(value, dict):
         raise ProblemError(
             f"{where}: a JSON {type(value).__name__}, not an object; write "
@@ -105,11 +135,60 @@ def _problem(values: dict[str, Any], where: str) -> Problem:
         choices = []
     if not isinstance(choices, list):
         raise ProblemError(f"{where}: 'choices' must be a list of texts, got {choices!r}")
-    return Problem(
+    problem = Problem(
         id=_text(values["id"], "id", where),
         question=_text(values["question"], "question", where),
-        answer=_text(values["answer"], "answer", where),
+        answer=_gold(_text(values["answer"], "answer", where), where),
         choices=tuple(_text(choice, "choices", where) for choice in choices),
+    )
+    for key, text in (
+        ("question", problem.question),
+        ("answer", problem.answer),
+        *(("choices", choice) for choice in problem.choices),
+    ):
+        _refuse_lost_backslash(text, key, where)
+    if problem.choices:
+        _check_choices(problem, values["answer"], where)
+    return problem
+
+
+def _gold(answer: str, where: str) -> str:
+    """The answer, or what follows ``####`` at its end, as in GSM8K."""
+    _, mark, after = answer.rpartition("####")
+    if not mark:
+        return answer
+    if not after.strip():
+        raise ProblemError(f"{where}: 'answer' has nothing after ####; write the answer alone")
+    return after.strip()
+
+
+def _refuse_lost_backslash(text: str, key: str, where: str) -> None:
+    if lost := _LOST.search(text):
+        letter = _ESCAPES[lost[0][0]]
+        raise ProblemError(
+            f"{where}: {key!r} holds a control character where \\{letter}{lost[0][1:]} was meant; "
+            f"in JSON a backslash of LaTeX is written twice: \\\\{letter}{lost[0][1:]}"
+        )
+
+
+def _check_choices(problem: Problem, written: object, where: str) -> None:
+    count = len(problem.choices)
+    if count > len(LETTERS):
+        raise ProblemError(
+            f"{where}: {count} choices, but there are letters for {len(LETTERS)}; leave some out"
+        )
+    # 2 may be the value of a choice, but not where the choice says "two".
+    is_index = isinstance(written, int) and not any(
+        equivalent(choice, problem.answer) for choice in problem.choices
+    )
+    if not is_index and choice_letter(problem.answer, problem.choices):
+        return
+    last = LETTERS[count - 1]
+    advice = f"write its letter, A to {last}, or its text"
+    if is_index or problem.answer.isdecimal():
+        advice = f"an index is not taken: {advice}"
+    raise ProblemError(
+        f"{where}: the answer {problem.answer[:60]!r} is none of the {count} choices; {advice}"
     )
 
 
@@ -117,6 +196,8 @@ def _text(value: object, key: str, where: str) -> str:
     """A text that is not blank; a number is written out."""
     if isinstance(value, float) and not math.isfinite(value):
         raise ProblemError(f"{where}: {key!r} is too large a number; write it as a text")
+    if isinstance(value, _Decimal):
+        return value.written
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):

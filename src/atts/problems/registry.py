@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from atts import registry
 from atts.errors import ConfigError, ProblemError
-from atts.grading.extract import LETTERS
+from atts.grading.choices import LETTERS
 from atts.types import Problem
 
 Row = Mapping[str, Any]

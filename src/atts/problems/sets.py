@@ -9,7 +9,7 @@ from pathlib import Path
 from atts.config import ProblemsOptions
 from atts.errors import ProblemError
 from atts.files import atomic_write
-from atts.grading.cache import cache_folder
+from atts.grading.grader import cache_folder
 from atts.problems.jsonl import read_entries
 from atts.problems.registry import SETS, Entry, HubSource, ProblemSet, Row, known_sets
 from atts.types import Problem

@@ -12,8 +12,7 @@ from atts.conformal.calibration import Calibration
 from atts.conformal.calibration_pass import rounds
 from atts.conformal.factory import calibrating_control
 from atts.files import atomic_write
-from atts.grading.cache import VerdictCache
-from atts.grading.grader import Grader, Progress
+from atts.grading.grader import Grader, Progress, VerdictCache
 from atts.methods.chain import Models
 from atts.runs.activity import Activity
 from atts.runs.pool import Clock, make_chains

@@ -10,13 +10,16 @@ from filelock import FileLock
 
 from atts.analysis.graded_run import GradedRun, grade_run
 from atts.analysis.summary import Summary, summarise
-from atts.errors import AttsError, JudgeError, StoreError
+from atts.errors import AttsError, JudgeError, ProblemError, StoreError
 from atts.files import atomic_write, to_jsonl
-from atts.grading.extract import choice_letter, extract_answer
+from atts.grading.choices import choice_letter
+from atts.grading.extract import extract_answer
 from atts.grading.grader import Grader
 from atts.grading.judge import Cost, Judge
+from atts.grading.thought import begin_in_thought, united_ends
+from atts.methods import authors_of
 from atts.store.grades import GRADES, ChainGrade, ExtractedBy, text_digest
-from atts.store.run_directory import SUMMARY, RecordedRun, lock_run, read_run
+from atts.store.run_directory import PROBLEMS, SUMMARY, RecordedRun, lock_run, read_run
 from atts.types import Chain, ChainKey, Problem
 
 ExtractBy = Literal["regex", "llm"]
@@ -73,6 +76,12 @@ class Regraded(NamedTuple):
     cost: Cost
     error: str | None
     """The last failure of the language model, if one of its questions got no usable reply."""
+    ungraded: int = 0
+    """Answers that have no verdict."""
+    corrected: Sequence[str] = ()
+    """Ids of the problems whose gold answer is another now."""
+    written: Sequence[str] = ()
+    """Names of the files that were written."""
 
 
 async def regrade(
@@ -83,11 +92,13 @@ async def regrade(
     grader: Grader,
     dry_run: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    problems: Sequence[Problem] | None = None,
 ) -> Regraded:
     """Extract and judge a run's answers again, and write ``grades.jsonl`` and ``summary.json``.
 
-    Where the language model gives no usable reply, the chain keeps the answer that it had, and
-    the verdict is that of the rules if they were asked, or else *ungraded*.
+    Where the language model gives no usable reply, the chain keeps the answer and the verdict that
+    it had, or else gets the verdict of the rules. If it gives none at all, no file that is there is
+    written again.
 
     Args:
         directory: the run; it may be unfinished, but nobody else may work in it.
@@ -98,24 +109,35 @@ async def regrade(
         grader: compares answers by rules.
         dry_run: write nothing.
         progress: is told how many chains the language model is done with, of how many.
+        problems: the run's problems with corrected gold answers; ``problems.jsonl`` takes them.
 
     Raises:
         StoreError: the directory is not a run, is in use, or cannot be written.
+        ProblemError: a problem of the run is not among those given, or is another one there.
         GradingError: there are no chains.
         ConfigError: the endpoint refuses the key or does not know the model.
     """
     lock = None if dry_run else _locked(directory)
     try:
-        run = read_run(directory)
+        recorded = read_run(directory)
+        run, corrected = _with_golds(recorded, problems)
         work = _Regrade(run, judge, progress)
         extracted = await work.extract(extract)
         grades = await work.verdicts(extracted, judge_by, grader)
-        before, after = grade_run(run, grader), grade_run(run._replace(grades=grades), grader)
+        before = grade_run(recorded, grader)
+        after = grade_run(run._replace(grades=grades), grader)
         summary = summarise(after)
-        if not dry_run:
-            ordered = [grades[key] for key in sorted(grades)]
-            atomic_write(directory / GRADES, to_jsonl(ordered))
-            atomic_write(directory / SUMMARY, summary.model_dump_json(indent=2) + "\n")
+        files = {
+            GRADES: to_jsonl(grades[key] for key in sorted(grades)),
+            SUMMARY: summary.model_dump_json(indent=2) + "\n",
+        }
+        if corrected:
+            files = {PROBLEMS: to_jsonl(run.problems), **files}
+        written = []
+        for name, text in files.items():
+            if not dry_run and not (work.got_nothing and (directory / name).exists()):
+                atomic_write(directory / name, text)
+                written.append(name)
     finally:
         if lock:
             lock.release()
@@ -126,20 +148,63 @@ async def regrade(
         _agreement(grades.values()) if judge_by != "rules" else None,
         judge.cost if judge else Cost(),
         work.error,
+        sum(verdict.outcome == "ungraded" for verdict in after.verdicts.values()),
+        corrected,
+        written,
     )
+
+
+def _with_golds(
+    run: RecordedRun, problems: Sequence[Problem] | None
+) -> tuple[RecordedRun, list[str]]:
+    """The run with the gold answers of these problems, and which of them have changed."""
+    if problems is None:
+        return run, []
+    given = {problem.id: problem for problem in problems}
+    corrected = []
+    for problem in run.problems:
+        other = given.get(problem.id)
+        if other is None:
+            raise ProblemError(
+                f"the run's problem {problem.id!r} is not among the {len(given)} problems given; "
+                "name the file or set that the run was made on"
+            )
+        if (other.question, other.choices) != (problem.question, problem.choices):
+            raise ProblemError(
+                f"the problem {problem.id!r} has another question or other choices now, so the "
+                "run's chains are no answers to it; only its gold answer may change"
+            )
+        if other.answer != problem.answer:
+            corrected.append(problem.id)
+    return run._replace(problems=tuple(given[problem.id] for problem in run.problems)), corrected
 
 
 class _Regrade:
     """One call of ``regrade``."""
 
     def __init__(
-        self, run: RecordedRun, judge: Judge | None, progress: Callable[[int, int], None] | None
+        self,
+        run: RecordedRun,
+        judge: Judge | None,
+        progress: Callable[[int, int], None] | None,
     ) -> None:
         self._run = run
+        self._old = run.grades
+        authors = authors_of(run.config)
+        self._ends = united_ends(getattr(run.config, author).thought_ends for author in authors)
+        # A run does not record its prompts, but its chains show whether those opened a thought.
+        self._in_thought = begin_in_thought((chain.text for chain in run.chains), self._ends)
         self._problems = {problem.id: problem for problem in run.problems}
         self._judge = judge
         self._progress = progress
+        self._asked = 0
         self.error: str | None = None
+
+    @property
+    def got_nothing(self) -> bool:
+        """Whether the language model was asked and gave no usable reply at all."""
+        cost = self._judge.cost if self._judge else Cost()
+        return bool(cost.failed) and cost.failed == self._asked and not cost.reused
 
     async def extract(self, by: ExtractBy) -> dict[ChainKey, ChainGrade]:
         """The chains' answers, not judged yet."""
@@ -151,13 +216,18 @@ class _Regrade:
             extracted_by: ExtractedBy = "run"
             if chain.text and chain.end != "failed" and chain.is_needed:
                 if by == "regex":
-                    answer, extracted_by = extract_answer(chain.text, problem.choices), "regex"
+                    extracted_by = "regex"
+                    answer = extract_answer(
+                        chain.text, problem.choices, self._ends, self._in_thought
+                    )
                 else:
                     try:
                         answer = await self._extracted(problem, chain.text)
                         extracted_by = "llm"
                     except JudgeError as error:
                         self.error = str(error)
+                        if old := self._old.get(chain.key):
+                            answer, extracted_by = old.answer, old.extracted_by
             found[chain.key] = ChainGrade(
                 problem_id=chain.problem_id,
                 sample=chain.sample,
@@ -178,6 +248,7 @@ class _Regrade:
         """The same with verdicts."""
         run = self._run._replace(grades=grades)
         rules = grade_run(run, grader).verdicts if by != "llm" else {}
+        unanswered: set[ChainKey] = set()
         judged: dict[ChainKey, bool] = {}
         if by != "rules":
             # One question for each different answer to a problem.
@@ -191,14 +262,25 @@ class _Regrade:
                     verdict = await self._judged(self._problems[problem_id], answer)
                 except JudgeError as error:
                     self.error = str(error)
+                    unanswered.update(keys)
                 else:
                     judged.update(dict.fromkeys(keys, verdict))
 
             await self._each([one(*pair, keys) for pair, keys in asked.items()], shown=True)
-        return {
+        decided = {
             key: _decided(grade, by, rules[key].correct if rules else None, judged.get(key))
             for key, grade in grades.items()
         }
+        if by == "llm" and unanswered:
+            rules = grade_run(run, grader).verdicts
+            for key in unanswered:
+                old = self._old.get(key)
+                decided[key] = (
+                    old
+                    if old and old.answer == grades[key].answer
+                    else _decided(grades[key], "rules", rules[key].correct, None)
+                )
+        return decided
 
     async def _each(self, tasks: Sequence[Awaitable[None]], shown: bool) -> None:
         done = 0
@@ -218,12 +300,14 @@ class _Regrade:
             raise errors.exceptions[0] from None
 
     async def _extracted(self, problem: Problem, text: str) -> str | None:
+        self._asked += 1
         answer = await self._model().extract(problem, text)
         if answer and problem.choices:
             return choice_letter(answer, problem.choices) or answer
         return answer
 
     async def _judged(self, problem: Problem, answer: str) -> bool:
+        self._asked += 1
         return await self._model().equivalent(problem, answer)
 
     def _model(self) -> Judge:

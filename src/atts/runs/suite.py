@@ -19,8 +19,7 @@ from atts.config import Config, Coverage, MethodName, Options, parse_config
 from atts.engines.loading import server_urls
 from atts.engines.servers.lifecycle import answers, down, up
 from atts.errors import AttsError, ConfigError
-from atts.grading.cache import VerdictCache
-from atts.grading.grader import Grader
+from atts.grading.grader import Grader, VerdictCache
 from atts.methods import METHODS, authors_of
 from atts.methods.chain import Models
 from atts.runs.jobs import Observe, complete

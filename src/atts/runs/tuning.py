@@ -16,8 +16,7 @@ from atts.conformal.risk import (
 )
 from atts.errors import ConfigError, EngineError
 from atts.files import atomic_write, to_jsonl
-from atts.grading.cache import VerdictCache
-from atts.grading.grader import Grader
+from atts.grading.grader import Grader, VerdictCache
 from atts.grading.intervals import Interval, ratio_interval
 from atts.grading.metrics import majority_by_problem, majority_vote
 from atts.methods import METHODS

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from atts.grading.cache import VerdictCache, cache_folder
+from atts.grading.grader import VerdictCache, cache_folder
 
 PAIR = ("x+1", "1+x")
 
@@ -32,7 +32,7 @@ def test_another_version_of_the_rules_starts_anew(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     VerdictCache(path).put({PAIR: True}, seconds=5.0)
-    monkeypatch.setattr("atts.grading.cache._RULES", 999)
+    monkeypatch.setattr("atts.grading.grader._RULES", 999)
     assert VerdictCache(path).get([PAIR], 5.0) == {}
 
 
