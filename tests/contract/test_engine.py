@@ -290,6 +290,29 @@ async def test_scores_are_those_of_a_plain_forward_pass(
         assert np.abs(scored.logprobs - expected).max() < served.tolerance
 
 
+async def test_what_is_written_has_log_probabilities_where_they_are_asked_for(
+    served: Served, engine: Engine, reference: PreTrainedModel
+) -> None:
+    """At temperature 1, whatever the temperature; none for the end-of-sequence."""
+    ids, ends = some_ids(30), set()
+    for seed in range(12):
+        way = replace(sampled(20, seed), temperature=1.0, top_p=1.0)
+        if seed % 2 and not isinstance(engine, SGLangEngine):  # which may not know how
+            way = replace(way, temperature=0.7)
+        plain = await engine.generate(GenerateRequest(ids, way))
+        assert plain.logprobs is None
+        completion = await engine.generate(GenerateRequest(ids, way, logprobs=True))
+        assert completion[:2] == plain[:2]
+        ends.add(completion.finish_reason)
+        assert completion.logprobs is not None
+        assert len(completion.logprobs) == len(completion.token_ids)
+        if completion.token_ids:
+            whole = [*ids, *completion.token_ids]
+            expected = plain_scores(reference, whole, len(ids))
+            assert np.abs(np.array(completion.logprobs) - expected).max() < served.tolerance
+    assert ends == {"stop", "length"}
+
+
 async def test_every_token_of_the_vocabulary_can_be_scored(served: Served) -> None:
     ids = [*some_ids(20), *range(served.vocabulary - 30, served.vocabulary), 7]
     scored = await served.engine.score(ScoreRequest(ids, 20))

@@ -95,6 +95,8 @@ class GenerateRequest(NamedTuple):
     purpose: Purpose = "write"
     need: Need | None = None
     """None: its result is needed for certain."""
+    logprobs: bool = False
+    """Whether the log-probabilities of what is written are asked for."""
 
 
 class ScoreRequest(NamedTuple):
@@ -117,6 +119,10 @@ class Completion(NamedTuple):
     finish_reason: FinishReason
     cached_tokens: int
     timings: Timings
+    logprobs: tuple[float, ...] | None = None
+    """Of each of ``token_ids`` under the model at temperature 1, in nats; None where they were not
+    asked for. A server of SGLang that was not started by atts may tell those after the temperature:
+    set SGLANG_RETURN_ORIGINAL_LOGPROB=1 for it."""
 
 
 class Scored(NamedTuple):

@@ -56,6 +56,8 @@ class WrittenTokens(NamedTuple):
     token_ids: list[int]
     finish_reason: FinishReason
     cached_tokens: int
+    logprobs: list[float] | None = None
+    """One each, if they were asked for."""
 
 
 class RemoteEngine(ABC):
@@ -110,8 +112,17 @@ class RemoteEngine(ABC):
         if sampling.max_tokens > room:
             request = request._replace(sampling=replace(sampling, max_tokens=room))
         written = await self._generate(ids, request)
+        timings = _since(sent)
+        logprobs = None
+        if request.logprobs:
+            self._check_logprobs(np.array(written.logprobs or []), len(written.token_ids))
+            logprobs = tuple(written.logprobs or ())
         return Completion(
-            tuple(written.token_ids), written.finish_reason, written.cached_tokens, _since(sent)
+            tuple(written.token_ids),
+            written.finish_reason,
+            written.cached_tokens,
+            timings,
+            logprobs,
         )
 
     async def score(self, request: ScoreRequest) -> Scored:
@@ -130,14 +141,17 @@ class RemoteEngine(ABC):
         sent = time.monotonic()
         logprobs, cached = await self._score(ids, request)
         timings = _since(sent)
-        if len(logprobs) != len(ids) - start or not np.isfinite(logprobs).all():
+        self._check_logprobs(logprobs, len(ids) - start)
+        return Scored(logprobs, cached, timings)
+
+    def _check_logprobs(self, logprobs: NDArray[np.float64], tokens: int) -> None:
+        if len(logprobs) != tokens or not np.isfinite(logprobs).all():
             raise self.unusable(
-                f"{len(logprobs)} log-probabilities for {len(ids) - start} tokens, "
+                f"{len(logprobs)} log-probabilities for {tokens} tokens, "
                 f"{np.isfinite(logprobs).sum()} of them finite"
             )
         if (logprobs > 1e-3).any():  # rounding may lift a certain token a little above zero
             raise self.unusable(f"a log-probability of {logprobs.max():.3f}, above zero")
-        return Scored(logprobs, cached, timings)
 
     async def aclose(self) -> None:
         await self.client.aclose()
@@ -177,6 +191,12 @@ class RemoteEngine(ABC):
     def _room(self, facts: ServerFacts, length: int) -> int:
         """Tokens that may still be written after ``length``."""
         return facts.context_length - length
+
+    def numbers(self, logprobs: list[Json]) -> list[float]:
+        """Log-probabilities that a server gave, all of which must be numbers."""
+        if any(not isinstance(logprob, int | float) for logprob in logprobs):
+            raise self.unusable("a log-probability is null")
+        return logprobs
 
     def unusable(self, what: str) -> EngineReplyError:
         """The error of a reply that lacks what was asked for."""

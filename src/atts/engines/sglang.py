@@ -106,9 +106,12 @@ class SGLangEngine(RemoteEngine):
 
     async def _generate(self, ids: list[int], request: GenerateRequest) -> WrittenTokens:
         sampling = request.sampling
+        # Without a place to begin in the prompt, only what is written has log-probabilities.
+        asked = {"return_logprob": True, "top_logprobs_num": 0} if request.logprobs else {}
         reply = await self._send(
             {
                 "input_ids": ids,
+                **asked,
                 "sampling_params": {
                     "max_new_tokens": sampling.max_tokens,
                     "temperature": sampling.temperature,
@@ -130,7 +133,12 @@ class SGLangEngine(RemoteEngine):
             reason, written = "stop", written[:-1]
         elif isinstance(matched, int) and written and written[-1] == matched:
             written = written[:-1]
-        return WrittenTokens(written, reason, field(reply, "meta_info", "cached_tokens") or 0)
+        logprobs = None
+        if request.logprobs:
+            entries = field(reply, "meta_info", "output_token_logprobs")
+            logprobs = self.numbers([field(entry, 0) for entry in entries or ()][: len(written)])
+        cached = field(reply, "meta_info", "cached_tokens") or 0
+        return WrittenTokens(written, reason, cached, logprobs)
 
     async def _score(
         self, ids: list[int], request: ScoreRequest
@@ -162,9 +170,7 @@ class SGLangEngine(RemoteEngine):
             for (_, theirs), ours in zip(pairs, ids[start:], strict=True)
         ):
             raise self.unusable("its log-probabilities belong to other tokens")
-        if any(not isinstance(logprob, int | float) for logprob, _ in pairs):
-            raise self.unusable("a log-probability is null")
-        logprobs = np.array([logprob for logprob, _ in pairs], dtype=np.float64)
+        logprobs = np.array(self.numbers([logprob for logprob, _ in pairs]), dtype=np.float64)
         return logprobs, field(reply, "meta_info", "cached_tokens") or 0
 
     async def _send(self, body: dict[str, Any], chain: ChainMark | None) -> Json:

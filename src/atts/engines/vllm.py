@@ -149,6 +149,8 @@ class VllmEngine(RemoteEngine):
         }
         if sampling.stop:
             options["stop"] = list(sampling.stop)
+        if request.logprobs:
+            options["logprobs"] = 0  # of the tokens that were drawn alone
         if self._scoring is Scoring.COMPLETIONS:
             # This route would fill in what is left out from the model's generation_config.json.
             options |= {"min_p": 0.0, "repetition_penalty": 1.0}
@@ -170,7 +172,14 @@ class VllmEngine(RemoteEngine):
         # At a stop string the tokens stay; otherwise the last one is what it stopped at.
         if reason == "stop" and not isinstance(field(choice, "stop_reason"), str):
             written = written[:-1]
-        return WrittenTokens(written, reason, _cached(reply) or 0)
+        logprobs = None
+        if request.logprobs:
+            found = field(choice, "logprobs", "token_logprobs")  # as /v1/completions has them
+            if found is None:
+                entries = field(choice, "logprobs", "content") or ()
+                found = [field(entry, "logprob") for entry in entries]
+            logprobs = self.numbers(found[: len(written)])
+        return WrittenTokens(written, reason, _cached(reply) or 0, logprobs)
 
     async def _score(
         self, ids: list[int], request: ScoreRequest

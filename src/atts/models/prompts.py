@@ -4,8 +4,10 @@ The template is applied once, to the problem. After that a chain only ever appen
 is never tokenised again, and text crosses from one model to the other a segment at a time.
 """
 
+import hashlib
 import re
 from collections.abc import Iterable
+from functools import cached_property
 
 import tokenizers
 from jinja2 import TemplateError
@@ -77,6 +79,12 @@ class Tokenizer:
                 raise
             raise ConfigError(f"cannot load the tokenizer of {options.model}: {error}") from error
         return cls(tokenizer, template, options.model, options.thinking, options.thought_ends)
+
+    @cached_property
+    def vocabulary(self) -> str:
+        """Hash of all tokens and their ids: two models with the same one can read each other's."""
+        tokens = sorted(self._tokenizer.get_vocab().items())
+        return hashlib.sha256(repr(tokens).encode()).hexdigest()
 
     def prompt(self, problem: Problem, options: PromptOptions) -> list[int]:
         """Ids of the problem in the model's chat template, ready for the model's answer.

@@ -60,6 +60,8 @@ class Request:
     """One number in [0, 1) for each token that may be written."""
     stops: StopStrings | None = None
     written: list[int] = field(default_factory=list)
+    logprobs: list[float] | None = None
+    """Of what is written, where they were asked for."""
     row: Row | None = None
     """Stored keys and values that begin like this request; set when it is about to join."""
     new_tokens: int = 0
@@ -284,8 +286,11 @@ class Batcher:
             else:
                 finish = "length"
         self._leave(index)
+        written, logprobs = tuple(request.written), request.logprobs
+        # An end-of-sequence has a log-probability too, and is no part of what was written.
+        found = None if logprobs is None else tuple(logprobs[: len(written)])
         request.resolve(
-            Completion(tuple(request.written), finish, request.cached_tokens, request.timings())
+            Completion(written, finish, request.cached_tokens, request.timings(), found)
         )
 
     def _leave(self, index: int) -> None:
@@ -328,8 +333,13 @@ class Batcher:
         if not requests:
             return []
         with torch.inference_mode():
-            return sample(
+            tokens = sample(
                 logits,
                 [r.sampling for r in requests if r.sampling],
                 [r.uniforms[len(r.written)] for r in requests],
             )
+            for row, (request, token) in enumerate(zip(requests, tokens, strict=True)):
+                if request.logprobs is not None and token >= 0:
+                    of_row = logits[row].float()
+                    request.logprobs.append(float(of_row[token] - of_row.logsumexp(dim=-1)))
+        return tokens

@@ -110,7 +110,13 @@ class InProcessEngine:
         uniforms = generator.random(min(sampling.max_tokens, room))
         completion: Completion = await self._submit(
             Request(
-                ids, len(ids) - 1, Future(), sampling, uniforms, self._stop_strings(sampling.stop)
+                ids,
+                len(ids) - 1,
+                Future(),
+                sampling,
+                uniforms,
+                self._stop_strings(sampling.stop),
+                logprobs=[] if request.logprobs else None,
             )
         )
         return completion
