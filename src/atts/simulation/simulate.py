@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from atts import registry
 from atts.config import Config, MethodName
 from atts.conformal.calibration import Calibration
 from atts.engines.base import Engine
@@ -105,12 +106,13 @@ def _calibration(config: Config, workload: Workload, problems: int) -> Calibrati
     options = config.take_over
     if not METHODS[config.method].needs_calibration:
         return None
-    if options.score.kind == "unlikely-share":
+    kind = options.score.kind
+    if kind == "unlikely-share" or registry.SCORES.found[kind].needs_draft:
         raise ConfigError(
-            "take_over.score.kind=unlikely-share cannot be simulated: of a recorded segment only "
-            "the mean is played back; take mean"
+            f"take_over.score.kind={kind} cannot be simulated: of a recorded segment only the mean "
+            "is played back, or what surprised the target; take mean or largest-surprise"
         )
-    return None if options.control == "online" else workload.calibration(config, problems)
+    return None if options.control in ("online", "coin") else workload.calibration(config, problems)
 
 
 class _Run:

@@ -10,9 +10,10 @@ import gzip
 import json
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from atts.config import Config
@@ -41,6 +42,14 @@ class RecordedTurn(NamedTuple):
     """None where the target did not take over."""
     score: float | None
     """None where the segment was not scored."""
+    surprises: tuple[float, ...] = ()
+    """Of each of the draft's tokens, where they were recorded."""
+    scores: Mapping[str, float] = MappingProxyType({})
+    """By every kind of score, where they were recorded."""
+
+    def score_by(self, kind: str) -> float | None:
+        """The score by a kind, as the played back log-probabilities have it."""
+        return self.scores.get(kind, self.score) if self.surprises else self.score
 
 
 class RecordedChain(NamedTuple):
@@ -134,8 +143,14 @@ class Workload:
             others = self._take_overs[last] or self._take_overs[not last]
             drawn = seed_at(config.seed, "length of a take-over", *place)
             target_tokens = others[drawn % len(others)] if others else config.turns.target_tokens
+        if config.take_over.mode == "rewind" and not turn.surprises:
+            raise ConfigError(
+                f"{self.name} does not say where the target was surprised, so "
+                "take_over.mode=rewind cannot be simulated: take a run that was made with it, or "
+                "with take_over.record_surprises=on"
+            )
         score = self._usual_score if turn.score is None else turn.score
-        return ScriptTurn(turn.draft_tokens, max(1, target_tokens), score)
+        return ScriptTurn(turn.draft_tokens, max(1, target_tokens), score, turn.surprises)
 
     def calibration(self, config: Config, problems: int) -> Calibration:
         """The recorded scores of all chains: of the very chains that are followed, so that the
@@ -143,9 +158,9 @@ class Workload:
         """
         scores: dict[str, tuple[ChainScores, ...]] = {}
         for number in range(problems if config.take_over.coverage == "conditional" else 0):
-            scores[self.problem(number).id] = self._scores(number % len(self.problems))
+            scores[self.problem(number).id] = self._scores(number % len(self.problems), config)
         for number, problem in enumerate(self.problems):
-            scores[problem.id] = self._scores(number)
+            scores[problem.id] = self._scores(number, config)
         return Calibration(
             version=2,
             fingerprint=config.calibration_fingerprint(),
@@ -153,11 +168,13 @@ class Workload:
             scores=scores,
         )
 
-    def _scores(self, number: int) -> tuple[ChainScores, ...]:
+    def _scores(self, number: int, config: Config) -> tuple[ChainScores, ...]:
+        def score(turn: RecordedTurn) -> float:
+            found = turn.score_by(config.take_over.score.kind)
+            return self._usual_score if found is None else found
+
         return tuple(
-            tuple(self._usual_score if t.score is None else t.score for t in chain.turns)
-            for chain in self.problems[number].chains
-            if chain.turns
+            tuple(map(score, chain.turns)) for chain in self.problems[number].chains if chain.turns
         )
 
 
@@ -253,11 +270,25 @@ def _recorded(chain: Chain, characters_a_token: float) -> RecordedChain:
             tokens = segment.tokens or round(len(segment.text) / characters_a_token)
             lengths[segment.author] = lengths.get(segment.author, 0) + max(1, tokens)
         if lengths:
+            draft, decision = lengths.get("draft", 0), turn.decision
             turns.append(
                 RecordedTurn(
-                    lengths.get("draft", 0),
+                    draft,
                     lengths.get("target"),
-                    turn.decision.score if turn.decision else None,
+                    decision.score if decision else None,
+                    _over(decision.surprises, draft) if decision else (),
+                    decision.scores if decision else {},
                 )
             )
     return RecordedChain(tuple(turns), chain.answer)
+
+
+def _over(surprises: Sequence[float], tokens: int) -> tuple[float, ...]:
+    """As many surprises as there are tokens of the draft's; they were of the target's.
+
+    >>> _over((0.5, 4.0), 4)
+    (0.5, 0.5, 4.0, 4.0)
+    """
+    if not surprises:
+        return ()
+    return tuple(surprises[token * len(surprises) // tokens] for token in range(tokens))
