@@ -209,6 +209,11 @@ class SGLangStandIn(StandIn):
                     for logprob, i in zip(scored.logprobs.tolist(), ids[start + 1 :], strict=True)
                 ),
             ]
+            if top := body.get("top_logprobs_num"):
+                found = (await self.engine.score(ScoreRequest(ids, start + 1, top=top))).top
+                assert found is not None
+                rows = [[[logprob, 0, None] for logprob in row] for row in found.tolist()]
+                meta["input_top_logprobs"] = [None, *rows]
             output, end = [self.end], {"type": "length", "length": 1}
         else:
             sampling = Sampling(

@@ -386,7 +386,13 @@ async def test_segments_follow_trust() -> None:
         def decide(self, problem_id: str, turn: int, score: float, u: float) -> Verdict:  # noqa: ARG002
             return Verdict(0.5, 0.5, turn in (2, 3, 4, 5))
 
-    turns = {"max_turns": 9, "draft_tokens": 8, "target_tokens": 4, "draft_tokens_range": [3, 20]}
+    turns = {
+        "max_turns": 9,
+        "draft_tokens": 8,
+        "target_tokens": 4,
+        "draft_tokens_min": 3,
+        "draft_tokens_max": 20,
+    }
     for overlap in ("on", "off"):
         config = config_of("mean", turns=turns, limits={"overlap": overlap})
         chain, _ = await solve(config, "a" * 99, Scoring({}, "m" * 9), InTurns(0.0))

@@ -110,6 +110,9 @@ class ScoreRequest(NamedTuple):
     turn: int = 0
     purpose: Purpose = "score"
     need: Need | None = None
+    top: int = 0
+    """How many of the largest log-probabilities at each position are asked for, too. Not every
+    engine gives them."""
 
 
 class Completion(NamedTuple):
@@ -131,6 +134,9 @@ class Scored(NamedTuple):
     logprobs: NDArray[np.float64]
     cached_tokens: int
     timings: Timings
+    top: NDArray[np.float64] | None = None
+    """The largest at each position, in falling order: shape (tokens, ``request.top``). None where
+    none were asked for, or the engine does not give them."""
 
 
 class Load(NamedTuple):

@@ -60,6 +60,14 @@ class WrittenTokens(NamedTuple):
     """One each, if they were asked for."""
 
 
+class FoundLogprobs(NamedTuple):
+    """What a server found of given tokens; see ``Scored``."""
+
+    logprobs: NDArray[np.float64]
+    cached_tokens: int
+    top: NDArray[np.float64] | None = None
+
+
 class RemoteEngine(ABC):
     """Serves one model by one server. ``connect`` comes first, by itself if need be.
 
@@ -103,14 +111,14 @@ class RemoteEngine(ABC):
     async def generate(self, request: GenerateRequest) -> Completion:
         ids, sampling = self._checked(request.token_ids), request.sampling
         facts = await self.connect()
-        room = self._room(facts, len(ids))
-        if room <= 0:
+        capacity = self._capacity(facts, len(ids))
+        if capacity <= 0:
             raise ContextLengthError(
                 f"{len(ids)} tokens leave no room in a context of {facts.context_length}"
             )
         sent = time.monotonic()
-        if sampling.max_tokens > room:
-            request = request._replace(sampling=replace(sampling, max_tokens=room))
+        if sampling.max_tokens > capacity:
+            request = request._replace(sampling=replace(sampling, max_tokens=capacity))
         written = await self._generate(ids, request)
         timings = _since(sent)
         logprobs = None
@@ -133,16 +141,18 @@ class RemoteEngine(ABC):
                 "first token has no log-probability, and less than the number of tokens"
             )
         facts = await self.connect()
-        if self._room(facts, len(ids)) <= 0:
+        if self._capacity(facts, len(ids)) <= 0:
             # A server scores a text on the way to the token that follows it.
             raise ContextLengthError(
                 f"{len(ids)} tokens and one more do not fit a context of {facts.context_length}"
             )
         sent = time.monotonic()
-        logprobs, cached = await self._score(ids, request)
+        found = await self._score(ids, request)
         timings = _since(sent)
-        self._check_logprobs(logprobs, len(ids) - start)
-        return Scored(logprobs, cached, timings)
+        self._check_logprobs(found.logprobs, len(ids) - start)
+        if found.top is not None:
+            self._check_logprobs(found.top.ravel(), (len(ids) - start) * request.top)
+        return Scored(found.logprobs, found.cached_tokens, timings, found.top)
 
     def _check_logprobs(self, logprobs: NDArray[np.float64], tokens: int) -> None:
         if len(logprobs) != tokens or not np.isfinite(logprobs).all():
@@ -183,12 +193,10 @@ class RemoteEngine(ABC):
         """Continue ``ids``, which are checked; ``max_tokens`` fits the context."""
 
     @abstractmethod
-    async def _score(
-        self, ids: list[int], request: ScoreRequest
-    ) -> tuple[NDArray[np.float64], int]:
+    async def _score(self, ids: list[int], request: ScoreRequest) -> FoundLogprobs:
         """Log-probabilities of ``ids[start:]``, which are checked, and the cached tokens."""
 
-    def _room(self, facts: ServerFacts, length: int) -> int:
+    def _capacity(self, facts: ServerFacts, length: int) -> int:
         """Tokens that may still be written after ``length``."""
         return facts.context_length - length
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from atts import registry
 from atts.config import TurnsOptions
-from atts.conformal.scores import Score, SegmentLogprobs, all_scores
+from atts.conformal.scores import TOP, Score, SegmentLogprobs, all_scores
 from atts.engines.base import GenerateRequest
 from atts.engines.prefetch import Prefetch
 from atts.errors import ConfigError
@@ -111,9 +111,11 @@ async def _decide(chain: OpenChain, written: Written, decider: Decider) -> tuple
     options = chain.config.take_over
     kind = _kind(chain)
     prefix = chain.token_ids["target"]
-    scored = await chain.score(prefix + written.token_ids["target"], len(prefix))
+    scored = await chain.score(
+        prefix + written.token_ids["target"], len(prefix), top=TOP if kind.needs_top else 0
+    )
     draft = None if written.logprobs is None else np.array(written.logprobs)
-    segment = SegmentLogprobs(scored.logprobs, draft)
+    segment = SegmentLogprobs(scored.logprobs, draft, scored.top)
     scores = all_scores(segment, options.score)
     rewinds = options.mode == "rewind"
     running: list[float] = []
@@ -178,13 +180,11 @@ async def _take_over(chain: OpenChain, written: Written, cut: int) -> Written:
 def longest_after(longest: int, turns: TurnsOptions, take_over: bool) -> int:
     """The longest draft segment after one of at most ``longest`` tokens.
 
-    >>> turns = TurnsOptions(draft_tokens=64, draft_tokens_range=(48, 100))
+    >>> turns = TurnsOptions(draft_tokens=64, draft_tokens_min=48, draft_tokens_max=100)
     >>> longest_after(64, turns, take_over=False), longest_after(64, turns, take_over=True)
     (100, 48)
     """
-    if turns.draft_tokens_range is None:
-        return longest
-    least, most = turns.draft_tokens_range
+    least, most = turns.draft_bounds
     return max(longest // 2, least) if take_over else min(longest * 2, most)
 
 

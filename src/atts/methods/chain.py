@@ -258,13 +258,16 @@ class OpenChain:
             return Written(segment, dict.fromkeys(self.models, ids), stop, found)
         return Written(segment, self._for_all_models(segment, begun + ids), stop)
 
-    async def score(self, ids: list[int], start: int, purpose: Purpose = "score") -> Scored:
-        """The target's log-probabilities of ``ids[start:]``, one each and all finite.
+    async def score(
+        self, ids: list[int], start: int, purpose: Purpose = "score", top: int = 0
+    ) -> Scored:
+        """The target's log-probabilities of ``ids[start:]``, one each and all finite; and the
+        ``top`` largest at each position, if its engine gives them.
 
         Raises:
             EngineError: the target gave no usable log-probabilities.
         """
-        request = ScoreRequest(ids, start, self.mark, self.turn, purpose)
+        request = ScoreRequest(ids, start, self.mark, self.turn, purpose, top=top)
         scored = await self.models["target"].engine.score(request)
         if len(scored.logprobs) != len(ids) - start or not np.isfinite(scored.logprobs).all():
             raise EngineError(

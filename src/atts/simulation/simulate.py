@@ -107,7 +107,8 @@ def _calibration(config: Config, workload: Workload, problems: int) -> Calibrati
     if not METHODS[config.method].needs_calibration:
         return None
     kind = options.score.kind
-    if kind == "unlikely-share" or registry.SCORES.found[kind].needs_draft:
+    score = registry.SCORES.found[kind]
+    if kind == "unlikely-share" or score.needs_draft or score.needs_top:
         raise ConfigError(
             f"take_over.score.kind={kind} cannot be simulated: of a recorded segment only the mean "
             "is played back, or what surprised the target; take mean or largest-surprise"

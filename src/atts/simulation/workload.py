@@ -102,6 +102,12 @@ class Workload:
         Raises:
             ConfigError: a recorded segment is longer than the configuration permits.
         """
+        limits = config.turns
+        if limits.draft_bounds != (limits.draft_tokens,) * 2 or limits.opening == "target":
+            raise ConfigError(
+                "turns.draft_tokens_min, draft_tokens_max and opening cannot be simulated: a "
+                "recording does not say how chains go on after other segments than its own"
+            )
         problem = self.problems[number % len(self.problems)]
         chains = [chain for chain in problem.chains if chain.turns]
         chain = chains[sample % len(chains)]

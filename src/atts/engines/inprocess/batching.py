@@ -62,6 +62,8 @@ class Request:
     written: list[int] = field(default_factory=list)
     logprobs: list[float] | None = None
     """Of what is written, where they were asked for."""
+    top: int = 0
+    """How many of the largest log-probabilities of a score are asked for."""
     row: Row | None = None
     """Stored keys and values that begin like this request; set when it is about to join."""
     new_tokens: int = 0
@@ -308,8 +310,13 @@ class Batcher:
         distributions = logits[-asked - 1 : -1].float()
         tokens = torch.tensor(request.token_ids[-asked:], device=logits.device)
         chosen = distributions.gather(-1, tokens[:, None])[:, 0]
-        logprobs = (chosen - distributions.logsumexp(dim=-1)).double().cpu().numpy()
-        request.resolve(Scored(logprobs, request.cached_tokens, request.timings()))
+        totals = distributions.logsumexp(dim=-1)
+        logprobs = (chosen - totals).double().cpu().numpy()
+        top = None
+        if request.top:
+            largest = distributions.topk(min(request.top, distributions.shape[-1])).values
+            top = (largest - totals[:, None]).double().cpu().numpy()
+        request.resolve(Scored(logprobs, request.cached_tokens, request.timings(), top))
 
     def _forward(self, ids: Sequence[Sequence[int]], window: Window, needed: int) -> Tensor:
         """Logits of the last ``needed`` columns: (rows, needed, vocabulary)."""

@@ -141,7 +141,7 @@ class InProcessEngine:
                 f"cannot score from token {start} of {len(ids)}: start must be at least 1, as the "
                 "first token has no log-probability, and less than the number of tokens"
             )
-        scored: Scored = await self._submit(Request(ids, start - 1, Future()))
+        scored: Scored = await self._submit(Request(ids, start - 1, Future(), top=request.top))
         return scored
 
     async def meter(self) -> Load:
