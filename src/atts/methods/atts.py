@@ -136,7 +136,9 @@ async def _decide(chain: OpenChain, written: Written, decider: Decider) -> tuple
     verdict = ruling.verdict
     if chain.watcher:
         chain.watcher.decided(verdict.take_over)
-    surprises = np.round(-scored.logprobs, 2).tolist() if options.records_surprises else ()
+    surprises: list[float] = []
+    if options.records_surprises:
+        surprises = (np.round(-scored.logprobs, 2) + 0.0).tolist()  # and never -0.0
     chain.decision = Decision(
         score=scores[kind.name],
         p_value=verdict.p_value,
@@ -144,7 +146,7 @@ async def _decide(chain: OpenChain, written: Written, decider: Decider) -> tuple
         threshold=verdict.threshold,
         order=ruling.order,
         scores=scores,
-        surprises=surprises,
+        surprises=tuple(surprises),
         scored_tokens=len(scored.logprobs),
         cached_tokens=scored.cached_tokens,
         timings=scored.timings,
