@@ -12,10 +12,9 @@ from jinja2 import TemplateError
 
 from atts.config import ModelOptions, PromptOptions, Thinking
 from atts.errors import ConfigError
-from atts.grading.choices import LETTERS
-from atts.grading.thought import opens_thought, special_marks
 from atts.models.model_files import ChatTemplate, model_folder, read_tokenizer
-from atts.types import Problem
+from atts.models.thought import opens_thought, special_marks
+from atts.types import LETTERS, Problem
 
 _AN_ANSWER = "An answer of the model."
 _LONGEST_MARK = 64
@@ -182,7 +181,7 @@ class Tokenizer:
 def question(problem: Problem, options: PromptOptions | None = None) -> str:
     """What the user message says.
 
-    >>> from atts.types import Problem
+    >>> from atts.types import LETTERS, Problem
     >>> print(question(Problem(id="1", question="Which?", answer="B", choices=("x", "y"))))
     Which?
     <BLANKLINE>
