@@ -148,10 +148,10 @@ class Tokenizer:
         if self._marks.keys().isdisjoint(token_ids):
             return self._tokenizer.decode(token_ids, skip_special_tokens=True)
         parts, begin = [], 0
-        for place, token_id in enumerate(token_ids):
+        for index, token_id in enumerate(token_ids):
             if token_id in self._marks:
-                parts += [self._decode(token_ids[begin:place]), self._marks[token_id]]
-                begin = place + 1
+                parts += [self._decode(token_ids[begin:index]), self._marks[token_id]]
+                begin = index + 1
         return "".join([*parts, self._decode(token_ids[begin:])])
 
     def _decode(self, token_ids: list[int]) -> str:
