@@ -23,9 +23,9 @@ from atts.engines.base import (
 from atts.engines.prefetch import Prefetch
 from atts.errors import EngineError
 from atts.grading.extract import extract_answer
-from atts.grading.thought import united_ends
 from atts.methods.decider import Decider
 from atts.models.prompts import Tokenizer
+from atts.models.thought import united_ends
 from atts.seeds import seed_at
 from atts.types import (
     Author,

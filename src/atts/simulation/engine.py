@@ -16,7 +16,7 @@ from atts.config import PromptOptions
 from atts.engines.base import Completion, GenerateRequest, Load, Scored, ScoreRequest
 from atts.errors import ContextLengthError, EmptyInputError, EngineError
 from atts.models.prompts import Tokenizer
-from atts.simulation.server import Request, Server
+from atts.simulation.server import Server, SimulatedRequest
 from atts.types import Author, FinishReason, Problem, Timings
 
 _PROMPT_ID = 0
@@ -171,14 +171,14 @@ class SimulatedEngine:
         write: int,
         max_tokens: int,
         last_id: int,
-    ) -> Request:
+    ) -> SimulatedRequest:
         capacity = self._server.options.cache_tokens
         if len(token_ids) + write > capacity:
             raise ContextLengthError(
                 f"{len(token_ids) + write} tokens do not fit a key-value cache of {capacity}"
             )
         loop = asyncio.get_running_loop()
-        request = Request(
+        request = SimulatedRequest(
             chain=script.number,
             problem=-1 - script.problem,
             prompt=script.prompt_tokens,
@@ -199,7 +199,7 @@ class SimulatedEngine:
         return request
 
 
-def _timings(request: Request) -> Timings:
+def _timings(request: SimulatedRequest) -> Timings:
     return Timings(
         queued=request.queued,
         started=request.started,

@@ -24,7 +24,7 @@ from atts.simulation.clock import run_virtually
 from atts.simulation.contender import SimulatedMethod
 from atts.simulation.deployment import Hardware, ModelHardware, make_servers
 from atts.simulation.hardware import Efficiency
-from atts.simulation.server import Request, Server
+from atts.simulation.server import Server, SimulatedRequest
 from atts.simulation.simulate import simulate
 from atts.simulation.workload import load_workload, prompt_lengths
 from atts.store.run_directory import RecordedRun, read_run
@@ -296,7 +296,7 @@ async def _replay(
         asked = loop.time()
         copies = servers[each.author]
         async with rooms[each.author].slot(each.length):
-            request = Request(
+            request = SimulatedRequest(
                 chain=number,
                 problem=-1 - number,
                 prompt=1,

@@ -48,7 +48,7 @@ than for few.
 
 
 @dataclass(eq=False)
-class Request:
+class BatchedRequest:
     """A request on its way through a batcher; ``sampling`` is None for scoring."""
 
     token_ids: list[int]
@@ -104,14 +104,14 @@ class Batcher:
         self._cache_argument = cache_argument(model)
         self._trims_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._store = PrefixStore(cache_tokens)
-        self._waiting: list[Request] = []
+        self._waiting: list[BatchedRequest] = []
         self._joins = 0
         # Row i of the window belongs to the i-th running request.
-        self._running: list[Request] = []
+        self._running: list[BatchedRequest] = []
         self._window = Window(self._layout)
         self._joining_window = Window(self._layout)
 
-    def add(self, request: Request) -> None:
+    def add(self, request: BatchedRequest) -> None:
         self._waiting.append(request)
 
     @property
@@ -147,7 +147,7 @@ class Batcher:
             request.fail(EngineError(reason))
         self._waiting, self._running = [], []
 
-    def _guard(self, work: Callable[[], None], requests: list[Request]) -> bool:
+    def _guard(self, work: Callable[[], None], requests: list[BatchedRequest]) -> bool:
         """Whether the work succeeded; if not, it fails these requests and no others."""
         try:
             work()
@@ -178,7 +178,7 @@ class Batcher:
             if self._running[index].future.cancelled():
                 self._leave(index)
 
-    def _next_to_join(self) -> tuple[list[Request], list[Request]]:
+    def _next_to_join(self) -> tuple[list[BatchedRequest], list[BatchedRequest]]:
         """Waiting requests that can run at once, and some for one pass that computes the rest.
 
         Those for the pass are about as long as the oldest, and none is computed twice: a
@@ -186,8 +186,8 @@ class Batcher:
         problem, say) waits for the next pass and finds them cached.
         """
         being_computed: set[int] = set()
-        ready: list[Request] = []
-        joining: list[Request] = []
+        ready: list[BatchedRequest] = []
+        joining: list[BatchedRequest] = []
         shortest = longest = 0
         for request in self._waiting:
             row, cached = self._store.find(request.token_ids)
@@ -212,7 +212,7 @@ class Batcher:
             joining.append(request)
         return ready, joining
 
-    def _resume(self, requests: list[Request]) -> None:
+    def _resume(self, requests: list[BatchedRequest]) -> None:
         """Run requests on whose cached rows lack nothing but the last token."""
         for request in requests:
             request.started = time.monotonic()
@@ -220,12 +220,12 @@ class Batcher:
             self._enter(request, request.row, request.cached_tokens)
             request.row = None
 
-    def _enter(self, request: Request, row: Row | None, length: int) -> None:
+    def _enter(self, request: BatchedRequest, row: Row | None, length: int) -> None:
         # In this order: if the window fails, it shows that the running batch is affected.
         self._running.append(request)
         self._window.add(row, length)
 
-    def _join(self, requests: list[Request]) -> None:
+    def _join(self, requests: list[BatchedRequest]) -> None:
         """One pass over the new tokens of all: scores are then done, the others run on."""
         if not requests:
             return
@@ -305,7 +305,7 @@ class Batcher:
         self._running[index] = self._running[-1]
         self._running.pop()
 
-    def _resolve_score(self, request: Request, logits: Tensor) -> None:
+    def _resolve_score(self, request: BatchedRequest, logits: Tensor) -> None:
         asked = len(request.token_ids) - request.needed_from - 1
         distributions = logits[-asked - 1 : -1].float()
         tokens = torch.tensor(request.token_ids[-asked:], device=logits.device)
@@ -336,7 +336,7 @@ class Batcher:
         window.advance(new)
         return logits
 
-    def _sample(self, logits: Tensor, requests: Sequence[Request]) -> list[int]:
+    def _sample(self, logits: Tensor, requests: Sequence[BatchedRequest]) -> list[int]:
         if not requests:
             return []
         with torch.inference_mode():
