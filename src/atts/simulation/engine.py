@@ -113,6 +113,10 @@ class ScriptTokenizer(Tokenizer):
             text += f" \\boxed{{{self._script.answer}}}"
         return text
 
+    def is_in_thought(self, prompt: list[int]) -> bool:  # noqa: ARG002
+        """Never: a script ends where its recording did."""
+        return False
+
     def decode_whole_characters(self, token_ids: list[int]) -> tuple[list[int], str]:
         """As ``decode``: no segment ends in the middle of a character."""
         return token_ids, self.decode(token_ids)

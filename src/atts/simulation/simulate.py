@@ -1,7 +1,6 @@
 """One method over a workload, in virtual time: a run like any other, on simulated engines."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -245,24 +244,23 @@ class _Tally:
 
     def __init__(self) -> None:
         self.chains = self.failed = self.scored = self.take_overs = self.decisions = 0
-        self.tokens: Counter[Author] = Counter()
+        self.tokens: dict[Author, int] = {"draft": 0, "target": 0}
         self.waited = self.seconds = 0.0
         self.first_error: str | None = None
 
     def add(self, chain: Chain) -> None:
         self.chains += 1
-        self.seconds += chain.done - chain.started
+        self.seconds += chain.seconds
+        self.waited += chain.waited_seconds
         if chain.end == "failed":
             self.failed += 1
             self.first_error = self.first_error or chain.error
-        for turn in chain.turns:
-            self.waited += turn.waited_seconds
-            for segment in turn.segments:
-                self.tokens[segment.author] += segment.tokens
-            if turn.decision:
-                self.scored += turn.decision.scored_tokens
-                self.decisions += 1
-                self.take_overs += turn.decision.take_over
+        for author in self.tokens:
+            self.tokens[author] += chain.written(author)
+        self.scored += chain.scored_tokens
+        for _, decision in chain.decisions:
+            self.decisions += 1
+            self.take_overs += decision.take_over
 
 
 def check(outcome: SimulationOutcome) -> None:
