@@ -90,8 +90,8 @@ def make_servers(
             max_running=options.max_running,
             mixed=hardware.mixed,
         )
-        places = shared[:copies] or [Gpus() for _ in range(copies)]
-        servers[author] = [Server(costs, server_options, place) for place in places]
+        gpus = shared[:copies] or [Gpus() for _ in range(copies)]
+        servers[author] = [Server(costs, server_options, each) for each in gpus]
     return servers
 
 
