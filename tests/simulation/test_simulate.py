@@ -7,7 +7,7 @@ from atts.errors import ConfigError
 from atts.simulation.contender import SimulatedMethod
 from atts.simulation.deployment import Hardware, ModelHardware
 from atts.simulation.simulate import SimulationOutcome, simulate
-from atts.simulation.workload import RecordedTurn, Workload
+from atts.simulation.workload import FollowedTurn, Workload
 from atts.types import Chain
 
 METHODS = ["target-only", "draft-only", "sync-ranking", "atts", "reference"]
@@ -64,7 +64,7 @@ def test_every_method_ends_every_chain_where_it_was_recorded(
 def surprised(workload: Workload) -> Workload:
     """The same chains, each of whose draft segments has one token that surprises."""
 
-    def surprises(turn: RecordedTurn) -> tuple[float, ...]:
+    def surprises(turn: FollowedTurn) -> tuple[float, ...]:
         assert turn.score is not None
         found = [0.1] * turn.draft_tokens
         found[turn.draft_tokens // 3] = 5.0 + turn.score

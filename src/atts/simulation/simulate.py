@@ -39,7 +39,7 @@ class ModelUse(Record):
     """Mean over requests, from their arrival to their prefill."""
     peak_running: int
     put_back: int
-    """Requests that had to make room, and were computed again."""
+    """Requests that lost their cache to others, and were computed again."""
 
 
 class SimulationOutcome(Record):

@@ -35,7 +35,7 @@ TRACE_PROMPT = 150
 """Tokens of a prompt, where the recording does not hold the question."""
 
 
-class RecordedTurn(NamedTuple):
+class FollowedTurn(NamedTuple):
     draft_tokens: int
     """0 where the draft took no part."""
     target_tokens: int | None
@@ -52,8 +52,8 @@ class RecordedTurn(NamedTuple):
         return self.scores.get(kind, self.score) if self.surprises else self.score
 
 
-class RecordedChain(NamedTuple):
-    turns: tuple[RecordedTurn, ...]
+class FollowedChain(NamedTuple):
+    turns: tuple[FollowedTurn, ...]
     answer: str | None
 
     @property
@@ -62,16 +62,16 @@ class RecordedChain(NamedTuple):
         return sum(turn.draft_tokens + (turn.target_tokens or 0) for turn in self.turns)
 
 
-class RecordedProblem(NamedTuple):
+class FollowedProblem(NamedTuple):
     id: str
     prompt_tokens: int
-    chains: tuple[RecordedChain, ...]
+    chains: tuple[FollowedChain, ...]
 
 
 class Workload:
     """Recorded chains to follow, by problem."""
 
-    def __init__(self, name: str, problems: Sequence[RecordedProblem]) -> None:
+    def __init__(self, name: str, problems: Sequence[FollowedProblem]) -> None:
         """Raises StoreError if there is no chain with a turn."""
         self.name = name
         self.problems = [problem for problem in problems if any(c.turns for c in problem.chains)]
@@ -89,8 +89,8 @@ class Workload:
 
     def problem(self, number: int) -> Problem:
         """The problem of this number; past the last recorded one they come again, as others."""
-        copy, place = divmod(number, len(self.problems))
-        name = self.problems[place].id
+        copy, index = divmod(number, len(self.problems))
+        name = self.problems[index].id
         return Problem(id=f"{name}#{copy + 1}" if copy else name, question="?", answer="?")
 
     def script(self, number: int, sample: int, config: Config, target_only_ratio: float) -> Script:
@@ -119,8 +119,8 @@ class Workload:
             turns = (ScriptTurn(tokens, tokens, 0.0),)
         else:
             turns = tuple(
-                self._turn(turn, place == len(chain.turns), config, (number, sample, place))
-                for place, turn in enumerate(chain.turns, 1)
+                self._turn(turn, count == len(chain.turns), config, (number, sample, count))
+                for count, turn in enumerate(chain.turns, 1)
             )
         return Script(
             number=number * config.samples + sample,
@@ -131,7 +131,7 @@ class Workload:
         )
 
     def _turn(
-        self, turn: RecordedTurn, last: bool, config: Config, place: tuple[int, int, int]
+        self, turn: FollowedTurn, last: bool, config: Config, position: tuple[int, int, int]
     ) -> ScriptTurn:
         if turn.draft_tokens == 0:
             raise ConfigError(
@@ -147,7 +147,7 @@ class Workload:
         target_tokens = turn.target_tokens
         if target_tokens is None:
             others = self._take_overs[last] or self._take_overs[not last]
-            drawn = seed_at(config.seed, "length of a take-over", *place)
+            drawn = seed_at(config.seed, "length of a take-over", *position)
             target_tokens = others[drawn % len(others)] if others else config.turns.target_tokens
         if config.take_over.mode == "rewind" and not turn.surprises:
             raise ConfigError(
@@ -175,7 +175,7 @@ class Workload:
         )
 
     def _scores(self, number: int, config: Config) -> tuple[ChainScores, ...]:
-        def score(turn: RecordedTurn) -> float:
+        def score(turn: FollowedTurn) -> float:
             found = turn.score_by(config.take_over.score.kind)
             return self._usual_score if found is None else found
 
@@ -193,7 +193,7 @@ def load_workload(path: Path) -> Workload:
     if path.is_dir():
         return _of_run(path)
     opened = gzip.open if path.suffix == ".gz" else Path.open
-    chains: dict[str, list[RecordedChain]] = defaultdict(list)
+    chains: dict[str, list[FollowedChain]] = defaultdict(list)
     try:
         with opened(path, "rt", encoding="utf-8") as file:
             for line in file:
@@ -207,18 +207,18 @@ def load_workload(path: Path) -> Workload:
         ) from error
     return Workload(
         path.name.split(".")[0],
-        [RecordedProblem(name, TRACE_PROMPT, tuple(each)) for name, each in chains.items()],
+        [FollowedProblem(name, TRACE_PROMPT, tuple(each)) for name, each in chains.items()],
     )
 
 
-def _traced(tree: dict[str, Any]) -> RecordedChain:
+def _traced(tree: dict[str, Any]) -> FollowedChain:
     """A chain of the reference, whose segments are counted in characters."""
 
     def tokens(characters: int) -> int:
         return min(TRACE_SEGMENT, max(1, round(characters / CHARACTERS_A_TOKEN)))
 
     turns = tuple(
-        RecordedTurn(
+        FollowedTurn(
             tokens(turn["draft_chars"]),
             tokens(turn["target_chars"]) if turn["rejected"] else None,
             None if turn["ppl"] is None else math.log(turn["ppl"]),
@@ -226,7 +226,7 @@ def _traced(tree: dict[str, Any]) -> RecordedChain:
         for turn in tree["turns"]
     )
     answer = tree["reextracted"]
-    return RecordedChain(turns, None if answer is None else str(answer))
+    return FollowedChain(turns, None if answer is None else str(answer))
 
 
 def _of_run(path: Path) -> Workload:
@@ -245,7 +245,7 @@ def _of_run(path: Path) -> Workload:
     return Workload(
         path.resolve().name,
         [
-            RecordedProblem(
+            FollowedProblem(
                 problem.id,
                 lengths[problem.id],
                 tuple(_recorded(chain, rate) for chain in chains[problem.id]),
@@ -268,7 +268,7 @@ def prompt_lengths(run: RecordedRun, characters_a_token: float) -> dict[str, int
     }
 
 
-def _recorded(chain: Chain, characters_a_token: float) -> RecordedChain:
+def _recorded(chain: Chain, characters_a_token: float) -> FollowedChain:
     turns = []
     for turn in chain.turns:
         lengths: dict[str, int] = {}
@@ -278,7 +278,7 @@ def _recorded(chain: Chain, characters_a_token: float) -> RecordedChain:
         if lengths:
             draft, decision = lengths.get("draft", 0), turn.decision
             turns.append(
-                RecordedTurn(
+                FollowedTurn(
                     draft,
                     lengths.get("target"),
                     decision.score if decision else None,
@@ -286,7 +286,7 @@ def _recorded(chain: Chain, characters_a_token: float) -> RecordedChain:
                     decision.scores if decision else {},
                 )
             )
-    return RecordedChain(tuple(turns), chain.answer)
+    return FollowedChain(tuple(turns), chain.answer)
 
 
 def _over(surprises: Sequence[float], tokens: int) -> tuple[float, ...]:
