@@ -112,6 +112,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeJobs:
     for name in ("open_models", "calibrate", "run"):
         monkeypatch.setattr(jobs, name, getattr(fake, name))
     monkeypatch.setattr(jobs, "prepare_run", lambda _config: None)
+    monkeypatch.setattr(jobs, "check_directory", lambda _job, _directory: None)
     return fake
 
 

@@ -147,13 +147,15 @@ def run(
 
 
 async def _calibrate(config: Config, directory: Path) -> None:
+    jobs.check_directory(jobs.prepare_calibration(config), directory)
     with Display(err()) as display:
         async with jobs.open_models(config, ("draft", "target")) as models:
             await jobs.calibrate(config, models, directory, display.stage("calibration"))
 
 
 async def _run(config: Config, directory: Path, retry_failed: bool, as_json: bool) -> Summary:
-    jobs.prepare_run(config)  # what is wrong shows before the models are loaded
+    # What is wrong shows before the models are loaded.
+    jobs.check_directory(jobs.prepare_run(config), directory)
     with Display(err(), as_json) as display:
         async with jobs.open_models(config) as models:
             stage = display.stage(config.method)

@@ -31,7 +31,7 @@ from atts.runs.pool import Clock, collected_seldom, run_chains
 from atts.runs.stopping import Stopping
 from atts.store.environment import record_environment
 from atts.store.grades import read_grades
-from atts.store.run_directory import CALIBRATION, RecordedRun, RunStore
+from atts.store.run_directory import CALIBRATION, RecordedRun, RunStore, check_run
 from atts.types import Author, Chain, ChainKey, Problem
 
 
@@ -129,6 +129,17 @@ def prepare_calibration(config: Config) -> Job:
     return Job(config, load_problems(options), None, control, "calibration")
 
 
+def check_directory(job: Job, directory: Path) -> None:
+    """Check that a directory can take a job, before any model is loaded.
+
+    Raises:
+        ConfigError: it holds another run; the differing keys are named.
+        StoreError: it is no run directory, another process works in it, or it cannot be read.
+    """
+    is_run = job.stream == "run"
+    check_run(directory, job.config, job.problems, job.calibration, may_grow=is_run)
+
+
 async def run(
     config: Config,
     models: Models,
@@ -180,7 +191,8 @@ async def calibrate(
         CalibrationError: the chains gave no scores.
     """
     job = prepare_calibration(config)
-    with RunStore.open(directory, job.config, job.problems, None) as store:
+    # More chains would make the first round another one, by which the second has decided.
+    with RunStore.open(directory, job.config, job.problems, None, may_grow=False) as store:
         if observer:
             already = sum(chain.end != "failed" for chain in store.chains.values())
             observer.started(len(job.problems) * job.config.samples, already)
