@@ -288,6 +288,7 @@ async def run(*arguments):
     await asyncio.sleep(60)
 
 jobs.open_models, jobs.run, jobs.prepare_run = open_models, run, lambda config: None
+jobs.check_directory = lambda job, directory: None
 main()
 """
 
