@@ -6,7 +6,8 @@ TORCH ?= torch==2.13.0 -c constraints.txt
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test check-format lint types pytest fix bench test-vllm test-sglang test-routers clean
+.PHONY: demo test check-format lint types pytest fix bench clean \
+  test-newest test-oldest test-wheel test-vllm test-sglang test-routers
 
 demo: .venv/.runtime
 	$(BIN)/atts demo
@@ -28,6 +29,39 @@ pytest: .venv/.dev
 fix: .venv/.dev
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
+
+# The tests with the newest versions of everything, and with the least that pyproject.toml claims.
+# Before a release; each makes its environment anew.
+NEWEST_ENV ?= $(HOME)/.cache/atts/newest
+OLDEST_ENV ?= $(HOME)/.cache/atts/oldest
+UNPINNED_TORCH = $(filter-out -c constraints.txt,$(TORCH))
+test-newest:
+	$(PYTHON) -m venv --clear $(NEWEST_ENV)
+	$(NEWEST_ENV)/bin/python -m pip install --quiet $(UNPINNED_TORCH)
+	$(NEWEST_ENV)/bin/python -m pip install --quiet -e '.[dev]'
+	$(NEWEST_ENV)/bin/python -m pytest
+
+# PyTorch is TORCH here too. The other two are servers, in environments of their own.
+OTHERS := ^(torch|sglang|vllm|hatchling)=
+test-oldest:
+	$(PYTHON) -m venv --clear $(OLDEST_ENV)
+	grep -oE '"[a-z0-9-]+>=[0-9.]+' pyproject.toml | tr -d '"' | sed 's/>=/==/' \
+	  | grep -vE '$(OTHERS)' > $(OLDEST_ENV)/claimed.txt
+	$(OLDEST_ENV)/bin/python -m pip install --quiet $(UNPINNED_TORCH)
+	$(OLDEST_ENV)/bin/python -m pip install --quiet -c $(OLDEST_ENV)/claimed.txt \
+	  -e '.[inprocess,plots,data,judge,test]'
+	$(OLDEST_ENV)/bin/python -m pytest
+
+# What pip would install: built, then put into a new environment, where the demo must run and
+# not warn.
+WHEEL_ENV ?= $(HOME)/.cache/atts/wheel
+test-wheel: .venv/.dev
+	rm -rf dist
+	$(BIN)/python -m build
+	$(PYTHON) -m venv --clear $(WHEEL_ENV)
+	$(WHEEL_ENV)/bin/python -m pip install --quiet $(UNPINNED_TORCH)
+	$(WHEEL_ENV)/bin/python -m pip install --quiet "$$(ls dist/*.whl)[inprocess]"
+	cd $(WHEEL_ENV) && bin/python -W error -m atts demo --problems 4 --samples 2
 
 # On real vLLM servers, on a CPU. The environment (3.5 GB) is built once, outside of the clone.
 VLLM := 0.32.0
@@ -76,5 +110,5 @@ clean:
 	touch $@
 
 .venv/.dev: .venv/.runtime
-	$(PIP) -c constraints.txt -e '.[inprocess,plots,data,judge,simulate,dev]'
+	$(PIP) -c constraints.txt -e '.[dev]'
 	touch $@

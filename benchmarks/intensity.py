@@ -31,11 +31,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from atts.analysis.profile import Intensity, Profile, profile
+from atts.analysis.profile import Intensity, RunProfile, profile
 from atts.analysis.spans import Phase
 from atts.config import Config, MethodName, parse_config
 from atts.runs import jobs
-from atts.simulation.contender import Contender
+from atts.runs.setup import open_models
+from atts.simulation.contender import SimulatedMethod
 from atts.simulation.deployment import Hardware, ModelHardware
 from atts.simulation.simulate import simulate
 from atts.simulation.workload import load_workload
@@ -89,9 +90,9 @@ def make_config(method: str, samples: int, problems: int, round_number: int) -> 
 
 async def measure(sizes: dict[int, int], rounds: int, folder: Path) -> list[dict[str, Any]]:
     """The figures by method and chains; ``sizes`` gives the problems for a number of chains."""
-    profiles: dict[tuple[int, str], list[Profile]] = defaultdict(list)
+    profiles: dict[tuple[int, str], list[RunProfile]] = defaultdict(list)
     first = make_config("atts", 2, 2, 0)
-    async with jobs.open_models(first, ("draft", "target")) as models:
+    async with open_models(first, ("draft", "target")) as models:
         with tempfile.TemporaryDirectory() as name:
             await jobs.run(first, models, Path(name))  # warms up
         for number in range(rounds):
@@ -122,7 +123,7 @@ def simulate_all(sizes: dict[int, int], traces: Path, in_flight: int) -> list[di
                 },
                 "the benchmark",
             )
-            contender = Contender(method, method, {})
+            contender = SimulatedMethod(method, method, {})
             chains: list[Chain] = []
             simulate(contender, config, workload, hardware, in_flight, problems, 1.0, chains.append)
             solved = tuple(workload.problem(number) for number in range(problems))
@@ -131,7 +132,7 @@ def simulate_all(sizes: dict[int, int], traces: Path, in_flight: int) -> list[di
     return figures
 
 
-def row(rounds: list[Profile]) -> dict[str, Any]:
+def row(rounds: list[RunProfile]) -> dict[str, Any]:
     """Sums over the rounds of one method with one number of chains."""
     sums: dict[Phase, float] = defaultdict(float)
     for found in rounds:

@@ -42,6 +42,7 @@ from atts.methods.decider import ControlDecider
 from atts.models.prompts import Tokenizer
 from atts.runs import jobs
 from atts.runs.pool import Clock, run_chains
+from atts.runs.setup import PlannedChain, open_models
 from atts.simulation.clock import run_virtually
 from atts.store.run_directory import read_run
 from atts.types import Chain, ChainKey, Problem, Timings
@@ -98,7 +99,7 @@ async def bundled_pair(folder: Path, problems: int, samples: int, rounds: int) -
     discarded = dict.fromkeys(WAYS, 0)
     written = dict.fromkeys(WAYS, 0)
     first: Mapping[ChainKey, object] | None = None
-    async with jobs.open_models(config) as models:
+    async with open_models(config) as models:
         await jobs.calibrate(config, models, path.parent)
         for number in range(rounds):
             for way in WAYS if number % 2 else WAYS[::-1]:
@@ -231,7 +232,12 @@ async def _virtual_run(
     control = SplitControl(calibration, rate)
     problems = [Problem(id=str(number), question="?", answer="1") for number in range(PROBLEMS)]
     waiting = [
-        [partial(OpenChain, problem, s, models, config, ControlDecider(control, problem.id))]
+        [
+            PlannedChain(
+                ChainKey(problem.id, s),
+                partial(OpenChain, problem, s, models, config, ControlDecider(control, problem.id)),
+            )
+        ]
         for problem in problems
         for s in range(SAMPLES)
     ]

@@ -28,7 +28,7 @@ from rich.table import Table
 
 from atts.config import Config, parse_config
 from atts.simulation.clock import run_virtually
-from atts.simulation.contender import Contender
+from atts.simulation.contender import SimulatedMethod
 from atts.simulation.deployment import Hardware, ModelHardware
 from atts.simulation.fit import least_squares
 from atts.simulation.gpus import Gpus
@@ -76,7 +76,7 @@ def speed(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     figures = []
     for name in arguments.methods:
         wall, processor = time.perf_counter(), time.process_time()
-        outcome = simulate(Contender.parse(name), pair(), workload, hardware, 1_024, problems)
+        outcome = simulate(SimulatedMethod.parse(name), pair(), workload, hardware, 1_024, problems)
         check(outcome)
         figures.append(
             {
@@ -225,7 +225,7 @@ def curve(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                 *(("target-only", ratio) for ratio in RATIOS),
                 *((method, 1.0) for method in METHODS),
             ):
-                contender = Contender.parse(method)
+                contender = SimulatedMethod.parse(method)
                 outcome = simulate(contender, config, workload, FIVE, in_flight, problems, ratio)
                 check(outcome)
                 rows.append({"pair": name, "ratio": ratio, **outcome.model_dump(mode="json")})
@@ -280,14 +280,14 @@ def show(title: str, rows: Sequence[dict[str, Any]]) -> None:
 
 POOL = 256
 ALONE = {
-    "256 in flight": Contender.parse("target-only"),
-    "16 in flight, a problem at a time": Contender(
+    "256 in flight": SimulatedMethod.parse("target-only"),
+    "16 in flight, a problem at a time": SimulatedMethod(
         "target-only", "target-only", {"limits.target_requests": "16"}, by_problem=True
     ),
-    "4 in flight, a problem at a time": Contender(
+    "4 in flight, a problem at a time": SimulatedMethod(
         "target-only", "target-only", {"limits.target_requests": "4"}, by_problem=True
     ),
-    "1 in flight": Contender("target-only", "target-only", {"limits.target_requests": "1"}),
+    "1 in flight": SimulatedMethod("target-only", "target-only", {"limits.target_requests": "1"}),
 }
 RATES = (0.4, 0.1, 0.0)
 
@@ -300,13 +300,14 @@ def claim(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     figures = []
     for name, config in PAIRS.items():
 
-        def seconds(contender: Contender, ratio: float, config: Config = config) -> float:
+        def seconds(contender: SimulatedMethod, ratio: float, config: Config = config) -> float:
             outcome = simulate(contender, config, workload, FIVE, POOL, arguments.problems, ratio)
             check(outcome)
             return outcome.wall_seconds
 
         ours = {
-            rate: seconds(Contender.parse(f"atts:take_over.rate={rate}"), 1.0) for rate in RATES
+            rate: seconds(SimulatedMethod.parse(f"atts:take_over.rate={rate}"), 1.0)
+            for rate in RATES
         }
         table = Table(title=f"{name}: wall seconds of target-only / atts with {POOL} in flight")
         for column in ("target-only", "its tokens", "wall s", *(f"rate {rate}" for rate in RATES)):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from atts.config import Config, parse_config
 from atts.runs import jobs
+from atts.runs.setup import open_models
 from atts.store.run_directory import read_run
 from atts.types import Chain
 
@@ -26,7 +27,7 @@ def config_of(method: str) -> Config:
 
 async def test_every_method_solves_problems(tmp_path: Path) -> None:
     made: dict[str, tuple[Chain, ...]] = {}
-    async with jobs.open_models(config_of("specreason")) as models:
+    async with open_models(config_of("specreason")) as models:
         for method in METHODS:
             summary = await jobs.run(config_of(method), models, tmp_path / method)
             assert (summary.chains, summary.failed) == (3, 0), method

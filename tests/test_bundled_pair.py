@@ -16,6 +16,7 @@ from atts.models.model_files import model_path
 from atts.models.prompts import Tokenizer
 from atts.problems.arithmetic import stories
 from atts.runs import jobs
+from atts.runs.setup import open_models
 from atts.store.run_directory import read_run
 from atts.types import Chain, ChainKey, Problem
 
@@ -74,7 +75,7 @@ async def test_calibrate_run_and_resume(tmp_path: Path) -> None:
     configs = {
         name: small(config) for name, config in demo_configs(3, 2, tmp_path).items()
     }  # the four runs of the demo
-    async with jobs.open_models(configs["atts-marginal"]) as models:
+    async with open_models(configs["atts-marginal"]) as models:
         for config in configs.values():
             if path := config.take_over.calibration:
                 calibration = await jobs.calibrate(config, models, path.parent, Counter())
@@ -124,7 +125,7 @@ async def test_writing_ahead_changes_nothing(tmp_path: Path, mode: str) -> None:
     path = take_over.calibration
     assert path
     chains = {}
-    async with jobs.open_models(config) as models:
+    async with open_models(config) as models:
         for overlap in ("on", "off"):
             limits = config.limits.model_copy(update={"overlap": overlap})
             config = config.model_copy(update={"take_over": take_over, "limits": limits})
@@ -148,7 +149,7 @@ async def test_the_target_mends_a_wrong_draft(tmp_path: Path) -> None:
     """Taken over in the middle of a wrong line, it breaks off and does the step again."""
     config = demo_configs(1, 1, tmp_path)["target-only"]
     mended = 0
-    async with jobs.open_models(config) as models:
+    async with open_models(config) as models:
         engine, tokenizer = models["target"]
         for story in islice(stories("test"), 10):
             step = story.steps[0]

@@ -192,6 +192,11 @@ def test_the_digest_covers_what_results_depend_on() -> None:
         "rating": "average",
         "author": "draft",
         "time_out_seconds": 3.5,
+        "temperature": 0.25,
+        "top_p": 0.25,
+        "draft_tokens_range": [3, 700],
+        "opening": "target",
+        "record_surprises": "on",
     }
     by_type = {
         "list": ["x"],
@@ -220,6 +225,7 @@ def test_the_digest_covers_what_results_depend_on() -> None:
         neutral = key.startswith(("limits.", "calibration.")) or key in (
             "take_over.calibration",
             "take_over.certificate",
+            "take_over.record_surprises",
             "problems.folder",
         )
         neutral |= ".server." in key

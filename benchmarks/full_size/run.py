@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -41,28 +41,31 @@ from atts.engines.loading import server_urls
 from atts.methods import METHODS
 from atts.methods.chain import Model, OpenChain
 from atts.methods.decider import Decider, Siblings
-from atts.runs.admission import adapting_room
+from atts.runs.admission import adapting_capacity
 from atts.runs.pool import Clock, run_chains
-from atts.simulation.contender import Contender
+from atts.runs.setup import PlannedChain
+from atts.simulation.contender import SimulatedMethod
 from atts.simulation.deployment import Hardware, ModelHardware
 from atts.simulation.engine import Script, ScriptTokenizer
 from atts.simulation.simulate import simulate
 from atts.simulation.workload import Workload, load_workload
-from atts.types import Author, Chain
+from atts.types import Author, Chain, ChainKey
 
 SAMPLES = 16
 SCHEDULES = {
     each.name: each
     for each in (
-        Contender("atts, overlap", "atts", {"limits.overlap": "on"}),
-        Contender("atts", "atts", {"limits.overlap": "off"}),
-        Contender("target-only", "target-only", {}),
-        Contender("sync-ranking", "sync-ranking", {}),
-        Contender(
+        SimulatedMethod("atts, overlap", "atts", {"limits.overlap": "on"}),
+        SimulatedMethod("atts", "atts", {"limits.overlap": "off"}),
+        SimulatedMethod("target-only", "target-only", {}),
+        SimulatedMethod("sync-ranking", "sync-ranking", {}),
+        SimulatedMethod(
             "atts, follows load", "atts", {"limits.chains_min": "16", "limits.overlap": "off"}
         ),
-        Contender("atts, rate 0.1", "atts", {"take_over.rate": "0.1", "limits.overlap": "off"}),
-        Contender.parse("reference"),
+        SimulatedMethod(
+            "atts, rate 0.1", "atts", {"take_over.rate": "0.1", "limits.overlap": "off"}
+        ),
+        SimulatedMethod.parse("reference"),
     )
 }
 REFERENCES = ("target-only", "reference")
@@ -214,7 +217,7 @@ async def warm_up(servers: dict[Author, EndlessSGLang]) -> None:
 
 
 async def run_schedule(
-    contender: Contender,
+    contender: SimulatedMethod,
     config: Config,
     workload: Workload,
     servers: dict[Author, EndlessSGLang],
@@ -250,13 +253,15 @@ async def run_schedule(
         problem = workload.problem(number)
         return OpenChain(problem, sample, models, config, decider)
 
-    def chains(numbers: Iterable[int]) -> Iterator[Sequence[Callable[[], OpenChain]]]:
+    def chains(numbers: Iterable[int]) -> Iterator[Sequence[PlannedChain]]:
         for number in numbers:
-            decider = None
+            decider, problem_id = None, workload.problem(number).id
             if method.decider:
-                problem_id = workload.problem(number).id
                 decider = method.decider(Siblings(problem_id, config, control, range(SAMPLES)))
-            group = [partial(opened, number, sample, decider) for sample in range(SAMPLES)]
+            group = [
+                PlannedChain(ChainKey(problem_id, sample), partial(opened, number, sample, decider))
+                for sample in range(SAMPLES)
+            ]
             yield from [group] if method.together else [[chain] for chain in group]
 
     done: list[Chain] = []
@@ -264,8 +269,8 @@ async def run_schedule(
     peaks: Counter[Author] = Counter()
     watching = asyncio.create_task(watch(servers, peaks))
     for part in [[n] for n in range(count)] if contender.by_problem else [range(count)]:
-        async with adapting_room(config, list(engines.values()), None) as room:
-            await run_chains(chains(part), method, room, clock, done.append)
+        async with adapting_capacity(config, list(engines.values()), None) as capacity:
+            await run_chains(chains(part), method, capacity, clock, done.append)
     wall = clock()
     watching.cancel()
     return summed_up(wall, done, peaks)

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from atts.exchange.tables import read_records
     from atts.methods.chain import Model
     from atts.models.prompts import Tokenizer
-    from atts.runs.jobs import calibrate, open_models, run
+    from atts.runs.jobs import calibrate, run
+    from atts.runs.setup import open_models
     from atts.store.run_directory import read_run
     from atts.types import Chain, Problem, Timings
 
@@ -69,7 +70,8 @@ _HOMES = {
     "atts.errors": ("AttsError",),
     "atts.methods.chain": ("Model",),
     "atts.models.prompts": ("Tokenizer",),
-    "atts.runs.jobs": ("calibrate", "open_models", "run"),
+    "atts.runs.jobs": ("calibrate", "run"),
+    "atts.runs.setup": ("open_models",),
     "atts.exchange.tables": ("read_records",),
     "atts.store.run_directory": ("read_run",),
     "atts.types": ("Chain", "Problem", "Timings"),

@@ -69,6 +69,15 @@ class Segment(Record):
     timings: Timings
     kept: bool = True
     """False if this did not become part of the chain, because another text took its place."""
+    cut: str = ""
+    """What was cut off behind ``text``, because the target found its beginning too surprising."""
+    cut_tokens: int = 0
+    """How many of ``tokens`` that was."""
+
+    @property
+    def kept_tokens(self) -> int:
+        """Tokens that became part of the chain."""
+        return self.tokens - self.cut_tokens if self.kept else 0
 
 
 class Decision(Record):
@@ -87,6 +96,8 @@ class Decision(Record):
     were lost with a killed process leave gaps."""
     scores: dict[str, float] = {}
     """The segment's score by every kind of score, so that kinds can be compared."""
+    surprises: tuple[float, ...] = ()
+    """Of each scored token, -log q in nats, to two digits; see ``take_over.record_surprises``."""
     scored_tokens: int
     """Number of tokens, in the target's vocabulary, that were scored."""
     cached_tokens: int

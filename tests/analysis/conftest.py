@@ -11,7 +11,7 @@ import pytest
 from reports.conftest import make_chain as make_chain
 from timed_runs import MakeRun, make_timed_run
 
-from atts.analysis.recording import RecordedChain, Recording, Step
+from atts.analysis.recording import Recording, ScoredChain, ScoredTurn
 
 TRACE = "traces/math500_emc4_ct1.compact.jsonl.gz"
 
@@ -41,13 +41,13 @@ def make_recording() -> Callable[..., Recording]:
             for sample in range(samples):
                 scores = 0.5 + level + 0.2 * np.arange(turns) + 0.3 * rng.normal(size=turns)
                 steps = tuple(
-                    Step(
+                    ScoredTurn(
                         turn, float(s), bool(s > 0.9), 1.0 + rng.random(), None, {"mean": float(s)}
                     )
                     for turn, s in enumerate(scores)
                 )
                 right = bool(scores.mean() + 0.2 * rng.normal() < 0.9)
-                chains.append(RecordedChain(f"p{problem}", sample, right, steps))
+                chains.append(ScoredChain(f"p{problem}", sample, right, steps))
         return Recording("made", 0, tuple(chains))
 
     return make

@@ -21,7 +21,7 @@ from atts.analysis.tokens import TokenBudget
 from atts.config import parse_config
 from atts.errors import ConfigError, GradingError, StoreError
 from atts.grading.grader import Grader
-from atts.grading.metrics import paired_difference
+from atts.grading.paired import paired_difference
 from atts.reports.comparison_table import frontier_lines, heading, tables, to_csv
 from atts.reports.plots import plot_frontiers
 from atts.store.run_directory import RecordedRun

@@ -3,8 +3,7 @@
 import pytest
 from timed_runs import MakeRun, chain, decision, segment
 
-from atts.analysis.profile import Profile, profile
-from atts.analysis.stragglers import STARTED_LATER
+from atts.analysis.profile import STARTED_LATER, RunProfile, profile
 from atts.errors import GradingError
 from atts.types import Chain, Turn
 
@@ -43,7 +42,7 @@ def test_phases_and_intensity(make_run: MakeRun) -> None:
     assert (found.wall_seconds, found.chain_seconds) == (12.0, 20.0)
     assert found.mean_chains == pytest.approx(20.0 / 12.0)
     assert (found.most_chains, found.untimed, found.undivided) == (2, 0, False)
-    assert Profile.model_validate_json(found.model_dump_json()) == found
+    assert RunProfile.model_validate_json(found.model_dump_json()) == found
 
 
 def test_nothing_held_back_gives_no_intensity(make_run: MakeRun) -> None:

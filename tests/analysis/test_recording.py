@@ -1,17 +1,27 @@
 """Reading what was recorded, and the order in which it arrives."""
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from analysis.conftest import trace_line
+from recorded import write_run
 
-from atts.analysis.arrival import recorded_order, simulated_order
-from atts.analysis.recording import Recording, load_calibration, load_recording
+from atts.analysis.recording import (
+    Recording,
+    load_calibration,
+    load_recording,
+    recorded_order,
+    simulated_order,
+)
 from atts.config import parse_config
 from atts.errors import CalibrationError, StoreError
-from atts.store.run_directory import RunStore
+from atts.files import to_jsonl
+from atts.store.grades import GRADES, ChainGrade, text_digest
+from atts.store.run_directory import RunStore, read_run
 from atts.types import Chain, Decision, Problem, Segment, Timings, Turn
 
 
@@ -134,3 +144,35 @@ def test_perplexities_are_read_without_unpickling(tmp_path: Path) -> None:
     (tmp_path / "torn.npy").write_bytes(b"\x93NUM")
     with pytest.raises(CalibrationError, match=r"torn\.npy"):
         load_calibration(tmp_path / "torn.npy")
+
+
+def test_right_and_wrong_are_told_by_algebra(tmp_path: Path) -> None:
+    """What is another text may be the same answer."""
+    lines = [
+        trace_line(sample, [2.0]) | {"gold_answer": "x+1", "reextracted": answer}
+        for sample, answer in enumerate(["1+x", "x+2", None])
+    ]
+    path = tmp_path / "trace.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    assert [chain.right for chain in load_recording(path).chains] == [True, False, False]
+
+
+def test_recorded_grades_come_before_the_rules(tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    write_run(directory, problems=2, samples=2)
+    before = {(c.problem_id, c.sample): c.right for c in load_recording(directory).chains}
+    assert before == {("p0", 0): False, ("p0", 1): True, ("p1", 0): False, ("p1", 1): None}
+    chain = next(chain for chain in read_run(directory).chains if chain.key == ("p0", 1))
+    grade = ChainGrade(
+        problem_id="p0",
+        sample=1,
+        text_digest=text_digest(chain),
+        original_answer=chain.answer,
+        answer=chain.answer,
+        extracted_by="run",
+        correct=False,
+        decided_by="llm",
+    )
+    (directory / GRADES).write_text(to_jsonl([grade]))
+    after = {(c.problem_id, c.sample): c.right for c in load_recording(directory).chains}
+    assert after == before | {("p0", 1): False}

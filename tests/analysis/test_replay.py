@@ -10,10 +10,22 @@ from killed_run import make_config, make_models
 from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner
 
-from atts.analysis.arrival import recorded_order, simulated_order
-from atts.analysis.recording import RecordedChain, Recording, Step, load_recording
-from atts.analysis.replay import Contender, Replayed, as_recorded, measure, replay
-from atts.analysis.separation import separations
+from atts.analysis.recording import (
+    Recording,
+    ScoredChain,
+    ScoredTurn,
+    load_recording,
+    recorded_order,
+    simulated_order,
+)
+from atts.analysis.replay import (
+    ControlSpec,
+    Replayed,
+    as_recorded,
+    measure,
+    replay,
+    separations,
+)
 from atts.cli.app import app
 from atts.errors import ConfigError
 from atts.runs import jobs
@@ -48,7 +60,7 @@ def test_sparse_turns_and_problems_are_not_judged(make_recording: Make) -> None:
 
 
 def one(recording: Recording, name: str, rate: float = 0.4) -> Replayed:
-    return replay(recording, simulated_order(recording, 0, 64), Contender.parse(name), rate, 5)
+    return replay(recording, simulated_order(recording, 0, 64), ControlSpec.parse(name), rate, 5)
 
 
 def test_groups_by_turn_hold_the_rate_at_every_turn(make_recording: Make) -> None:
@@ -70,12 +82,12 @@ def test_adaptive_control_holds_the_rate_of_every_problem(make_recording: Make) 
 def test_marginal_folds_are_other_problems_and_conditional_ones_other_chains() -> None:
     """A problem of very high scores: new to the one, known to the other."""
     chains = [
-        RecordedChain(
+        ScoredChain(
             f"p{problem}",
             sample,
             None,
             (
-                Step(
+                ScoredTurn(
                     0,
                     9.0 * (problem == 7) + 0.01 * ((3 * problem + sample) % 5),
                     False,
@@ -122,7 +134,7 @@ def test_a_wrong_control_is_refused(make_recording: Make, name: str, message: st
 
 def test_the_auroc_is_that_of_scikit_learn(make_recording: Make) -> None:
     recording = make_recording(20, 8, 3)
-    (found,) = separations(recording, resamples=200)
+    (found,) = separations(recording)
     wrong = [not chain.right for chain in recording.chains]
     scores = [np.mean([step.score for step in chain.steps]) for chain in recording.chains]
     assert found.auroc.estimate == pytest.approx(roc_auc_score(wrong, scores))
@@ -139,7 +151,7 @@ def test_without_wrong_chains_nothing_is_separated(make_recording: Make) -> None
 def test_the_references_rule_is_reproduced(shared: Path) -> None:
     recording = load_recording(shared / TRACE)
     arrivals = simulated_order(recording, 0, 128)
-    rule = Contender.parse(f"split,by_turn=false,calibration={shared / PERPLEXITIES}")
+    rule = ControlSpec.parse(f"split,by_turn=false,calibration={shared / PERPLEXITIES}")
     ours, theirs = replay(recording, arrivals, rule, 0.4, 5), as_recorded(arrivals, 0.4)
     assert theirs.decisions == 6076
     assert ours.realised.estimate == pytest.approx(theirs.realised.estimate, abs=1e-3)
@@ -193,7 +205,7 @@ async def test_a_run_is_replayed_decision_by_decision(tmp_path: Path, name: str)
     problems = [{"id": f"p{n}", "question": f"{n}?", "answer": "4"} for n in range(8)]
     source = tmp_path / "problems.jsonl"
     source.write_text("\n".join(map(json.dumps, problems)))
-    contender = Contender.parse(name)
+    contender = ControlSpec.parse(name)
     config = make_config(source, tmp_path / "none.json")
     config = config.model_copy(update={"take_over": contender.options})
     await jobs.run(config, make_models(0.0), tmp_path / "run")

@@ -126,7 +126,10 @@ def stopped(job: Coroutine[Any, Any, object]) -> None:
     ("arguments", "command"),
     [
         (["calibrate", "--problems-dir", "sets"], None),
-        (["run", "--problems-dir", "sets", "--json"], "--problems-dir sets --out runs/atts-"),
+        (
+            ["run", "--set", "method=draft-only", "--problems-dir", "sets", "--json"],
+            "--set method=draft-only --problems-dir sets --out runs/draft-only-",
+        ),
         (["compare", "target-only", "--reference", "target-only", "--score-cost", "0.5"], None),
         (["demo", "--samples", "2", "--out", "here"], "--problems 40 --samples 2 --out here"),
         (["tune", "--rate", "0.3", "--rate", "0.1", "--loss", "0.1", "--out", "here"], None),

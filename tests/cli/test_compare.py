@@ -14,7 +14,7 @@ from atts.analysis.comparison import Comparison
 from atts.config import Config
 from atts.errors import EngineError
 from atts.methods.chain import Models
-from atts.runs import jobs
+from atts.runs import candidates
 
 Invoke = Callable[..., Result]
 
@@ -30,7 +30,7 @@ def broken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> set[str]:
             raise EngineError("no server\x1b there")
         yield make_models(0.0)
 
-    monkeypatch.setattr(jobs, "open_models", open_models)
+    monkeypatch.setattr(candidates, "open_models", open_models)
     lines = [json.dumps({"id": f"p{i}", "question": f"{i}?", "answer": "4"}) for i in range(3)]
     (tmp_path / "p.jsonl").write_text("\n".join(lines) + "\n")
     (tmp_path / "my.yaml").write_text(
@@ -86,7 +86,7 @@ def test_ctrl_c_says_how_to_go_on(
     def stopped(_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(jobs, "open_models", stopped)
+    monkeypatch.setattr(candidates, "open_models", stopped)
     given = ("--csv", "a b.csv", "--budget", "50")
     result = invoke("compare", "target-only", "-c", "my.yaml", *given)
     assert result.exit_code == 130

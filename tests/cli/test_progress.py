@@ -12,7 +12,7 @@ from rich.console import Console
 from atts.cli import progress
 from atts.cli.live import stages
 from atts.cli.progress import Display, Stage
-from atts.cli.snapshot import WINDOW_SECONDS
+from atts.reports.snapshot import WINDOW_SECONDS
 from atts.types import Chain, Decision, Timings, Turn
 
 TIMINGS = Timings(queued=0.0, started=0.1, first_token=0.2, done=0.3)

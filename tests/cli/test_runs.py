@@ -17,9 +17,11 @@ import pytest
 from recorded import summarised
 from typer.testing import Result
 
+from atts.analysis.graded_run import grade_run
 from atts.analysis.summary import Summary
 from atts.cli.demo import demo_configs
 from atts.config import Config, load_config, parse_config
+from atts.conformal.calibration import Calibration
 from atts.errors import (
     AttsError,
     CalibrationError,
@@ -29,8 +31,10 @@ from atts.errors import (
     ProblemError,
     StoreError,
 )
-from atts.runs import jobs
-from atts.store.run_directory import RunStore
+from atts.grading.grader import Grader
+from atts.runs import jobs, setup
+from atts.runs.setup import Setup
+from atts.store.run_directory import RecordedRun, RunStore
 from atts.types import Chain, Decision, Problem, Timings, Turn
 
 TIMINGS = Timings(queued=0.0, started=0.1, first_token=0.2, done=0.3)
@@ -57,7 +61,7 @@ def make_chain(sample: int = 0, failed: bool = False) -> Chain:
 
 @dataclass
 class FakeJobs:
-    """Stands in for ``atts.runs.jobs`` and keeps what it was asked."""
+    """Stands in for ``atts.runs.jobs`` and keeps what it was asked, by the configuration."""
 
     asked: list[tuple[str, Config, Path]] = field(default_factory=list)
     opened: list[Collection[str] | None] = field(default_factory=list)
@@ -77,19 +81,43 @@ class FakeJobs:
             self.closed += 1
 
     async def calibrate(
-        self, config: Config, _models: object, directory: Path, observer: jobs.Observer | None
-    ) -> None:
+        self,
+        config: Config | Setup,
+        _models: object,
+        directory: Path,
+        observer: jobs.Observer | None,
+    ) -> Calibration:
+        config = config.config if isinstance(config, Setup) else config
         self.asked.append(("calibrate", config, directory))
         self._observe(observer, config)
+        return Calibration(
+            version=2,
+            fingerprint=config.calibration_fingerprint(),
+            coverage=config.take_over.coverage,
+            scores={f"p{n}": ((0.1 * n,), (0.2 * n,)) for n in range(12)},
+        )
+
+    async def make_run(
+        self,
+        setup: Setup,
+        models: object,
+        directory: Path,
+        _grader: Grader,
+        observer: jobs.Observer | None,
+        retry_failed: bool = True,
+    ) -> jobs.MadeRun:
+        summary = await self.run(setup, models, directory, observer, retry_failed)
+        return jobs.MadeRun(grade_run(RecordedRun(setup.config, (), ())), summary)
 
     async def run(
         self,
-        config: Config,
+        setup: Setup,
         _models: object,
         directory: Path,
         observer: jobs.Observer | None,
         retry_failed: bool = False,
     ) -> Summary:
+        config = setup.config
         self.asked.append(("run", config, directory))
         self.retried.append(retry_failed)
         chains = self._observe(observer, config)
@@ -109,10 +137,10 @@ class FakeJobs:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeJobs:
     fake = FakeJobs()
-    for name in ("open_models", "calibrate", "run"):
+    for name in ("calibrate", "run", "make_run"):
         monkeypatch.setattr(jobs, name, getattr(fake, name))
-    monkeypatch.setattr(jobs, "prepare_run", lambda _config: None)
-    monkeypatch.setattr(jobs, "check_directory", lambda _job, _directory: None)
+    monkeypatch.setattr(setup, "open_models", fake.open_models)
+    monkeypatch.setattr(setup, "prepare_run", lambda config: Setup(config, PROBLEMS))
     return fake
 
 
@@ -169,13 +197,24 @@ def test_calibrate_says_what_to_run_next(invoke: Invoke, fake: FakeJobs) -> None
     assert result.exit_code == 0, result.output
     ((job, config, directory),) = fake.asked
     assert job == "calibrate"
-    digest = jobs.prepare_calibration(config).config.digest()
+    digest = setup.prepare_calibration(config).config.digest()
     assert directory == Path("runs") / f"calibration-conditional-{digest}"
     assert result.stdout == (
         "atts run --set take_over.coverage=conditional --set 'prompt.system=Be brief.' "
         f"--set take_over.calibration={directory}/calibration.json\n"
     )
     assert fake.opened == [("draft", "target")]
+
+
+@pytest.mark.usefixtures("fake")
+def test_calibrate_says_what_one_calibration_promises(invoke: Invoke) -> None:
+    result = invoke("calibrate", "--set", "take_over.rate=0.3")
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.stderr.split())
+    assert "of 12 problems. By this one calibration alone (take_over.control=split)" in said
+    assert (
+        "for a nominal 30 % (95 %, clustered by problem); adaptive control holds the rate" in said
+    )
 
 
 @pytest.mark.parametrize(
@@ -274,7 +313,7 @@ INTERRUPTED = """
 import asyncio
 from contextlib import asynccontextmanager
 from atts.cli import main
-from atts.runs import jobs
+from atts.runs import jobs, setup
 
 @asynccontextmanager
 async def open_models(config, authors=None):
@@ -287,8 +326,8 @@ async def run(*arguments):
     print("running", flush=True)
     await asyncio.sleep(60)
 
-jobs.open_models, jobs.run, jobs.prepare_run = open_models, run, lambda config: None
-jobs.check_directory = lambda job, directory: None
+setup.open_models, jobs.run = open_models, run
+setup.prepare_run = lambda config: setup.Setup(config, [])
 main()
 """
 

@@ -13,7 +13,7 @@ from atts.engines.checks import Check
 from atts.engines.servers import lifecycle
 from atts.engines.servers.processes import ServerRecord
 from atts.errors import ServerError
-from atts.runs.suite import Entry, Outcome
+from atts.runs.suite import Entry, EntryOutcome
 from atts.types import Author
 
 Invoke = Callable[..., Result]
@@ -168,9 +168,9 @@ def test_a_suite_lists_its_entries(invoke: Invoke, suite_file: Path) -> None:
 def test_a_suite_with_a_failed_entry_fails_but_shows_its_table(
     invoke: Invoke, suite_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def run_suite(entries: list[Entry], folder: Path, *_: object) -> list[Outcome]:
+    async def run_suite(entries: list[Entry], folder: Path, *_: object) -> list[EntryOutcome]:
         assert folder == Path("runs/s")
-        return [Outcome(entry, None, "out of\nmemory", "failed") for entry in entries]
+        return [EntryOutcome(entry, None, "out of\nmemory", "failed") for entry in entries]
 
     monkeypatch.setattr(suite, "run_suite", run_suite)
     result = invoke("suite", suite_file)

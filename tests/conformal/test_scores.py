@@ -7,14 +7,15 @@ from hypothesis import strategies as st
 
 from atts import registry
 from atts.config import ScoreOptions, load_config
-from atts.conformal.scores import all_scores
+from atts.conformal.scores import SegmentLogprobs, all_scores
 from atts.errors import ConfigError
 
 LOGPROBS = st.lists(st.floats(-30, 0), min_size=1, max_size=40).map(np.array)
 
 
 def test_every_name_has_a_score() -> None:
-    assert set(all_scores(np.array([-1.0]), ScoreOptions())) == set(registry.SCORES.found)
+    one = np.array([-1.0])
+    assert set(all_scores(SegmentLogprobs(one, one), ScoreOptions())) == set(registry.SCORES.found)
     for name in registry.SCORES.found:
         assert load_config(None, [f"take_over.score.kind={name}"]).take_over.score.kind == name
     with pytest.raises(ConfigError, match=r"Input should be 'mean', .* or '"):
@@ -25,12 +26,16 @@ def test_every_name_has_a_score() -> None:
 def test_scores_are_as_defined(
     logprobs: np.ndarray[tuple[int], np.dtype[np.float64]], window: int, floor: float
 ) -> None:
-    scores = all_scores(logprobs, ScoreOptions(window=window, floor=floor))
+    draft = np.roll(logprobs, 1)
+    scores = all_scores(SegmentLogprobs(logprobs, draft), ScoreOptions(window=window, floor=floor))
     assert scores["mean"] == pytest.approx(-sum(logprobs) / len(logprobs))
     width = min(window, len(logprobs))
     means = [logprobs[i : i + width].mean() for i in range(len(logprobs) - width + 1)]
     assert scores["worst-window"] == pytest.approx(-min(means), abs=1e-9)
     assert scores["worst-window"] >= scores["mean"] * (1 - 1e-9) - 1e-9 or width < len(logprobs)
+    assert scores["largest-surprise"] == -min(logprobs)
+    assert scores["ratio"] == max(p - q for p, q in zip(draft, logprobs, strict=True))
+    assert scores["draft-surprise"] == -min(draft)
     below = [value for value in logprobs if value < floor]
     assert scores["unlikely-share"] == len(below) / len(logprobs)
 
@@ -41,8 +46,8 @@ def test_a_bad_step_in_a_long_segment_shows_in_its_worst_window() -> None:
     bad = fine.copy()
     bad[100:108] = -5.0
     ratios = {
-        name: score / all_scores(fine, options)[name]
-        for name, score in all_scores(bad, options).items()
+        name: score / all_scores(SegmentLogprobs(fine), options)[name]
+        for name, score in all_scores(SegmentLogprobs(bad), options).items()
         if name != "unlikely-share"
     }
     assert ratios["mean"] < 1.3

@@ -23,7 +23,8 @@ from atts.methods import METHODS
 from atts.methods.atts import take_turns
 from atts.methods.chain import Model, Models, OpenChain
 from atts.runs.pool import Clock, run_chains, solve
-from atts.types import Chain, Discarded, Problem
+from atts.runs.setup import PlannedChain
+from atts.types import Chain, ChainKey, Discarded, Problem
 
 PROBLEM = Problem(id="p", question="1+1?", answer="2")
 SAMPLING = Sampling(max_tokens=8, temperature=0.8, top_p=1.0, seed=1)
@@ -109,6 +110,10 @@ def open_chain(config: Config, draft: FakeEngine, target: FakeEngine, *turns: in
     return OpenChain(PROBLEM, 0, models, with_overlap(config, "on"), by_control(Scripted(*turns)))
 
 
+def planned(config: Config, draft: FakeEngine, target: FakeEngine) -> PlannedChain:
+    return PlannedChain(ChainKey(PROBLEM.id, 0), lambda: open_chain(config, draft, target))
+
+
 def without_times(chain: Chain) -> Chain:
     """What must not depend on when anything was done, or done in vain."""
     turns = []
@@ -143,7 +148,14 @@ async def run_all(config: Config, delays: Sequence[Sequence[float]]) -> list[Cha
     models: Models = {"draft": Model(draft, BYTES), "target": Model(target, BYTES)}
     control = SplitControl(CALIBRATION, rate=0.4)
     chains = [
-        [partial(OpenChain, problem, sample, models, config, by_control(control, problem.id))]
+        [
+            PlannedChain(
+                ChainKey(problem.id, sample),
+                partial(
+                    OpenChain, problem, sample, models, config, by_control(control, problem.id)
+                ),
+            )
+        ]
         for problem in PROBLEMS
         for sample in range(config.samples)
     ]
@@ -278,7 +290,7 @@ async def test_a_failing_score_leaves_nothing_running(config: Config) -> None:
         return await FakeEngine.generate(draft, request)
 
     draft.generate = slowly  # type: ignore[method-assign]
-    chain = await solve(lambda: open_chain(config, draft, target), METHODS["atts"], Clock())
+    chain = await solve(planned(config, draft, target), METHODS["atts"], Clock())
     assert (chain.end, chain.error) == ("failed", "EngineError: lost")
     assert (draft.aborted, draft.in_flight) == (1, 0)
     assert asyncio.all_tasks() == {asyncio.current_task()}
@@ -296,9 +308,7 @@ async def test_cancelling_a_chain_cancels_what_it_wrote_ahead(
         return await FakeEngine.generate(draft, request)
 
     draft.generate = slowly  # type: ignore[method-assign]
-    task = asyncio.create_task(
-        solve(lambda: open_chain(config, draft, target), METHODS["atts"], Clock())
-    )
+    task = asyncio.create_task(solve(planned(config, draft, target), METHODS["atts"], Clock()))
     # Until the second segment is being written, and the first scored or still being scored.
     for _ in range(100):
         if draft.in_flight and target.in_flight == scoring and len(draft.generated) == 2:

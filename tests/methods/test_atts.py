@@ -259,4 +259,9 @@ async def test_the_kind_of_score_is_the_configurations(config: Config) -> None:
     decision = chain.turns[0].decision
     assert decision
     assert (decision.score, decision.threshold, decision.order) == (1.0, 0.5, 0)
-    assert decision.scores == {"mean": 2.5, "worst-window": 2.5, "unlikely-share": 1.0}
+    assert decision.scores == {
+        "mean": 2.5,
+        "worst-window": 2.5,
+        "unlikely-share": 1.0,
+        "largest-surprise": 2.5,
+    }

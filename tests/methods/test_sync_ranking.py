@@ -1,7 +1,8 @@
 """Synchronous ranking: who is taken over, who waits for whom, and for whom nobody waits."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from functools import partial
 
 import pytest
 from fakes import FakeEngine, byte_tokenizer
@@ -13,9 +14,11 @@ from atts.engines.base import Scored, ScoreRequest
 from atts.errors import EngineError
 from atts.methods import METHODS
 from atts.methods.chain import Model, Models, OpenChain
+from atts.methods.decider import Scores
 from atts.methods.sync_ranking import Ranking
 from atts.runs.pool import Clock, run_chains
-from atts.types import Chain, Problem
+from atts.runs.setup import PlannedChain
+from atts.types import Chain, ChainKey, Problem
 
 PROBLEM = Problem(id="p", question="1+1?", answer="2")
 METHOD = METHODS["sync-ranking"]
@@ -65,11 +68,12 @@ async def solve_all(config: Config, draft: FakeEngine, target: FakeEngine) -> li
     }
     ranking = Ranking(PROBLEM.id, config, range(config.samples))
 
-    def opener(sample: int) -> Callable[[], OpenChain]:
-        return lambda: OpenChain(PROBLEM, sample, models, config, ranking)
+    def planned(sample: int) -> PlannedChain:
+        opened = partial(OpenChain, PROBLEM, sample, models, config, ranking)
+        return PlannedChain(ChainKey(PROBLEM.id, sample), opened)
 
     done: list[Chain] = []
-    group = [opener(sample) for sample in range(config.samples)]
+    group = [planned(sample) for sample in range(config.samples)]
     await asyncio.wait_for(run_chains([group], METHOD, 4, Clock(), done.append), 20)
     return sorted(done, key=lambda chain: chain.key)
 
@@ -175,9 +179,10 @@ def test_the_share_of_take_overs_keeps_to_the_rate(
         for turn, size in enumerate(sizes):
             for gone in range(size, sizes[0]):
                 ranking.leave(gone)
-            verdicts = await asyncio.gather(
-                *(ranking.decide(n, turn, float(n), 0.5) for n in range(size))
+            rulings = await asyncio.gather(
+                *(ranking.decide(n, turn, Scores(float(n)), 0.5) for n in range(size))
             )
+            verdicts = [ruling.verdict for ruling in rulings]
             took = [v.take_over for v in verdicts]
             assert took == sorted(took)  # the worst, which have the highest scores
             assert all(v.take_over == (v.p_value <= v.threshold) for v in verdicts)
@@ -192,7 +197,8 @@ def test_over_many_problems_even_single_decisions_keep_to_the_rate() -> None:
     config = config_of(take_over={"rate": 0.3})
 
     async def run(problem: str) -> bool:
-        return (await Ranking(problem, config, [0]).decide(0, 0, 1.0, 0.5)).take_over
+        ruling = await Ranking(problem, config, [0]).decide(0, 0, Scores(1.0), 0.5)
+        return ruling.verdict.take_over
 
     async def all_of_them() -> int:
         return sum([await run(f"p{n}") for n in range(1000)])
@@ -204,7 +210,7 @@ def test_over_many_problems_even_single_decisions_keep_to_the_rate() -> None:
 async def test_a_chain_that_is_not_among_the_others_is_a_mistake() -> None:
     ranking = Ranking("p", config_of(), [0])
     with pytest.raises(ValueError, match="chain 1 cannot be ranked in turn 0"):
-        await ranking.decide(1, 0, 1.0, 0.5)
+        await ranking.decide(1, 0, Scores(1.0), 0.5)
     models: Models = {
         "draft": Model(SampleEngine(), byte_tokenizer()),
         "target": Model(FakeEngine(), byte_tokenizer()),

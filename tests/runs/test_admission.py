@@ -19,7 +19,7 @@ from atts.errors import EngineConnectionError
 from atts.methods.chain import Model
 from atts.runs import admission, jobs
 from atts.runs.activity import Activity
-from atts.runs.admission import Admission, Room
+from atts.runs.admission import Admission, Capacity
 from atts.types import Chain
 
 IDLE, SOME, HALF = Load(9, 0, 0.02), Load(9, 0, 0.2), Load(9, 0, 0.5)
@@ -33,7 +33,9 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 class Scripted(FakeEngine):
     """Tells the loads of a script, keeps the room full, and notes its size."""
 
-    def __init__(self, room: Room, script: Sequence[Load | Exception | None], ending: int) -> None:
+    def __init__(
+        self, room: Capacity, script: Sequence[Load | Exception | None], ending: int
+    ) -> None:
         super().__init__()
         self.room = room
         self.script = iter(script)
@@ -59,7 +61,7 @@ async def sizes(
     script: Sequence[Load | Exception | None], least: int = 4, most: int = 40, ending: int = 0
 ) -> tuple[list[int], list[str]]:
     """The size of the room before each load and after the last, and the warnings."""
-    room, warnings = Room(least), list[str]()
+    room, warnings = Capacity(least), list[str]()
     engine = Scripted(room, script, ending)
     following = asyncio.create_task(
         Admission(room, [engine], least, most, cache_use=0.8).follow(warnings.append)
@@ -100,7 +102,7 @@ async def test_without_a_load_the_number_is_fixed_and_that_is_said_once() -> Non
 
 
 async def test_it_does_not_grow_beyond_what_is_used() -> None:
-    room = Room(4)
+    room = Capacity(4)
     room.taken = 3
     following = asyncio.create_task(
         Admission(room, [MeteredEngine(IDLE)], 4, 40, 0.8).follow(lambda _: None)
@@ -113,7 +115,7 @@ async def test_it_does_not_grow_beyond_what_is_used() -> None:
 
 
 async def test_the_busiest_engine_counts() -> None:
-    room = Room(40)
+    room = Capacity(40)
     room.taken = 40
     engines = [MeteredEngine(IDLE), MeteredEngine(Load(9, 0, 0.95))]
     following = asyncio.create_task(Admission(room, engines, 4, 40, 0.8).follow(lambda _: None))
@@ -126,7 +128,7 @@ async def test_the_busiest_engine_counts() -> None:
 class Server(FakeEngine):
     """A server in memory: each poll is a second, in which its chains grow, end, and begin."""
 
-    def __init__(self, room: Room, capacity: int, seed: int, seconds: int) -> None:
+    def __init__(self, room: Capacity, capacity: int, seed: int, seconds: int) -> None:
         super().__init__()
         self.room = room
         self.capacity = capacity
@@ -158,7 +160,7 @@ class Server(FakeEngine):
 @given(capacity=st.integers(200_000, 2_000_000), seed=st.integers(0, 99))
 def test_a_server_is_used_well_and_not_beyond_its_memory(capacity: int, seed: int) -> None:
     async def serve() -> Server:
-        room = Room(8)
+        room = Capacity(8)
         server = Server(room, capacity, seed, seconds=1000)
         following = asyncio.create_task(
             Admission(room, [server], 8, 5000, cache_use=0.8).follow(lambda _: None)
@@ -175,7 +177,7 @@ def test_a_server_is_used_well_and_not_beyond_its_memory(capacity: int, seed: in
 
 
 async def test_a_room_holds_no_more_than_its_size_and_any_group() -> None:
-    room = Room(3)
+    room = Capacity(3)
     inside = most = 0
 
     async def one() -> None:
@@ -196,7 +198,7 @@ async def test_a_room_holds_no_more_than_its_size_and_any_group() -> None:
 
 
 async def test_a_larger_room_lets_in_who_waits() -> None:
-    room = Room(1)
+    room = Capacity(1)
     await room.take(1)
     waiting = asyncio.create_task(room.take(1))
     await asyncio.sleep(0)

@@ -11,9 +11,10 @@ from killed_run import make_models
 
 from atts.config import Config
 from atts.errors import ConfigError, EngineError, ProblemError, StoreError
+from atts.grading.grader import Grader
 from atts.methods.chain import Models
-from atts.runs import jobs
-from atts.runs.candidates import Candidate, parse_candidates, prepare, read_all, run_missing
+from atts.runs import candidates as module
+from atts.runs.candidates import Candidate, named_runs, parse_candidates, prepare, run_missing
 
 
 class World:
@@ -22,7 +23,7 @@ class World:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.opened: list[str] = []
         self.broken: str | None = None
-        monkeypatch.setattr(jobs, "open_models", self.open_models)
+        monkeypatch.setattr(module, "open_models", self.open_models)
 
     @asynccontextmanager
     async def open_models(self, config: Config) -> AsyncIterator[Models]:
@@ -68,8 +69,9 @@ async def make(file: Path, *texts: str) -> tuple[list[str], list[str]]:
     """The names of the runs that were missing, and of those that could not be made."""
     folder = file.parent / "runs"
     plan = prepare(candidates(file, *texts), folder)
-    failed = await run_missing(plan.missing, folder, lambda _: SilentObserver(), ignore)
-    return [candidate.name for candidate in plan.missing], failed
+    with Grader() as grader:
+        failed = await run_missing(plan, grader, lambda _: SilentObserver(), ignore)
+    return list(plan.missing), failed
 
 
 def test_a_method_and_its_settings(file: Path) -> None:
@@ -113,8 +115,8 @@ async def test_what_is_missing_is_made_and_the_rest_is_used(file: Path, world: W
     directories = sorted(str(path) for path in folder.iterdir() if path.name[0] in "dt")
     found = candidates(file, *directories)
     plan = prepare(found, folder)
-    assert plan.missing == []
-    assert [named.run.config.method for named in read_all(found, plan)] == [
+    assert plan.missing == {}
+    assert [named.run.config.method for named in named_runs(found, plan)] == [
         "draft-only",
         "target-only",
     ]

@@ -18,7 +18,7 @@ from atts.config import Config
 from atts.conformal.calibration import Calibration
 from atts.errors import CalibrationError, ConfigError, EngineError, ProblemError
 from atts.methods.chain import Model
-from atts.runs import jobs
+from atts.runs import jobs, setup
 from atts.store.run_directory import CALIBRATION, CHAINS, read_run
 from atts.types import Chain
 
@@ -276,20 +276,20 @@ async def test_bad_input_is_refused_before_any_model_is_loaded(
     take_over = config.take_over
     without = changed(take_over=take_over.model_copy(update={"calibration": None}))
     with pytest.raises(CalibrationError, match="atts calibrate"):
-        jobs.prepare_run(without)
+        setup.prepare_run(without)
     missing = changed(
         take_over=take_over.model_copy(update={"calibration": tmp_path / "none.json"})
     )
     with pytest.raises(CalibrationError, match=r"none\.json"):
-        jobs.prepare_run(missing)
+        setup.prepare_run(missing)
     corrupt = tmp_path / "corrupt.json"
     corrupt.write_text('{"version": 1, "sco')
     with pytest.raises(CalibrationError, match=r"corrupt\.json is not a calibration"):
-        jobs.prepare_run(changed(take_over=take_over.model_copy(update={"calibration": corrupt})))
+        setup.prepare_run(changed(take_over=take_over.model_copy(update={"calibration": corrupt})))
     with pytest.raises(CalibrationError, match=r"sampling\.temperature: 0\.8.* 0\.5 in the run"):
-        jobs.prepare_run(changed(sampling=config.sampling.model_copy(update={"temperature": 0.5})))
+        setup.prepare_run(changed(sampling=config.sampling.model_copy(update={"temperature": 0.5})))
     with pytest.raises(ProblemError, match="nowhere"):
-        jobs.prepare_run(
+        setup.prepare_run(
             changed(problems=config.problems.model_copy(update={"source": "nowhere.jsonl"}))
         )
 

@@ -11,19 +11,22 @@ from atts.config import Config
 from atts.errors import ConfigError, ContextLengthError, EngineError, StoreError
 from atts.methods import METHODS
 from atts.methods.chain import Model, OpenChain
+from atts.methods.decider import ControlDecider
 from atts.runs.pool import Clock, run_chains
-from atts.types import Chain, Problem
+from atts.runs.setup import PlannedChain
+from atts.types import Chain, ChainKey, Problem
 
 ALONE = METHODS["draft-only"]
 
 
 def chains(
     engine: FakeEngine, problems: list[Problem], config: Config
-) -> Iterator[list[partial[OpenChain]]]:
+) -> Iterator[list[PlannedChain]]:
     models = {"draft": Model(engine, byte_tokenizer())}
     for problem in problems:
         for sample in range(config.samples):
-            yield [partial(OpenChain, problem, sample, models, config)]  # type: ignore[arg-type]
+            opened = partial(OpenChain, problem, sample, models, config)  # type: ignore[arg-type]
+            yield [PlannedChain(ChainKey(problem.id, sample), opened)]
 
 
 async def test_every_chain_is_solved_once_within_the_limit(
@@ -106,14 +109,51 @@ async def test_a_failed_chain_keeps_the_turns_that_it_had(
         "draft": Model(FakeEngine(write=write), byte_tokenizer()),
         "target": Model(FakeEngine(logprob=logprob), byte_tokenizer()),
     }
-    control = OnlineControl(rate=0.0, coverage="marginal")
-    chain = partial(OpenChain, problems[0], 0, models, config, control)  # type: ignore[arg-type]
+    decider = ControlDecider(OnlineControl(rate=0.0, coverage="marginal"), "p0")
+    opened = partial(OpenChain, problems[0], 0, models, config, decider)  # type: ignore[arg-type]
+    chain = PlannedChain(ChainKey("p0", 0), opened)
     done: list[Chain] = []
     await run_chains([[chain]], METHODS["atts"], 1, Clock(), done.append)
     assert [c.end for c in done] == ["failed"]
     assert done[0].error == "EngineError: lost the connection"
     assert [t.decision.score for t in done[0].turns if t.decision] == [1.0]
     assert done[0].text == "first..."
+
+
+@pytest.mark.parametrize(
+    ("raised", "end", "error"),
+    [
+        (EngineError("no tokens"), "failed", "EngineError: no tokens"),
+        (RuntimeError("of a template"), "failed", "RuntimeError: of a template"),
+        (ContextLengthError("full"), "context", None),
+    ],
+)
+async def test_a_chain_that_cannot_be_begun_is_data_too(
+    config: Config, problems: list[Problem], raised: Exception, end: str, error: str | None
+) -> None:
+    def cannot() -> OpenChain:
+        raise raised
+
+    engine = FakeEngine(write=lambda _: "\\boxed{1}")
+    broken = [PlannedChain(ChainKey("broken", 3), cannot)]
+    done: list[Chain] = []
+    groups = [broken, *chains(engine, problems, config)]
+    await run_chains(groups, ALONE, 4, Clock(), done.append)
+    (lost,) = [chain for chain in done if chain.problem_id == "broken"]
+    assert (lost.sample, lost.end, lost.error, lost.turns) == (3, end, error, ())
+    assert len(done) == 1 + len(problems) * config.samples
+
+
+async def test_a_wrong_configuration_ends_the_run(config: Config, problems: list[Problem]) -> None:
+    def cannot() -> OpenChain:
+        raise ConfigError("no such role")
+
+    groups = [
+        [PlannedChain(ChainKey("broken", 0), cannot)],
+        *chains(FakeEngine(seconds=60.0), problems, config),
+    ]
+    with pytest.raises(ConfigError, match="no such role"):
+        await run_chains(groups, ALONE, 4, Clock(), lambda _: None)
 
 
 async def test_a_full_context_is_an_end_not_a_failure(

@@ -28,9 +28,10 @@ from atts.reports.summary_table import comparison
 from atts.runs import jobs
 from atts.runs.pool import Clock, run_chains, solve
 from atts.runs.regrade import regrade
+from atts.runs.setup import PlannedChain, prepare_run
 from atts.runs.stopping import Stopping
 from atts.store.run_directory import CHAINS, RecordedRun, read_run
-from atts.types import Chain, Problem
+from atts.types import Chain, ChainKey, Problem
 
 ALONE = METHODS["draft-only"]
 MAJORITY = StopOptions(when="majority")
@@ -44,7 +45,7 @@ def chain(problem_id: str, sample: int, answer: str | None, **changes: Any) -> C
 
 async def settled_after(options: StopOptions, samples: int, answers: Sequence[str | None]) -> int:
     """After how many of the answers the problem is settled; 0 if it is not."""
-    with Stopping(options, samples) as stopping:
+    with Grader() as grader, Stopping(options, samples, grader) as stopping:
         for sample, answer in enumerate(answers):
             await stopping.chains_done([chain("p", sample, answer)])
             if stopping.is_settled("p"):
@@ -72,7 +73,7 @@ async def test_votes_settle_a_problem(
 
 
 async def test_a_failed_chain_has_no_vote() -> None:
-    with Stopping(ADAPTIVE, 16) as stopping:
+    with Grader() as grader, Stopping(ADAPTIVE, 16, grader) as stopping:
         await stopping.chains_done(
             chain("p", sample, "2", end="failed", error="lost") for sample in range(8)
         )
@@ -90,7 +91,10 @@ async def test_algebra_runs_beside_the_event_loop(monkeypatch: pytest.MonkeyPatc
         return compare(self, pairs)
 
     monkeypatch.setattr(Grader, "compare", slow)
-    with Stopping(StopOptions(when="adaptive", confidence=0.8), 16) as stopping:
+    with (
+        Grader() as grader,
+        Stopping(StopOptions(when="adaptive", confidence=0.8), 16, grader) as stopping,
+    ):
         await stopping.chains_done([chain("p", 0, "x+1")])
         counting = asyncio.create_task(stopping.chains_done([chain("p", 1, "1+x")]))
         # Another problem is settled in the meantime.
@@ -121,10 +125,15 @@ async def test_chains_in_flight_are_aborted_and_the_others_not_begun(
     config = config.model_copy(update={"turns": turns})
     models = {"draft": Model(engine, byte_tokenizer())}
     done: list[Chain] = []
-    with Stopping(ADAPTIVE, 16) as stopping:
+    with Grader() as grader, Stopping(ADAPTIVE, 16, grader) as stopping:
         await run_chains(
             [
-                [partial(OpenChain, problem, sample, models, config)]  # type: ignore[arg-type]
+                [
+                    PlannedChain(
+                        ChainKey("p", sample),
+                        partial(OpenChain, problem, sample, models, config),  # type: ignore[arg-type]
+                    )
+                ]
                 for sample in range(16)
             ],
             ALONE,
@@ -145,10 +154,13 @@ async def test_cancelling_is_not_taken_for_a_settled_problem(config: Config) -> 
     engine = FakeEngine(seconds=3600.0)
     models = {"draft": Model(engine, byte_tokenizer())}
     problem = Problem(id="p", question="1+1?", answer="2")
-    with Stopping(ADAPTIVE, 16) as stopping:
+    with Grader() as grader, Stopping(ADAPTIVE, 16, grader) as stopping:
         task = asyncio.create_task(
             solve(
-                partial(OpenChain, problem, 0, models, config),  # type: ignore[arg-type]
+                PlannedChain(
+                    ChainKey("p", 0),
+                    partial(OpenChain, problem, 0, models, config),  # type: ignore[arg-type]
+                ),
                 ALONE,
                 Clock(),
                 stopping,
@@ -168,9 +180,12 @@ async def test_an_error_of_time_is_not_taken_for_a_settled_problem(config: Confi
 
     models = {"draft": Model(FakeEngine(write=write), byte_tokenizer())}
     problem = Problem(id="p", question="1+1?", answer="2")
-    with Stopping(ADAPTIVE, 16) as stopping:
+    with Grader() as grader, Stopping(ADAPTIVE, 16, grader) as stopping:
         done = await solve(
-            partial(OpenChain, problem, 0, models, config),  # type: ignore[arg-type]
+            PlannedChain(
+                ChainKey("p", 0),
+                partial(OpenChain, problem, 0, models, config),  # type: ignore[arg-type]
+            ),
             ALONE,
             Clock(),
             stopping,
@@ -265,7 +280,7 @@ async def test_what_was_not_needed_has_no_grade_anywhere(tmp_path: Path) -> None
 def test_a_method_that_needs_all_chains_is_not_stopped(tmp_path: Path) -> None:
     config = run_config(tmp_path, "majority").model_copy(update={"method": "best-of-n"})
     with pytest.raises(ConfigError, match="needs them all"):
-        jobs.prepare_run(config)
+        prepare_run(config)
 
 
 def test_a_chain_cut_short_counts_with_what_it_had_written() -> None:

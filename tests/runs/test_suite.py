@@ -12,8 +12,9 @@ from fakes import FakeEngine, SilentObserver, byte_tokenizer
 from atts.config import Config, load_config
 from atts.errors import ConfigError, ServerError
 from atts.files import to_jsonl
+from atts.grading.grader import Grader
 from atts.methods.chain import Model, Models
-from atts.runs import jobs, suite
+from atts.runs import suite
 from atts.runs.suite import load_suite, run_suite
 from atts.store.run_directory import read_run
 from atts.types import Author, Problem
@@ -28,7 +29,7 @@ class World:
         self.happened: list[str] = []
         self.broken: str | None = None
         self.engines: list[FakeEngine] = []
-        monkeypatch.setattr(jobs, "open_models", self.open_models)
+        monkeypatch.setattr(suite, "open_models", self.open_models)
         monkeypatch.setattr(suite, "answers", self.answers)
         monkeypatch.setattr(suite, "up", self.up)
         monkeypatch.setattr(suite, "down", self.down)
@@ -151,6 +152,37 @@ async def test_a_failing_entry_is_reported_and_the_others_go_on(
     ]
     assert {status for name, status in statuses.items() if "/b/" in name} == {"done"}
     assert world.happened[-1] == "down two draft+target"
+
+
+async def test_a_corrupt_entry_is_reported_and_the_others_go_on(
+    file: Path, tmp_path: Path, world: World
+) -> None:
+    await run(file, tmp_path / "out")
+    (tmp_path / "out/one/a/target-only/config.yaml").write_text("{")
+    (tmp_path / "out/two/b/atts-marginal/chains.jsonl").write_text("no chain\n" * 3)
+    happened = list(world.happened)
+    statuses = dict(await run(file, tmp_path / "out"))
+    corrupt = {"one/a/target-only", "two/b/atts-marginal"}
+    assert {name for name, status in statuses.items() if status == "failed"} == corrupt
+    assert {statuses[name] for name in NAMES if name not in corrupt} == {"done before"}
+    assert world.happened == happened, "no server is started for what cannot be done"
+
+
+async def test_answers_are_compared_by_one_grader(
+    file: Path, tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del world
+    made = []
+    begin = Grader.__init__
+
+    def counted(self: Grader, *arguments: Any, **options: Any) -> None:  # noqa: ANN401
+        made.append(self)
+        begin(self, *arguments, **options)
+
+    monkeypatch.setattr(Grader, "__init__", counted)
+    await run(file, tmp_path / "out")
+    await run(file, tmp_path / "out")
+    assert len(made) == 2
 
 
 async def test_a_pair_whose_servers_do_not_start_fails_alone(

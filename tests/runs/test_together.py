@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from killed_run import make_config, make_models
@@ -11,8 +12,8 @@ from killed_run import make_config, make_models
 from atts.analysis.summary import Summary
 from atts.config import Config
 from atts.errors import ConfigError, EngineError
-from atts.methods.chain import Models
-from atts.runs import jobs
+from atts.methods.chain import Models, OpenChain
+from atts.runs import jobs, setup
 from atts.store.run_directory import CHAINS, read_run
 from atts.types import Chain
 
@@ -86,9 +87,27 @@ async def test_a_failed_chain_is_done_again_without_its_problem(
     assert (again.chains, again.failed) == (24, 0)
 
 
+async def test_nobody_waits_for_a_chain_that_cannot_be_begun(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = iter(range(1000))
+    begin = OpenChain.__init__
+
+    def failing(self: OpenChain, *arguments: Any) -> None:  # noqa: ANN401
+        if next(prompts) in (2, 9):
+            raise RuntimeError("of a template")
+        begin(self, *arguments)
+
+    monkeypatch.setattr(OpenChain, "__init__", failing)
+    summary = await run(config, make_models(0.0), tmp_path / "run")
+    assert (summary.chains, summary.failed) == (24, 2)
+    lost = [chain.error for chain in read_run(tmp_path / "run").chains if chain.end == "failed"]
+    assert lost == ["RuntimeError: of a template"] * 2
+
+
 def test_too_small_a_pool_is_refused_before_any_work(config: Config) -> None:
     limits = config.limits.model_copy(update={"chains": 3})
     with pytest.raises(ConfigError, match=r"limits\.chains=3 is below samples=4.*sync-ranking"):
-        jobs.prepare_run(config.model_copy(update={"limits": limits}))
+        setup.prepare_run(config.model_copy(update={"limits": limits}))
     atts = config.model_copy(update={"limits": limits, "method": "draft-only"})
-    assert jobs.prepare_run(atts).config.limits.chains == 3
+    assert setup.prepare_run(atts).config.limits.chains == 3

@@ -10,15 +10,17 @@ from killed_run import make_config, make_models
 from scipy.stats import binom
 from typer.testing import CliRunner
 
+from atts.analysis.graded_run import GradedRun, grade_run
 from atts.cli.app import app
 from atts.cli.tune import _refusal
 from atts.config import Config, parse_config
 from atts.errors import ConfigError
+from atts.grading.grader import Grader
 from atts.methods.chain import Models
 from atts.problems import load_problems
-from atts.runs import jobs
+from atts.runs import setup
 from atts.runs.tuning import certify, prepare_tuning, tune
-from atts.store.run_directory import CALIBRATION, read_run
+from atts.store.run_directory import CALIBRATION, RecordedRun, read_run
 from atts.types import Chain, Problem
 
 PROBLEMS = [Problem(id=f"p{n}", question="2 + 2?", answer="4") for n in range(60)]
@@ -39,8 +41,10 @@ def answered(problem: str, *answers: str | None) -> list[Chain]:
     ]
 
 
-def run_of(answers: Callable[[int], tuple[str | None, ...]]) -> list[Chain]:
-    return [chain for n in range(60) for chain in answered(f"p{n}", *answers(n))]
+def run_of(answers: Callable[[int], tuple[str | None, ...]]) -> GradedRun:
+    chains = tuple(chain for n in range(60) for chain in answered(f"p{n}", *answers(n)))
+    with Grader() as grader:
+        return grade_run(RecordedRun(Config(), tuple(PROBLEMS), chains), grader)
 
 
 def test_losses_are_problems_that_only_the_target_solved() -> None:
@@ -51,7 +55,7 @@ def test_losses_are_problems_that_only_the_target_solved() -> None:
         0.2: run_of(lambda n: ("5", "5", "4") if n < 25 else ("4", "4", "4")),
         0.1: run_of(lambda _: ("4", "4", "4")),
     }
-    tuning = certify(PROBLEMS, target, tried, limit=0.1, confidence=0.9)
+    tuning = certify(target, tried, limit=0.1, confidence=0.9)
     assert [point.rate for point in tuning.points] == [0.8, 0.4, 0.2, 0.1]
     assert [point.losses for point in tuning.points] == [0, 2, 25, 0]
     # 0.1 comes after a rate that failed, so it is not even tested.
@@ -63,7 +67,7 @@ def test_losses_are_problems_that_only_the_target_solved() -> None:
 
 def test_a_tied_vote_counts_as_a_loss_where_it_can() -> None:
     target, tried = run_of(lambda _: ("4", "5")), {0.5: run_of(lambda _: ("5", "4"))}
-    tuning = certify(PROBLEMS, target, tried, limit=0.1, confidence=0.9)
+    tuning = certify(target, tried, limit=0.1, confidence=0.9)
     assert tuning.points[0].losses == 60
     assert tuning.chosen is None
 
@@ -150,7 +154,7 @@ def test_a_run_quotes_its_certificate(tmp_path: Path, monkeypatch: pytest.Monkey
     ) -> AsyncIterator[Models]:
         yield make_models(0.0)
 
-    monkeypatch.setattr(jobs, "open_models", open_models)
+    monkeypatch.setattr(setup, "open_models", open_models)
     monkeypatch.chdir(tmp_path)
     config = labelled(tmp_path, 60)
     (tmp_path / "problems.jsonl").write_text('{"id": "p", "question": "?", "answer": "4"}')
@@ -186,11 +190,11 @@ def test_a_run_quotes_its_certificate(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_what_is_not_certified_is_said_plainly() -> None:
     target = run_of(lambda _: ("4",))
-    few = certify(PROBLEMS, target, {0.8: run_of(lambda n: ("4" if n > 2 else "5",))}, 0.1, 0.9)
+    few = certify(target, {0.8: run_of(lambda n: ("4" if n > 2 else "5",))}, 0.1, 0.9)
     assert few.chosen is None
     assert "3 of 60 problems are lost" in _refusal(few)
     # 5 % of 78 is 4, rounded up.
     assert binom.cdf(4, 78, 0.1) <= 0.1 < binom.cdf(4, 77, 0.1)
     assert "as large a share is lost of more problems, 78 would do" in _refusal(few)
-    many = certify(PROBLEMS, target, {0.8: run_of(lambda n: ("4" if n > 9 else "5",))}, 0.1, 0.9)
+    many = certify(target, {0.8: run_of(lambda n: ("4" if n > 9 else "5",))}, 0.1, 0.9)
     assert "no number of problems would do" in _refusal(many)

@@ -1,6 +1,5 @@
 """Fitting gives back the efficiencies that a run was made with."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ from atts.config import Config
 from atts.errors import ConfigError
 from atts.simulation import fit
 from atts.simulation import workload as workload_module
-from atts.simulation.contender import Contender
+from atts.simulation.contender import SimulatedMethod
 from atts.simulation.deployment import Hardware, ModelHardware
 from atts.simulation.fit import Measured, fit_run, least_squares, read_fit, replay, with_efficiency
 from atts.simulation.hardware import Efficiency
@@ -73,7 +72,7 @@ def test_a_simulated_run_is_fitted(
         )
     hardware = Hardware(draft=ModelHardware(efficiency=TRUE), target=ModelHardware(efficiency=TRUE))
     chains: list[Chain] = []
-    contender = Contender.parse("atts:limits.overlap=off")
+    contender = SimulatedMethod.parse("atts:limits.overlap=off")
     outcome = simulate(contender, pair, workload, hardware, 8, 12, finished=chains.append)
     config = contender.config(pair, 8)
     problems = [workload.problem(number) for number in range(12)]
@@ -98,9 +97,3 @@ def test_runs_that_say_nothing_are_refused(pair: Config, tmp_path: Path) -> None
         fit_run(tmp_path / "run", Hardware())
     with pytest.raises(ConfigError, match="holds no efficiencies"):
         read_fit(tmp_path / "run" / "config.yaml")
-
-
-def test_without_scipy_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "scipy", None)
-    with pytest.raises(ConfigError, match=r"atts\[simulate\]"):
-        least_squares(lambda _: np.zeros(1), [Efficiency()])

@@ -4,9 +4,9 @@ import pytest
 
 from atts.config import Config
 from atts.errors import ConfigError
-from atts.simulation.contender import Contender
+from atts.simulation.contender import SimulatedMethod
 from atts.simulation.deployment import Hardware, ModelHardware
-from atts.simulation.simulate import Outcome, simulate
+from atts.simulation.simulate import SimulationOutcome, simulate
 from atts.simulation.workload import Workload
 from atts.types import Chain
 
@@ -21,10 +21,10 @@ def run(
     in_flight: int = 8,
     problems: int = 6,
     ratio: float = 1.0,
-) -> tuple[Outcome, list[Chain]]:
+) -> tuple[SimulationOutcome, list[Chain]]:
     chains: list[Chain] = []
     outcome = simulate(
-        Contender.parse(name),
+        SimulatedMethod.parse(name),
         config,
         workload,
         hardware or Hardware(),

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from atts.analysis.spans import most_at_a_time
-from atts.grading.metrics import Interval, clustered_interval
+from atts.grading.intervals import Interval, clustered_interval
 from atts.store.run_directory import RecordedRun
 from atts.types import ChainKey, Decision, Record, Segment
 
@@ -37,7 +37,7 @@ class Cap(Record):
     """The largest number that occurred."""
 
 
-class Budget(Record):
+class BudgetUse(Record):
     """The take-over rate over time, and the caps of ``take_over.budget``."""
 
     nominal: float
@@ -53,7 +53,7 @@ class Budget(Record):
     """Take-overs that the target worked on at a time; None where times are unknown."""
 
 
-class Arrival(NamedTuple):
+class MadeDecision(NamedTuple):
     """A decision, where it belongs, and what the target wrote after it."""
 
     key: ChainKey
@@ -63,7 +63,7 @@ class Arrival(NamedTuple):
     until: float | None
 
 
-def budget(run: RecordedRun, zeros: Mapping[ChainKey, float]) -> Budget | None:
+def budget(run: RecordedRun, zeros: Mapping[ChainKey, float]) -> BudgetUse | None:
     """Sum up the decisions; ``zeros`` are the clock offsets of the timed chains."""
     arrivals = _in_order(run, zeros)
     if not arrivals:
@@ -74,7 +74,7 @@ def budget(run: RecordedRun, zeros: Mapping[ChainKey, float]) -> Budget | None:
     by_turn = Counter(
         (each.key.problem_id, each.turn) for each in arrivals if each.decision.take_over
     )
-    return Budget(
+    return BudgetUse(
         nominal=nominal,
         realised=_rate(arrivals),
         over_time=parts,
@@ -87,10 +87,10 @@ def budget(run: RecordedRun, zeros: Mapping[ChainKey, float]) -> Budget | None:
     )
 
 
-def _in_order(run: RecordedRun, zeros: Mapping[ChainKey, float]) -> list[Arrival]:
+def _in_order(run: RecordedRun, zeros: Mapping[ChainKey, float]) -> list[MadeDecision]:
     """All decisions in the order in which they were made, as far as that was recorded."""
     arrivals = [
-        Arrival(
+        MadeDecision(
             chain.key,
             number,
             decision,
@@ -107,7 +107,7 @@ def _in_order(run: RecordedRun, zeros: Mapping[ChainKey, float]) -> list[Arrival
     return arrivals
 
 
-def _parts(arrivals: Sequence[Arrival]) -> tuple[PartRate, ...]:
+def _parts(arrivals: Sequence[MadeDecision]) -> tuple[PartRate, ...]:
     count = min(PARTS, len(arrivals))
     borders = [len(arrivals) * part // count for part in range(count + 1)]
     parts = []
@@ -127,7 +127,7 @@ def _parts(arrivals: Sequence[Arrival]) -> tuple[PartRate, ...]:
     return tuple(parts)
 
 
-def _rate(arrivals: Sequence[Arrival]) -> Interval:
+def _rate(arrivals: Sequence[MadeDecision]) -> Interval:
     by_problem: dict[str, list[bool]] = defaultdict(list)
     for each in arrivals:
         by_problem[each.key.problem_id].append(each.decision.take_over)
@@ -143,7 +143,7 @@ def _refused(decision: Decision) -> bool:
     )
 
 
-def _most_in_flight(arrivals: Sequence[Arrival]) -> int:
+def _most_in_flight(arrivals: Sequence[MadeDecision]) -> int:
     """From the decision to the last token that the target wrote on it."""
     return most_at_a_time(
         (each.decision.timings.done, max(segment.timings.done for segment in each.written))

@@ -16,14 +16,9 @@ from atts.analysis.tokens import TokenBudget, Tokens, accepted_tokens, count_tok
 from atts.config import Config, differing_keys
 from atts.errors import GradingError
 from atts.grading.grader import Grader
-from atts.grading.metrics import (
-    Difference,
-    Interval,
-    mean_over_problems,
-    paired_difference,
-    paired_ratio,
-)
-from atts.grading.paired import holm
+from atts.grading.intervals import Interval
+from atts.grading.metrics import mean_over_problems
+from atts.grading.paired import Difference, holm, paired_difference, paired_ratio
 from atts.methods import METHODS
 from atts.store.run_directory import RecordedRun
 from atts.types import Author, Chain, Problem, Record

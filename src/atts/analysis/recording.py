@@ -1,22 +1,29 @@
-"""Recorded scores: of a run directory, or of a trace of the reference implementation."""
+"""Recorded scores, of a run directory or a trace of the reference, and the order they come in."""
 
 import gzip
+import heapq
 import json
 import math
-from collections.abc import Iterable, Mapping
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from atts.analysis.graded_run import Verdict, grade_run
 from atts.conformal.calibration import Calibration
 from atts.errors import CalibrationError, StoreError
-from atts.grading.equivalence import equivalent
+from atts.grading.grader import Grader, VerdictCache
 from atts.store.run_directory import read_run
 from atts.types import Chain
 
+JITTER = 0.2
+"""Simulated steps take between 1 - JITTER and 1 + JITTER of their recorded work."""
 
-class Step(NamedTuple):
+
+class ScoredTurn(NamedTuple):
     """One scored segment."""
 
     turn: int
@@ -31,29 +38,35 @@ class Step(NamedTuple):
     """By kind of score; the one decided by stands under its kind."""
 
 
-class RecordedChain(NamedTuple):
+class ScoredChain(NamedTuple):
     problem_id: str
     sample: int
     right: bool | None
     """Whether its answer is right; None where that is not known."""
-    steps: tuple[Step, ...]
+    steps: tuple[ScoredTurn, ...]
 
 
 class Recording(NamedTuple):
     name: str
     seed: int
     """Tie-breakers derive from it and the chain's identity, as in the run."""
-    chains: tuple[RecordedChain, ...]
+    chains: tuple[ScoredChain, ...]
     """In the order in which they were started."""
 
 
-def load_recording(path: Path) -> Recording:
+def load_recording(path: Path, grader: Grader | None = None) -> Recording:
     """Read a run directory, or a trace: ``.jsonl`` or ``.jsonl.gz``, one line a chain.
+
+    Right and wrong are told by the grades of the run, else by the rules and by algebra, which is
+    what ``grader`` compares by (none: one that lasts for this call and uses the user's cache).
 
     Raises:
         StoreError: it cannot be read, or holds no score.
     """
-    recording = _load_run(path) if path.is_dir() else _load_trace(path)
+    if grader is None:
+        with Grader(cache=VerdictCache()) as own:
+            return load_recording(path, own)
+    recording = _load_run(path, grader) if path.is_dir() else _load_trace(path, grader)
     if not any(chain.steps for chain in recording.chains):
         raise StoreError(f"{path} holds no score to replay")
     return recording
@@ -77,20 +90,18 @@ def load_calibration(path: Path) -> Calibration:
     return Calibration(version=2, fingerprint={}, coverage="marginal", scores={"all": scores})
 
 
-def _load_run(path: Path) -> Recording:
-    run = read_run(path)
-    gold = {problem.id: problem.answer for problem in run.problems}
+def _load_run(path: Path, grader: Grader) -> Recording:
+    graded = grade_run(read_run(path), grader)
+    run = graded.run
     kind = run.config.take_over.score.kind
     return Recording(
         path.resolve().name,
         run.config.seed,
         tuple(
-            RecordedChain(
+            ScoredChain(
                 chain.problem_id,
                 chain.sample,
-                None
-                if chain.end == "failed" or not chain.is_needed
-                else _right(gold[chain.problem_id], chain.answer),
+                _right(graded.verdicts[chain.key]),
                 tuple(_steps(chain, kind)),
             )
             for chain in sorted(run.chains, key=lambda chain: chain.started)
@@ -98,14 +109,17 @@ def _load_run(path: Path) -> Recording:
     )
 
 
-def _steps(chain: Chain, kind: str) -> Iterable[Step]:
+def _right(verdict: Verdict) -> bool | None:
+    """A chain that came to its end without an answer is wrong."""
+    return False if verdict.outcome == "no answer" else verdict.correct
+
+
+def _steps(chain: Chain, kind: str) -> Iterable[ScoredTurn]:
     last = None
-    for number, turn in enumerate(chain.turns):
-        if not turn.decision:
-            continue
-        decision = turn.decision
-        begun = turn.segments[0].timings.queued if turn.segments else decision.timings.queued
-        yield Step(
+    for number, decision in chain.decisions:
+        segments = chain.turns[number].segments
+        begun = segments[0].timings.queued if segments else decision.timings.queued
+        yield ScoredTurn(
             turn=number,
             score=decision.score,
             take_over=decision.take_over,
@@ -117,39 +131,105 @@ def _steps(chain: Chain, kind: str) -> Iterable[Step]:
         last = decision.timings.done
 
 
-def _load_trace(path: Path) -> Recording:
+def _load_trace(path: Path, grader: Grader) -> Recording:
     opened = gzip.open if path.suffix == ".gz" else Path.open
     try:
         with opened(path, "rt", encoding="utf-8") as file:
-            lines = file.read().splitlines()
-        chains = tuple(_traced(json.loads(line)) for line in lines if line.strip())
+            traced = [_traced(json.loads(line)) for line in file if line.strip()]
     except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(
             f"cannot read {path}: {error!r}; a recording is a run directory, or a trace with one "
             "JSON object a line"
         ) from error
-    return Recording(path.name.split(".")[0], 0, chains)
+    verdicts = grader.compare((gold, answer) for _, gold, answer in traced if answer is not None)
+    chains = [
+        chain._replace(right=False if answer is None else verdicts[gold, answer])
+        for chain, gold, answer in traced
+    ]
+    return Recording(path.name.split(".")[0], 0, tuple(chains))
 
 
-def _traced(line: dict[str, Any]) -> RecordedChain:
-    """A chain of the reference. Empty segments have no perplexity there, and no decision here."""
+def _traced(line: dict[str, Any]) -> tuple[ScoredChain, str, str | None]:
+    """A chain of the reference, the gold answer and the chain's; whether they agree is open.
+
+    Empty segments have no perplexity there, and no decision here.
+    """
     steps, written = [], 0.0
     for turn in line["turns"]:
         written += turn["draft_chars"]
         if turn["ppl"] is not None:
             score = math.log(turn["ppl"])
             steps.append(
-                Step(
+                ScoredTurn(
                     int(turn["turn"]), score, bool(turn["rejected"]), written, None, {"mean": score}
                 )
             )
             written = 0.0
         written += turn["target_chars"]
-    gold, answer = str(line["gold_answer"]), line["reextracted"]
-    return RecordedChain(
-        str(line["question_id"]), int(line["sample_index"]), _right(gold, answer), tuple(steps)
-    )
+    chain = ScoredChain(str(line["question_id"]), int(line["sample_index"]), None, tuple(steps))
+    answer = line["reextracted"]
+    return chain, str(line["gold_answer"]), None if answer is None else str(answer)
 
 
-def _right(gold: str, answer: str | None) -> bool:
-    return answer is not None and equivalent(gold, answer)
+class ScoreArrival(NamedTuple):
+    """A score that arrives."""
+
+    chain: ScoredChain
+    step: ScoredTurn
+
+
+def recorded_order(recording: Recording) -> list[ScoreArrival]:
+    """As the scores arrived.
+
+    A trace of the reference does not say; it did one problem after the other, the chains of a
+    problem side by side.
+    """
+    arrivals = [ScoreArrival(chain, step) for chain in recording.chains for step in chain.steps]
+    if all(arrival.step.order is not None for arrival in arrivals):
+        return sorted(arrivals, key=lambda arrival: arrival.step.order or 0)
+    return [
+        arrival
+        for _, chains in groupby(recording.chains, key=lambda chain: chain.problem_id)
+        for arrival in _pool(iter(chains), in_flight=2**20, rng=None)
+    ]
+
+
+def simulated_order(recording: Recording, seed: int, in_flight: int) -> list[ScoreArrival]:
+    """As a pool of ``in_flight`` chains over all problems brings them, which is how ``atts`` runs.
+
+    Chains start in their recorded order, each step takes its recorded work times a random
+    factor, and when a chain ends the next one starts.
+    """
+    return list(_pool(iter(recording.chains), in_flight, random.Random(seed)))  # noqa: S311
+
+
+def _pool(
+    waiting: Iterator[ScoredChain], in_flight: int, rng: random.Random | None
+) -> Iterator[ScoreArrival]:
+    # The second entry keeps ties in the order in which chains started.
+    pending: list[tuple[float, int, ScoredChain, int]] = []
+    started = 0
+
+    def duration(step: ScoredTurn) -> float:
+        return step.work * (rng.uniform(1.0 - JITTER, 1.0 + JITTER) if rng else 1.0)
+
+    def start(now: float) -> None:
+        nonlocal started
+        chain = next((chain for chain in waiting if chain.steps), None)
+        if chain:
+            started += 1
+            heapq.heappush(pending, (now + duration(chain.steps[0]), started, chain, 0))
+
+    for _ in range(in_flight):
+        before = len(pending)
+        start(0.0)
+        if len(pending) == before:
+            break
+    while pending:
+        now, number, chain, index = heapq.heappop(pending)
+        yield ScoreArrival(chain, chain.steps[index])
+        if index + 1 < len(chain.steps):
+            done = now + duration(chain.steps[index + 1])
+            heapq.heappush(pending, (done, number, chain, index + 1))
+        else:
+            start(now)

@@ -12,14 +12,18 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from atts.analysis.arrival import Arrival
-from atts.analysis.recording import Recording, load_calibration
+from atts.analysis.recording import Recording, ScoreArrival, load_calibration
 from atts.config import Config, Coverage, TakeOverOptions, parse_config
 from atts.conformal.calibration import Calibration
 from atts.conformal.control import Control, Verdict
 from atts.conformal.factory import make_control
 from atts.errors import ConfigError
-from atts.grading.metrics import Interval, clustered_interval
+from atts.grading.intervals import (
+    Interval,
+    auroc_within_problems,
+    clustered_auroc,
+    clustered_interval,
+)
 from atts.seeds import tie_breaker
 from atts.types import Record
 
@@ -30,20 +34,20 @@ WINDOWS = 20
 """Into how many equal parts the decisions are cut, in their order, to see the rate over time."""
 
 
-class Contender(NamedTuple):
+class ControlSpec(NamedTuple):
     """A control to replay, as the command line names it."""
 
     name: str
     options: TakeOverOptions
 
     @classmethod
-    def parse(cls, name: str) -> "Contender":
+    def parse(cls, name: str) -> "ControlSpec":
         """``split``, ``online`` or ``adaptive``, and keys of ``take_over`` after commas.
 
         Raises:
             ConfigError: a key or a value is wrong.
 
-        >>> Contender.parse("online,coverage=conditional").options.coverage
+        >>> ControlSpec.parse("online,coverage=conditional").options.coverage
         'conditional'
         """
         control, *settings = name.split(",")
@@ -89,7 +93,11 @@ class Replayed(Record):
 
 
 def replay(
-    recording: Recording, arrivals: Sequence[Arrival], contender: Contender, rate: float, folds: int
+    recording: Recording,
+    arrivals: Sequence[ScoreArrival],
+    spec: ControlSpec,
+    rate: float,
+    folds: int,
 ) -> Replayed:
     """Let a control decide on recorded scores.
 
@@ -100,12 +108,12 @@ def replay(
         ConfigError: the recording lacks the kind of score, or the folds are too many.
         CalibrationError: the calibration file cannot be used.
     """
-    options = contender.options.model_copy(update={"rate": rate})
+    options = spec.options.model_copy(update={"rate": rate})
     kind = options.score.kind
     lacking = next((a.step for a in arrivals if kind not in a.step.scores), None)
     if lacking:
         raise ConfigError(
-            f"--control {contender.name}: the recording has no {kind} scores, only "
+            f"--control {spec.name}: the recording has no {kind} scores, only "
             f"{', '.join(sorted(lacking.scores))}"
         )
     controls, fold_of = _controls(recording, options, folds)
@@ -118,17 +126,37 @@ def replay(
             control.take_over_done()  # a recording does not say how long the target would take
         verdicts.append(verdict)
     taken = np.array([verdict.take_over for verdict in verdicts])
-    return measure(contender.name, rate, arrivals, taken)
+    return measure(spec.name, rate, arrivals, taken)
 
 
-def as_recorded(arrivals: Sequence[Arrival], nominal: float) -> Replayed:
+def replay_all(
+    recording: Recording,
+    arrivals: Sequence[ScoreArrival],
+    controls: Sequence[ControlSpec],
+    rates: Sequence[float],
+    folds: int,
+) -> list[Replayed]:
+    """Each control at each rate; before them, of a single rate, what was decided in the recording.
+
+    Raises:
+        ConfigError, CalibrationError: see ``replay``.
+    """
+    replays = []
+    if len(rates) == 1:  # what was recorded had one nominal rate
+        replays.append(as_recorded(arrivals, rates[0]))
+    for rate in rates:
+        replays += [replay(recording, arrivals, each, rate, folds) for each in controls]
+    return replays
+
+
+def as_recorded(arrivals: Sequence[ScoreArrival], nominal: float) -> Replayed:
     """The decisions that the recorded run itself made."""
     taken = np.array([arrival.step.take_over for arrival in arrivals])
     return measure("as recorded", nominal, arrivals, taken)
 
 
 def measure(
-    name: str, nominal: float, arrivals: Sequence[Arrival], taken: NDArray[np.bool_]
+    name: str, nominal: float, arrivals: Sequence[ScoreArrival], taken: NDArray[np.bool_]
 ) -> Replayed:
     """The figures of decisions, ``taken`` of shape (arrivals,)."""
     problems = np.array([arrival.chain.problem_id for arrival in arrivals])
@@ -171,6 +199,44 @@ def _rate(group: str, problems: NDArray[np.str_], taken: NDArray[np.bool_]) -> G
     _, index = np.unique(problems, return_inverse=True)
     interval = clustered_interval(np.bincount(index, weights=taken), np.bincount(index))
     return GroupRate(group=group, decisions=len(taken), realised=interval)
+
+
+class Separation(Record):
+    """The AUROC of one kind of score: the chance that a wrong chain has a higher mean score than a
+    right one. Intervals are 95 %, clustered by problem.
+    """
+
+    kind: str
+    auroc: Interval
+    """Over all pairs: a score that only tells hard problems from easy ones separates too."""
+    auroc_within: Interval | None
+    """Over pairs of chains of one problem; None where no problem has both kinds."""
+    right: int
+    """Right chains, each with the mean of its segments' scores."""
+    wrong: int
+
+
+def separations(recording: Recording) -> list[Separation]:
+    """Each kind of score that all segments have; none unless right and wrong chains are known."""
+    chains = [chain for chain in recording.chains if chain.steps and chain.right is not None]
+    wrong = np.array([not chain.right for chain in chains], dtype=bool)
+    if wrong.all() or not wrong.any():
+        return []
+    kinds = sorted(set.intersection(*(set(step.scores) for c in chains for step in c.steps)))
+    problems = [chain.problem_id for chain in chains]
+    found = []
+    for kind in kinds:
+        scores = [np.mean([step.scores[kind] for step in chain.steps]) for chain in chains]
+        found.append(
+            Separation(
+                kind=kind,
+                auroc=clustered_auroc(scores, wrong, problems),
+                auroc_within=auroc_within_problems(scores, wrong, problems),
+                right=int((~wrong).sum()),
+                wrong=int(wrong.sum()),
+            )
+        )
+    return found
 
 
 FoldOf = dict[tuple[str, int], int]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from atts.analysis.graded_run import GradedRun, grade_run
-from atts.analysis.profile import Profile, profile
+from atts.analysis.profile import RunProfile, profile
 from atts.analysis.summary import Summary, summarise
 from atts.grading.grader import Grader
 from atts.store.environment import Environment, read_environments
@@ -23,7 +23,7 @@ class RunReport(NamedTuple):
     directory: Path
     graded: GradedRun
     summary: Summary
-    profile: Profile
+    profile: RunProfile
     environments: tuple[Environment, ...]
 
     @property

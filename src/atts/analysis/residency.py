@@ -71,7 +71,7 @@ def _held(chain: Chain) -> tuple[list[Jump], list[Growth]]:
         if isinstance(request, Segment):
             last = request
             if request.author == "draft":
-                unseen += request.tokens if request.kept else 0.0
+                unseen += request.kept_tokens
                 continue
             steps.append(Jump(begin, unseen))
             growths.append(Growth(first, end, request.tokens))

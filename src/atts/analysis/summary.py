@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from atts.analysis.graded_run import GradedRun
+from atts.analysis.promise import promised_rate
 from atts.analysis.tokens import Tokens, count_tokens, tokens_saved
 from atts.config import Config, MethodName
 from atts.conformal.adaptive import AdaptiveControl, Tracked
@@ -14,11 +15,10 @@ from atts.conformal.factory import tracking_of
 from atts.conformal.online import OnlineControl
 from atts.conformal.risk import Certificate
 from atts.errors import GradingError
+from atts.grading.intervals import Interval, clustered_interval
 from atts.grading.metrics import (
-    Interval,
     accuracy,
     accuracy_by_problem,
-    clustered_interval,
     majority_by_problem,
     mean_over_problems,
     pass_at_k,
@@ -48,6 +48,9 @@ class TakeOver(Record):
     score: turns in which the target wrote on, as a share of those in which the draft wrote."""
     decisions: int
     by_turn: tuple[TurnRate, ...]
+    promised: Interval | None = None
+    """With split control: where the realised rate lies by what one calibration of that size can
+    know, 95 %; see ``promised_rate``."""
     tracked: tuple[Tracked, ...] = ()
     """With adaptive and online control: where all decisions and each group stand against the
     guarantee."""
@@ -153,7 +156,7 @@ def summarise(graded_run: GradedRun) -> Summary:
         pass_at_k={} if not_needed else {k: pass_at_k(grades, k) for k in range(1, fewest + 1)},
         invalid=sum(grade.answer is None for grade in every) / len(every),
         ungraded=sum(not grade.graded for grade in every) / len(every),
-        take_over=_take_over(config, chains),
+        take_over=_take_over(config, chains, calibration),
         certificate=certificate,
         drift=_drift(config, problems, chains, calibration),
         tokens=tokens,
@@ -182,7 +185,9 @@ def _selected(graded_run: GradedRun, majority: dict[str, float]) -> dict[str, fl
     }
 
 
-def _take_over(config: Config, chains: Sequence[Chain]) -> TakeOver | None:
+def _take_over(
+    config: Config, chains: Sequence[Chain], calibration: Calibration | None
+) -> TakeOver | None:
     if not METHODS[config.method].takes_over:
         return None
     aims = METHODS[config.method].aims_at_rate
@@ -208,6 +213,9 @@ def _take_over(config: Config, chains: Sequence[Chain]) -> TakeOver | None:
             for turn, decisions in sorted(by_turn.items())
         ),
         tracked=_tracked(config, chains),
+        promised=promised_rate(calibration, config.take_over, len(by_problem))
+        if calibration and config.take_over.control == "split"
+        else None,
     )
 
 

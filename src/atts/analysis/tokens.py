@@ -97,7 +97,7 @@ def accepted_tokens(chains: Iterable[Chain]) -> dict[Author, int]:
     accepted: dict[Author, int] = {"draft": 0, "target": 0}
     for chain in chains:
         for segment in chain.segments if chain.is_finished else ():
-            accepted[segment.author] += segment.tokens if segment.kept else 0
+            accepted[segment.author] += segment.kept_tokens
     return accepted
 
 

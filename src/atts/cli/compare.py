@@ -21,10 +21,10 @@ from atts.reports.comparison_table import frontier_lines, tables, to_csv
 from atts.reports.plots import check_drawable, plot_frontiers
 from atts.runs.candidates import (
     Candidate,
-    Plan,
+    ComparisonPlan,
+    named_runs,
     parse_candidates,
     prepare,
-    read_all,
     run_missing,
 )
 
@@ -126,13 +126,13 @@ def compare(
         limit = TokenBudget(tokens=budget, draft_cost=draft_cost, score_cost=score_cost)
     plan = prepare(candidates, folder)
     chosen = _reference(candidates, plan, reference)
-    with resumable(context):
-        failed = asyncio.run(_run(plan, folder, as_json)) if plan.missing else []
+    with resumable(context), Grader(cache=VerdictCache()) as grader:
+        failed = asyncio.run(_run(plan, grader, as_json)) if plan.missing else []
         if chosen in failed:
             say(f"The reference, {chosen}, could not be made: there is nothing to compare with")
             raise typer.Exit(FAILED)
-        left = [candidate for candidate in candidates if candidate.name not in failed]
-        comparison = _compare(left, plan, chosen, limit)
+        with counting(err(), "grading") as grader.progress:
+            comparison = analysis.compare(named_runs(candidates, plan), chosen, grader, limit)
     if csv:
         atomic_write(csv, to_csv(comparison))
     if plot:
@@ -151,7 +151,7 @@ def compare(
         raise typer.Exit(FAILED)
 
 
-def _reference(candidates: list[Candidate], plan: Plan, asked: str | None) -> str:
+def _reference(candidates: list[Candidate], plan: ComparisonPlan, asked: str | None) -> str:
     """The name of the run that the others are compared with.
 
     Raises:
@@ -169,20 +169,9 @@ def _reference(candidates: list[Candidate], plan: Plan, asked: str | None) -> st
     return names[0]
 
 
-async def _run(plan: Plan, folder: Path, as_json: bool) -> list[str]:
+async def _run(plan: ComparisonPlan, grader: Grader, as_json: bool) -> list[str]:
     with Display(err(), as_json) as display:
-        return await run_missing(plan.missing, folder, display.stage, say)
-
-
-def _compare(
-    candidates: list[Candidate], plan: Plan, reference: str, budget: TokenBudget | None
-) -> Comparison:
-    named = read_all(candidates, plan)
-    with (
-        counting(err(), "grading") as progress,
-        Grader(cache=VerdictCache(), progress=progress) as grader,
-    ):
-        return analysis.compare(named, reference, grader, budget)
+        return await run_missing(plan, grader, display.stage, say)
 
 
 def _print(comparison: Comparison) -> None:

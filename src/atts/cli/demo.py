@@ -13,8 +13,9 @@ from atts.cli.progress import Display
 from atts.cli.terminal import EXIT_CODES, err, exit_if_failed, out, say
 from atts.config import Config, parse_config
 from atts.errors import ConfigError, StoreError
+from atts.grading.grader import Grader, VerdictCache
 from atts.reports.summary_table import comparison
-from atts.runs import jobs
+from atts.runs import jobs, setup
 
 PROBLEMS = 40
 SAMPLES = 8
@@ -96,18 +97,18 @@ def demo(
 async def _demo(problems: int, samples: int, directory: Path) -> dict[str, Summary]:
     configs = demo_configs(problems, samples, directory)
     summaries = {}
-    with Display(err()) as display:
+    with Display(err()) as display, Grader(cache=VerdictCache()) as grader:
         for name, config in configs.items():
             # Anew for each, so that a model that runs alone has all cores.
-            async with jobs.open_models(config) as models:
+            async with setup.open_models(config) as models:
                 if path := config.take_over.calibration:
                     stage = display.stage(path.parent.name)
                     await jobs.calibrate(config, models, path.parent, stage)
                 stage = display.stage(name)
                 # On resuming, a chain that failed is tried again: the demo has no option for it.
-                summaries[name] = await jobs.run(
-                    config, models, directory / name, stage, retry_failed=True
-                )
+                prepared = setup.prepare_run(config)
+                made = await jobs.make_run(prepared, models, directory / name, grader, stage)
+                summaries[name] = made.summary
     return summaries
 
 

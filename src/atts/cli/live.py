@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from atts.cli.snapshot import Snapshot, clock
+from atts.reports.snapshot import Snapshot, clock
 from atts.text import visible
 
 STATES = {

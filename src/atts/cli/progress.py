@@ -1,7 +1,7 @@
 """Progress of the stages of a command, on standard error.
 
 Live in a terminal, plain lines elsewhere, JSON lines on demand. All of them show the same figures
-(``atts.cli.snapshot``), which are taken a few times a second or less, whatever the run does.
+(``atts.reports.snapshot``), which are taken a few times a second or less, whatever the run does.
 """
 
 import json
@@ -24,7 +24,7 @@ from rich.progress import (
 )
 
 from atts.cli.live import stages
-from atts.cli.snapshot import Figures, Snapshot, clock
+from atts.reports.snapshot import Figures, Snapshot, clock
 from atts.runs.activity import Activity
 from atts.text import visible
 from atts.types import Chain

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from atts.analysis.promise import promised_rate
 from atts.analysis.summary import Summary
 from atts.cli.commands import (
     CONFIGURATION,
@@ -26,9 +27,10 @@ from atts.cli.terminal import (
     say,
     say_guarantee,
 )
-from atts.config import Config, load_config
+from atts.config import load_config
+from atts.conformal.calibration import Calibration
 from atts.reports.summary_table import comparison
-from atts.runs import jobs
+from atts.runs import jobs, setup
 from atts.store.run_directory import CALIBRATION, config_yaml
 
 CALIBRATE_EXAMPLES = f"""Examples:
@@ -40,8 +42,9 @@ It prints the atts run command to use next.
 
 {EXIT_CODES}"""
 
-RUN_EXAMPLES = f"""The two models that come with atts, by a calibration made before:
+RUN_EXAMPLES = f"""The two models that come with atts; then from a calibration made before:
 
+    atts run --set samples=8
     atts calibrate --set samples=8
     atts run --set samples=8 --set take_over.calibration=FILE
 
@@ -89,13 +92,21 @@ def calibrate(
     settings = with_folder(settings, problems_folder)
     config = load_config(config_file, settings)
     # What is wrong with the input shows here, before the models are loaded.
-    job = jobs.prepare_calibration(config)
-    name = f"calibration-{config.take_over.coverage}-{job.config.digest()}"
-    directory = directory or Path("runs") / name
+    prepared = setup.prepare_calibration(config)
+    directory = directory or Path("runs") / setup.calibration_name(prepared)
     with resumable(context, directory=directory):
-        asyncio.run(_calibrate(config, directory))
+        prepared.check_directory(directory)
+        calibration = asyncio.run(_calibrate(prepared, directory))
     path = directory / CALIBRATION
-    say(f"Wrote {path}. To decide by it:")
+    say(f"Wrote {path}, of {len(calibration.scores)} problems.")
+    if promised := promised_rate(calibration, config.take_over):
+        say(
+            "By this one calibration alone (take_over.control=split) the target would take over "
+            f"after {100 * promised.low:.1f} to {100 * promised.high:.1f} % of the segments of "
+            f"problems like these, for a nominal {100 * config.take_over.rate:g} % (95 %, "
+            "clustered by problem); adaptive control holds the rate."
+        )
+    say("To decide by it:")
     typer.echo(
         command_line(
             "atts", "run", *given(context, CONFIGURATION), "--set", f"take_over.calibration={path}"
@@ -133,7 +144,10 @@ def run(
         return
     directory = directory or Path("runs") / f"{config.method}-{config.digest()}"
     with resumable(context, directory=directory):
-        summary = asyncio.run(_run(config, directory, retry_failed, as_json))
+        # What is wrong with the input shows here, before the models are loaded.
+        prepared = setup.prepare_run(config)
+        prepared.check_directory(directory)
+        summary = asyncio.run(_run(prepared, directory, retry_failed, as_json))
 
     if as_json:
         echo_json({"run": str(directory), **summary.model_dump(mode="json")})
@@ -146,17 +160,16 @@ def run(
     )
 
 
-async def _calibrate(config: Config, directory: Path) -> None:
-    jobs.check_directory(jobs.prepare_calibration(config), directory)
+async def _calibrate(prepared: setup.Setup, directory: Path) -> Calibration:
     with Display(err()) as display:
-        async with jobs.open_models(config, ("draft", "target")) as models:
-            await jobs.calibrate(config, models, directory, display.stage("calibration"))
+        async with setup.open_models(prepared.config, ("draft", "target")) as models:
+            return await jobs.calibrate(prepared, models, directory, display.stage("calibration"))
 
 
-async def _run(config: Config, directory: Path, retry_failed: bool, as_json: bool) -> Summary:
-    # What is wrong shows before the models are loaded.
-    jobs.check_directory(jobs.prepare_run(config), directory)
+async def _run(
+    prepared: setup.Setup, directory: Path, retry_failed: bool, as_json: bool
+) -> Summary:
     with Display(err(), as_json) as display:
-        async with jobs.open_models(config) as models:
-            stage = display.stage(config.method)
-            return await jobs.run(config, models, directory, stage, retry_failed)
+        async with setup.open_models(prepared.config) as models:
+            stage = display.stage(prepared.config.method)
+            return await jobs.run(prepared, models, directory, stage, retry_failed)

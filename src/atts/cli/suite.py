@@ -10,7 +10,7 @@ from rich.table import Table
 from atts.cli.commands import new_app, resumable
 from atts.cli.progress import Display
 from atts.cli.terminal import EXIT_CODES, FAILED, err, out, say
-from atts.runs.suite import Entry, Outcome, load_suite, run_suite
+from atts.runs.suite import Entry, EntryOutcome, load_suite, run_suite
 from atts.text import safe_markup
 
 EXAMPLES = f"""A suite's file names, on each axis, parts of a configuration:
@@ -57,12 +57,12 @@ def suite(
         raise typer.Exit(FAILED)
 
 
-async def _run(entries: list[Entry], directory: Path) -> list[Outcome]:
+async def _run(entries: list[Entry], directory: Path) -> list[EntryOutcome]:
     with Display(err()) as display:
         return await run_suite(entries, directory, say, display.stage)
 
 
-def _table(outcomes: list[Outcome]) -> Table:
+def _table(outcomes: list[EntryOutcome]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("pair", overflow="fold")
     table.add_column("run", overflow="fold")

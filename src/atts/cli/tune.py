@@ -14,8 +14,8 @@ from atts.cli.terminal import EXIT_CODES, FAILED, err, out, say
 from atts.config import flatten, load_config
 from atts.conformal.risk import Certificate, problems_needed
 from atts.reports.summary_table import percent, plain_table
-from atts.runs import jobs, tuning
-from atts.runs.tuning import Plan, Tuning, prepare_tuning
+from atts.runs import setup, tuning
+from atts.runs.tuning import Tuning, TuningPlan, prepare_tuning
 from atts.store.run_directory import CALIBRATION, CERTIFICATE
 
 RATES = (0.8, 0.6, 0.4, 0.2)
@@ -88,10 +88,10 @@ def tune(
 
 
 async def _tune(
-    plan: Plan, directory: Path, rates: list[float], loss: float, confidence: float
+    plan: TuningPlan, directory: Path, rates: list[float], loss: float, confidence: float
 ) -> tuple[Tuning, Certificate | None]:
     with Display(err()) as display:
-        async with jobs.open_models(plan.config, ("draft", "target")) as models:
+        async with setup.open_models(plan.config, ("draft", "target")) as models:
             return await tuning.tune(
                 plan, models, directory, rates, loss, confidence, display.stage
             )

@@ -17,8 +17,8 @@ from atts import registry
 from atts.registry import Registry
 
 Coverage = Literal["marginal", "conditional"]
-TakeOverMode = Literal["continue", "replace"]
-ControlName = Literal["split", "online", "adaptive"]
+TakeOverMode = Literal["continue", "replace", "rewind"]
+ControlName = Literal["split", "online", "adaptive", "coin"]
 Track = Literal["all", "turn", "problem", "turn+problem"]
 Split = Literal["train", "calibration", "test"]
 EngineName = Literal["inprocess", "sglang", "vllm"]
@@ -101,6 +101,13 @@ class ServerOptions(Options):
     """How long it may take to answer."""
 
 
+class OwnSamplingOptions(Options):
+    """How one model samples, where that is not as ``sampling`` says; null: as it says."""
+
+    temperature: float | None = Field(default=None, ge=0.0)
+    top_p: float | None = Field(default=None, gt=0.0, le=1.0)
+
+
 class ModelOptions(Options):
     model: str = Field(min_length=1)
     """A folder or Hugging Face id of a causal language model, or ``bundled/draft``,
@@ -127,6 +134,7 @@ class ModelOptions(Options):
     thinking: Thinking = "template"
     """Whether the model's turn begins inside ``<think>``: as its chat template has it, always, or
     never (an empty thought is put there)."""
+    sampling: OwnSamplingOptions = OwnSamplingOptions()
     thought_ends: tuple[Annotated[str, Field(min_length=1)], ...] | None = None
     """Texts that end the model's thought, after which its answer is looked for; null takes those of
     the known families, an empty list none."""
@@ -170,6 +178,22 @@ class TurnsOptions(Options):
     """Longest draft segment of a turn (K_d)."""
     target_tokens: int = Field(default=500, ge=1)
     """Longest target segment of a turn (K_t)."""
+    draft_tokens_range: tuple[int, int] | None = None
+    """Let the longest draft segment follow trust between these bounds: from ``draft_tokens`` on it
+    doubles after a segment that stayed and halves after a take-over. null keeps it."""
+    opening: Literal["draft", "target"] = "draft"
+    """Who begins the chain; the target begins with one segment of its own, before the first turn's
+    draft."""
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Self:
+        if self.draft_tokens_range is not None:
+            least, most = self.draft_tokens_range
+            if not 1 <= least <= self.draft_tokens <= most:
+                raise ValueError(
+                    "draft_tokens_range must be [least, most] with draft_tokens between them"
+                )
+        return self
 
 
 class StopOptions(Options):
@@ -222,11 +246,13 @@ class TakeOverOptions(Options):
     rate: float = Field(default=0.4, ge=0.0, le=1.0)
     """Nominal share of decisions that hand the chain to the target (epsilon)."""
     mode: TakeOverMode = "continue"
-    """The target continues after the draft's segment, or replaces it."""
+    """Where the target takes over it continues after the draft's segment, replaces it, or has it
+    cut before the token that it finds too surprising and goes on from there (``rewind``)."""
     control: ControlName = "adaptive"
     """``adaptive`` moves the threshold so that the rate holds, at every turn and for every problem,
     for any scores, with a calibration or without; ``split`` compares scores with a calibration made
-    before; ``online`` with the scores before them."""
+    before; ``online`` with the scores before them; ``coin`` takes over at the rate wherever chance
+    will, the null that every score must beat."""
     coverage: Coverage = "marginal"
     """Compare with the scores of all problems, or with those of the same problem."""
     by_turn: bool = True
@@ -238,6 +264,16 @@ class TakeOverOptions(Options):
     adaptive: AdaptiveOptions = AdaptiveOptions()
     budget: BudgetOptions = BudgetOptions()
     score: ScoreOptions = ScoreOptions()
+    record_surprises: Overlap = "auto"
+    """Whether each decision's record has the surprise of every token, five bytes each; it changes
+    no result. ``auto``: in the mode ``rewind``."""
+
+    @property
+    def records_surprises(self) -> bool:
+        """Whether it does."""
+        if self.record_surprises == "auto":
+            return self.mode == "rewind"
+        return self.record_surprises == "on"
 
 
 class CalibrationOptions(Options):

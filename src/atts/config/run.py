@@ -36,15 +36,26 @@ from atts.errors import ConfigError
 _WHERE_IT_IS_SERVED = {"urls", "api_key_env", "served_as", "timeout_seconds", "server"}
 """Keys of a model that change no result, so that a run may go on with other servers."""
 
-_NEW = {"draft.thought_ends", "target.thought_ends"}
-"""Keys that digests of older versions lack; at their default they do not count."""
-
 Group = TypeVar("Group", bound=Options)
 
 
 def _groups_of_methods() -> dict[str, type[Options]]:
     """The groups that single methods have, and that stand in every configuration."""
     return {m.group: m.options for m in registry.METHODS.found.values() if m.options}
+
+
+_ADDED = {
+    "draft.thought_ends": None,
+    "target.thought_ends": None,
+    "draft.sampling.temperature": None,
+    "draft.sampling.top_p": None,
+    "target.sampling.temperature": None,
+    "target.sampling.top_p": None,
+    "turns.draft_tokens_range": None,
+    "turns.opening": "draft",
+}
+"""Keys that came after the first runs, with the values that mean what was done before. With these
+they are left out of digests and fingerprints, so that what is older is still found."""
 
 
 class Config(Options):
@@ -129,30 +140,29 @@ class Config(Options):
         """
         own = registry.METHODS.found[self.method].group
         of_others = _groups_of_methods().keys() - {own}
-        keys = flatten(
+        return _without_added(
             self.model_dump(
                 mode="json",
                 exclude={
                     **dict.fromkeys(of_others, True),
                     "limits": True,
                     "calibration": True,
-                    "take_over": {"calibration", "certificate"},
+                    "take_over": {"calibration", "certificate", "record_surprises"},
                     "problems": {"folder"},  # the problems themselves are compared
                     "draft": _WHERE_IT_IS_SERVED,
                     "target": _WHERE_IT_IS_SERVED,
                 },
             )
         )
-        return {key: value for key, value in keys.items() if key not in _NEW or value is not None}
 
     def calibration_fingerprint(self) -> dict[str, Any]:
         """The keys that a calibration is bound to: pair, prompt, sampling, turns, take-over."""
-        return flatten(
+        return _without_added(
             self.model_dump(
                 mode="json",
                 include={
-                    "draft": {"model", "dtype", "thinking"},
-                    "target": {"model", "dtype", "thinking"},
+                    "draft": {"model", "dtype", "thinking", "thought_ends", "sampling"},
+                    "target": {"model", "dtype", "thinking", "thought_ends", "sampling"},
                     "prompt": True,
                     "sampling": True,
                     "turns": True,
@@ -167,6 +177,12 @@ class Config(Options):
                 },
             )
         )
+
+
+def _without_added(tree: dict[str, Any]) -> dict[str, Any]:
+    flat = flatten(tree)
+    absent = object()
+    return {key: value for key, value in flat.items() if value != _ADDED.get(key, absent)}
 
 
 def _faults(error: ValidationError, *group: str) -> list[InitErrorDetails]:

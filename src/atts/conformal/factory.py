@@ -16,16 +16,18 @@ def make_control(options: TakeOverOptions, calibration: Calibration | None) -> C
 
     Raises:
         CalibrationError: ``split`` control has no calibration.
-        ConfigError: ``online`` control has one, which it would not use; or the options of
-            ``adaptive`` control exclude each other.
+        ConfigError: ``online`` control or the ``coin`` has one, which it would not use; or the
+            options of ``adaptive`` control exclude each other.
     """
     control: Control
-    if options.control == "online" and calibration is not None:
+    if options.control in ("online", "coin") and calibration is not None:
         raise ConfigError(
-            "take_over.control=online decides without a calibration: leave out "
+            f"take_over.control={options.control} decides without a calibration: leave out "
             "take_over.calibration, or set take_over.control to split or adaptive"
         )
-    if calibration is not None:
+    if options.control == "coin":  # as the first round of a calibration pass: p is the tie-breaker
+        control = CalibratingControl(options.rate, options.by_turn, None)
+    elif calibration is not None:
         control = SplitControl(calibration, options.rate, options.by_turn)
     elif options.control == "split":
         raise CalibrationError(

@@ -29,20 +29,9 @@ def binomial_p_value(losses: int, problems: int, limit: float) -> float:
     """
     if not 0 <= losses <= problems or not 0.0 < limit < 1.0:
         raise ValueError(f"{losses} losses of {problems} problems at a limit of {limit}")
-    log, complement = math.log(limit), math.log1p(-limit)
-    return min(
-        math.fsum(
-            math.exp(
-                math.lgamma(problems + 1)
-                - math.lgamma(k + 1)
-                - math.lgamma(problems - k + 1)
-                + k * log
-                + (problems - k) * complement
-            )
-            for k in range(losses + 1)
-        ),
-        1.0,
-    )
+    from scipy import special  # it takes longer to import than all else that a report needs
+
+    return float(special.bdtr(losses, problems, limit))
 
 
 def fixed_sequence(losses: Iterable[int], problems: int, limit: float, delta: float) -> int:

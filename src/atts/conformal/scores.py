@@ -1,4 +1,4 @@
-"""Nonconformity of a segment, from its log-probabilities under the target.
+"""Nonconformity of a segment, from the log-probabilities of its tokens.
 
 To add a score: write its function and a ``Score`` of it, here or in another package, which
 registers it by an entry point (docs/extending.md). Every kind is recorded with every decision, so
@@ -6,6 +6,7 @@ registers it by an entry point (docs/extending.md). Every kind is recorded with 
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -13,61 +14,161 @@ from numpy.typing import NDArray
 
 from atts import registry
 from atts.config import ScoreOptions
+from atts.errors import EngineError
 
-Logprobs = NDArray[np.floating]
-"""Log-probabilities of a segment's tokens under the target, shape (tokens,), in nats."""
+Floats = NDArray[np.floating]
 
 
-class Score(NamedTuple):
+class SegmentLogprobs(NamedTuple):
+    """What is known of a segment's n tokens, in nats."""
+
+    target: Floats
+    """Log-probability of each under the target, log q(y_i | x, y_<i); shape (n,)."""
+    draft: Floats | None = None
+    """The same under the draft, log p; shape (n,). None where it was not asked for; it can be only
+    where both models have one vocabulary."""
+
+
+Tokens = Callable[[SegmentLogprobs, ScoreOptions], Floats]
+"""A value for each token, shape (n,)."""
+
+
+def before_unlikely(segment: SegmentLogprobs, options: ScoreOptions) -> int:
+    """Where a segment is cut: before its first token under ``floor``, or else its least likely one.
+
+    >>> before_unlikely(SegmentLogprobs(np.array([-1.0, -4.0, -5.0])), ScoreOptions(floor=-3.0))
+    1
+    >>> before_unlikely(SegmentLogprobs(np.array([-1.0, -0.5, -2.0])), ScoreOptions(floor=-3.0))
+    2
+    """
+    unlikely = segment.target < options.floor
+    return int(unlikely.argmax() if unlikely.any() else segment.target.argmin())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
     """A kind of score."""
 
     name: str
-    of: Callable[[Logprobs, ScoreOptions], float]
+    of: Callable[[SegmentLogprobs, ScoreOptions], float]
     """Higher = less conforming."""
+    tokens: Tokens | None = None
+    """Given where the score is the largest of these values: a segment is then cut before the first
+    token whose value alone would have had the target take over, so that decision and cut are one
+    threshold."""
+    cut: Callable[[SegmentLogprobs, ScoreOptions], int] = before_unlikely
+    """The token before which a segment is cut otherwise (``take_over.mode=rewind``)."""
+    needs_draft: bool = False
+    """Whether it needs the draft's log-probabilities."""
 
 
-def mean_nll(logprobs: Logprobs, options: ScoreOptions) -> float:  # noqa: ARG001
+def mean_nll(segment: SegmentLogprobs, options: ScoreOptions) -> float:  # noqa: ARG001
     """Mean negative log-likelihood per token: the logarithm of the perplexity.
 
     s = -(1/n) sum_i log q(y_i | x, y_<i) (arXiv 2509.15148, section 3).
 
-    >>> mean_nll(np.array([-1.0, -3.0]), ScoreOptions())
+    >>> mean_nll(SegmentLogprobs(np.array([-1.0, -3.0])), ScoreOptions())
     2.0
     """
-    return -float(logprobs.mean())
+    return -float(segment.target.mean())
 
 
-def worst_window(logprobs: Logprobs, options: ScoreOptions) -> float:
+def worst_window(segment: SegmentLogprobs, options: ScoreOptions) -> float:
     """The largest mean negative log-likelihood of ``window`` tokens in a row.
 
     One bad step does not drown in a long segment. A segment shorter than the window is one.
 
-    >>> worst_window(np.array([-1.0, -3.0, -5.0, -1.0]), ScoreOptions(window=2))
+    >>> logprobs = SegmentLogprobs(np.array([-1.0, -3.0, -5.0, -1.0]))
+    >>> worst_window(logprobs, ScoreOptions(window=2))
     4.0
     """
-    window = min(options.window, len(logprobs))
-    sums = np.cumsum(np.concatenate([[0.0], logprobs.astype(np.float64)]))
-    return -float((sums[window:] - sums[:-window]).min()) / window
+    return -float(_window_sums(segment, options).min()) / min(options.window, len(segment.target))
 
 
-def unlikely_share(logprobs: Logprobs, options: ScoreOptions) -> float:
+def worst_window_begins(segment: SegmentLogprobs, options: ScoreOptions) -> int:
+    """Where the worst window begins.
+
+    >>> logprobs = SegmentLogprobs(np.array([-1.0, -3.0, -5.0, -1.0]))
+    >>> worst_window_begins(logprobs, ScoreOptions(window=2))
+    1
+    """
+    return int(_window_sums(segment, options).argmin())
+
+
+def _window_sums(segment: SegmentLogprobs, options: ScoreOptions) -> Floats:
+    window = min(options.window, len(segment.target))
+    sums: Floats = np.cumsum(np.concatenate([[0.0], segment.target.astype(np.float64)]))
+    return sums[window:] - sums[:-window]
+
+
+def unlikely_share(segment: SegmentLogprobs, options: ScoreOptions) -> float:
     """The share of tokens whose log-probability is under ``floor``.
 
-    >>> unlikely_share(np.array([-1.0, -3.0, -5.0, -1.0]), ScoreOptions(floor=-2.0))
+    >>> logprobs = SegmentLogprobs(np.array([-1.0, -3.0, -5.0, -1.0]))
+    >>> unlikely_share(logprobs, ScoreOptions(floor=-2.0))
     0.5
     """
-    return float((logprobs < options.floor).mean())
+    return float((segment.target < options.floor).mean())
 
 
-MEAN = Score("mean", mean_nll)
-WORST_WINDOW = Score("worst-window", worst_window)
-UNLIKELY_SHARE = Score("unlikely-share", unlikely_share)
+def surprises(segment: SegmentLogprobs, options: ScoreOptions) -> Floats:  # noqa: ARG001
+    """-log q(y_i | x, y_<i)."""
+    return -segment.target
 
 
-def all_scores(logprobs: Logprobs, options: ScoreOptions) -> dict[str, float]:
-    """A segment's score by every kind; the one decided by is ``options.kind``.
+def log_ratios(segment: SegmentLogprobs, options: ScoreOptions) -> Floats:  # noqa: ARG001
+    """Log p(y_i | x, y_<i) - log q(y_i | x, y_<i).
 
-    >>> all_scores(np.array([-1.0, -3.0]), ScoreOptions(floor=-2.0))
-    {'mean': 2.0, 'worst-window': 2.0, 'unlikely-share': 0.5}
+    Speculative sampling (arXiv 2211.17192) keeps y_i with probability min(1, q/p), so it rejects
+    where this exceeds -log U with U uniform on [0, 1].
     """
-    return {name: score.of(logprobs, options) for name, score in registry.SCORES.found.items()}
+    return _of_draft(segment) - segment.target
+
+
+def draft_surprises(segment: SegmentLogprobs, options: ScoreOptions) -> Floats:  # noqa: ARG001
+    """-log p(y_i | x, y_<i): where the draft itself took an unlikely way."""
+    return -_of_draft(segment)
+
+
+def _of_draft(segment: SegmentLogprobs) -> Floats:
+    if segment.draft is None:
+        raise EngineError(
+            "the score needs the log-probabilities of what the draft wrote, and its engine gave "
+            "none: take another take_over.score.kind"
+        )
+    return segment.draft
+
+
+def largest(tokens: Tokens) -> Callable[[SegmentLogprobs, ScoreOptions], float]:
+    """The score that is the largest value of a token."""
+
+    def of(segment: SegmentLogprobs, options: ScoreOptions) -> float:
+        return float(tokens(segment, options).max())
+
+    return of
+
+
+MEAN = Score(name="mean", of=mean_nll)
+WORST_WINDOW = Score(name="worst-window", of=worst_window, cut=worst_window_begins)
+UNLIKELY_SHARE = Score(name="unlikely-share", of=unlikely_share)
+LARGEST_SURPRISE = Score(name="largest-surprise", of=largest(surprises), tokens=surprises)
+RATIO = Score(name="ratio", of=largest(log_ratios), tokens=log_ratios, needs_draft=True)
+DRAFT_SURPRISE = Score(
+    name="draft-surprise", of=largest(draft_surprises), tokens=draft_surprises, needs_draft=True
+)
+
+
+def all_scores(segment: SegmentLogprobs, options: ScoreOptions) -> dict[str, float]:
+    """A segment's score by every kind that can be computed; the one decided by is ``options.kind``.
+
+    Raises:
+        EngineError: that one cannot.
+
+    >>> all_scores(SegmentLogprobs(np.array([-1.0, -3.0])), ScoreOptions(floor=-2.0))
+    {'mean': 2.0, 'worst-window': 2.0, 'unlikely-share': 0.5, 'largest-surprise': 3.0}
+    """
+    return {
+        name: score.of(segment, options)
+        for name, score in registry.SCORES.found.items()
+        if segment.draft is not None or not score.needs_draft or name == options.kind
+    }

@@ -1,5 +1,6 @@
 """Split conformal control: a calibration that was made before, and does not change."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 
@@ -108,6 +109,51 @@ class SplitControl(Control):
             ]
             for chain in chains
         ]
+
+
+def taken_over(
+    calibration: Calibration, rate: float, by_turn: bool = True
+) -> dict[str, tuple[float, int]]:
+    """By problem, how many of a marginal calibration's own scores are taken over, and out of how
+    many, where each is ranked among all of its group, itself included.
+
+    Those of a group are ``rate`` of it, exactly; how they are spread over problems tells how well
+    one calibration knows its thresholds. Of k tied scores the mean over their tie-breakers counts.
+
+    >>> taken_over(
+    ...     Calibration(
+    ...         version=2,
+    ...         fingerprint={},
+    ...         coverage="marginal",
+    ...         scores={"a": ((0.2,), (0.6,)), "b": ((0.6,), (0.9,))},
+    ...     ),
+    ...     rate=0.5,
+    ... )
+    {'a': (0.5, 2), 'b': (1.5, 2)}
+    """
+    turns = calibration.by_turn()
+    groups = TurnGroups([len(scores) for scores in turns] if by_turn else [])
+    members: dict[int, list[float]] = defaultdict(list)
+    for turn, scores in enumerate(turns):
+        members[groups.of(turn)].extend(scores)
+    ordered = {first: np.sort(scores) for first, scores in members.items()}
+
+    def share(turn: int, score: float) -> float:
+        group = ordered[groups.of(turn)]
+        not_below = len(group) - int(np.searchsorted(group, score, side="left"))
+        above = len(group) - int(np.searchsorted(group, score, side="right"))
+        return min(max((rate * len(group) - above) / (not_below - above), 0.0), 1.0)
+
+    found = {}
+    for problem_id, chains in calibration.scores.items():
+        shares = [
+            share(turn, score)
+            for chain in chains
+            for turn, score in enumerate(chain)
+            if score is not None
+        ]
+        found[problem_id] = (math.fsum(shares), len(shares))
+    return found
 
 
 def _shares(problems: Iterable[list[_Chain]]) -> dict[int, _Shares]:

@@ -136,7 +136,7 @@ class Grader:
         progress: Progress | None = None,
     ) -> None:
         """``workers`` is the number of processes; None takes one for each processor core."""
-        self._progress = progress
+        self.progress = progress
         self._seconds = seconds
         self._workers = workers or _cores()
         self._cache = cache
@@ -194,8 +194,8 @@ class Grader:
             # A crash of the process ends up here too: a stack or memory that has run out.
             except (PairTimeoutError, ProcessExpired):
                 found[pair] = None
-            if self._progress:
-                self._progress(len(found), len(pairs))
+            if self.progress:
+                self.progress(len(found), len(pairs))
         return found
 
     def _started_pool(self, pairs: int) -> "ProcessPool":

@@ -1,19 +1,94 @@
-"""Tests for paired figures: one difference a problem, between two runs over the same problems.
+"""Two runs over the same problems: differences, ratios, and tests, each paired by problem."""
 
-Pure arithmetic on arrays; ``metrics`` says of what.
-"""
-
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from math import lcm
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from atts.errors import GradingError
+from atts.grading.intervals import Interval, clustered_interval, ratio_interval
+from atts.types import Record
+
 LARGEST_DENOMINATOR = 10_000
 MOST_STEPS = 200_000_000
 """Additions up to which the flips are counted rather than drawn: a second or so."""
 DRAWN_PARTS, FLIPS_OF_A_PART = 9, 1_111
+
+
+class Difference(Record):
+    """How much higher a share is in one run than in another, over the same problems."""
+
+    estimate: float
+    low: float
+    high: float
+    p_value: float
+    """Two-sided, of the exact sign-flip test; see ``paired_difference``."""
+
+
+def paired_difference(
+    ours: Mapping[str, float], theirs: Mapping[str, float], seed: int = 0
+) -> Difference:
+    """How much higher the mean of a share is, over the problems that both runs have.
+
+    Each problem is paired with itself. The interval (95 %) is that of ``clustered_interval`` for
+    (1 + difference) / 2, which lies in [0, 1]: so runs that differ nowhere, on a few problems, do
+    not pass for the same. The p-value is that of the exact sign-flip test; see
+    ``sign_flip_p_value``.
+
+    Args:
+        ours: a share in [0, 1] for each problem, e.g. ``accuracy_by_problem``.
+        theirs: the same of the other run.
+        seed: fixes the flips, where they are drawn.
+
+    Raises:
+        GradingError: the runs have no problem in common.
+
+    >>> result = paired_difference({"a": 1.0, "b": 0.5}, {"a": 0.5, "b": 0.5})
+    >>> result.estimate, round(result.p_value, 1)
+    (0.25, 1.0)
+    """
+    shared = _shared(ours, theirs)
+    differences = np.array([ours[name] - theirs[name] for name in shared])
+    half = clustered_interval((1.0 + differences) / 2.0, np.ones(len(shared)))
+    return Difference(
+        estimate=float(differences.mean()),
+        low=2.0 * half.low - 1.0,
+        high=2.0 * half.high - 1.0,
+        p_value=sign_flip_p_value(differences, seed),
+    )
+
+
+def paired_ratio(ours: Mapping[str, float], theirs: Mapping[str, float]) -> Interval | None:
+    """The ratio r of two runs' sums of a figure such as tokens, over the problems that both have.
+
+    Each problem counts with what it has in both runs, so that what makes a problem long for both
+    cancels. The interval is that of ``ratio_interval``. None where the other run's sum is 0, or
+    where one problem alone would have to tell how much problems vary.
+
+    Args:
+        ours: a figure for each problem, at least 0.
+        theirs: the same of the other run.
+
+    Raises:
+        GradingError: the runs have no problem in common.
+
+    >>> paired_ratio({"a": 10, "b": 30}, {"a": 20, "b": 60})
+    Interval(estimate=0.5, low=0.5, high=0.5)
+    """
+    shared = _shared(ours, theirs)
+    tops, bottoms = [ours[name] for name in shared], [theirs[name] for name in shared]
+    if not any(bottoms) or len(shared) == 1:
+        return None
+    return ratio_interval(tops, bottoms)
+
+
+def _shared(ours: Mapping[str, float], theirs: Mapping[str, float]) -> list[str]:
+    shared = sorted(ours.keys() & theirs.keys())
+    if not shared:
+        raise GradingError("the runs have no problem in common; compare runs over the same ones")
+    return shared
 
 
 def sign_flip_p_value(differences: ArrayLike, seed: int = 0) -> float:

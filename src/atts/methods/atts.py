@@ -7,14 +7,18 @@ over: it does iff p is at most the take-over rate.
 
 import asyncio
 
-from atts.conformal.control import Verdict
-from atts.conformal.scores import all_scores
-from atts.engines.base import GenerateRequest, Scored
+import numpy as np
+
+from atts import registry
+from atts.config import TurnsOptions
+from atts.conformal.scores import Score, SegmentLogprobs, all_scores
+from atts.engines.base import GenerateRequest
 from atts.engines.prefetch import Prefetch
 from atts.methods.chain import OpenChain, Written
-from atts.methods.decider import ControlDecider, Decider, Siblings
+from atts.methods.decider import ControlDecider, Decider, Ruling, Scores, Siblings
 from atts.methods.method import Method
 from atts.methods.repetition import repeats
+from atts.methods.rewind import kept_part
 from atts.seeds import seed_at, tie_breaker
 from atts.types import ChainEnd, Decision
 
@@ -38,26 +42,25 @@ async def take_turns(chain: OpenChain) -> ChainEnd:
 
 
 async def _take_turns(chain: OpenChain, decider: Decider, ahead: Prefetch) -> ChainEnd:
-    turns, mode = chain.config.turns, chain.config.take_over.mode
+    turns = chain.config.turns
+    if turns.opening == "target" and (end := await _target_begins(chain)):
+        return end
+    longest = turns.draft_tokens
     for _ in range(turns.max_turns):
-        written = await chain.generate("draft", turns.draft_tokens, ahead=ahead)
+        written = await chain.generate("draft", longest, ahead=ahead)
         if written.is_empty:
             return chain.stopped()
         if not decider.has_barrier:
-            _write_ahead(chain, written, ahead)
-        verdict = await _decide(chain, written, decider)
-        if verdict.take_over:
+            _write_ahead(chain, written, ahead, longest_after(longest, turns, take_over=False))
+        ruling, cut = await _decide(chain, written, decider)
+        if ruling.verdict.take_over:
+            chain.discarded = await ahead.drop()
             try:
-                chain.discarded = await ahead.drop()
-                if mode == "replace":
-                    chain.discard(written)
-                else:
-                    chain.append(written)
-                chain.doubt_answer()
-                written = await chain.generate("target", turns.target_tokens, purpose="take-over")
+                written = await _take_over(chain, written, cut)
             finally:
                 decider.take_over_done()
-        chain.append(written)
+        else:
+            chain.append(written)
         chain.end_turn()
         if chain.has_concluded:
             return "answer"
@@ -65,71 +68,125 @@ async def _take_turns(chain: OpenChain, decider: Decider, ahead: Prefetch) -> Ch
             return chain.stopped()
         if chain.config.stop.repeating and repeats(chain.text):
             return "repeats"
+        longest = longest_after(longest, turns, ruling.verdict.take_over)
     return "turns"
 
 
-async def _decide(chain: OpenChain, written: Written, decider: Decider) -> Verdict:
+async def _target_begins(chain: OpenChain) -> ChainEnd | None:
+    """Have the target write the opening, as part of the first turn; how the chain ends, if so."""
+    written = await chain.generate("target", chain.config.turns.target_tokens)
+    chain.append(written)
+    if chain.has_concluded:
+        return "answer"
+    return chain.stopped() if written.finish_reason == "stop" else None
+
+
+async def _decide(chain: OpenChain, written: Written, decider: Decider) -> tuple[Ruling, int]:
     """Have the target score a segment, and decide by the score.
 
     The score is by default s = -(1/n) sum_i log q(y_i | x, y_<i), in nats per target token
     (arXiv 2509.15148, section 3); ``atts.conformal.scores`` has the others.
+
+    Returns:
+        The decision, and before which token to cut the segment if the mode is ``rewind``.
     """
+    options = chain.config.take_over
+    kind: Score = registry.SCORES.found[options.score.kind]
     prefix = chain.token_ids["target"]
     scored = await chain.score(prefix + written.token_ids["target"], len(prefix))
-    options = chain.config.take_over.score
-    scores = all_scores(scored.logprobs, options)
+    segment = SegmentLogprobs(scored.logprobs)
+    scores = all_scores(segment, options.score)
+    rewinds = options.mode == "rewind"
+    running: list[float] = []
+    if rewinds and kind.tokens:
+        running = np.maximum.accumulate(kind.tokens(segment, options.score)).tolist()
     clock = asyncio.get_running_loop().time
     began = clock() if decider.has_barrier else 0.0
     try:
-        verdict = await decider.decide(
+        ruling = await decider.decide(
             chain.sample,
             chain.turn,
-            scores[options.kind],
+            Scores(scores[kind.name], running),
             tie_breaker(*chain.seed_path, chain.turn),
         )
     finally:
         if decider.has_barrier:
             chain.waited_seconds = clock() - began
+    verdict = ruling.verdict
     if chain.watcher:
         chain.watcher.decided(verdict.take_over)
-    chain.decision = _recorded(verdict, scored, scores[options.kind], scores, decider.next_order())
-    return verdict
-
-
-def _recorded(
-    verdict: Verdict, scored: Scored, score: float, scores: dict[str, float], order: int | None
-) -> Decision:
-    return Decision(
-        score=score,
+    surprises = np.round(-scored.logprobs, 2).tolist() if options.records_surprises else ()
+    chain.decision = Decision(
+        score=scores[kind.name],
         p_value=verdict.p_value,
         take_over=verdict.take_over,
         threshold=verdict.threshold,
-        order=order,
+        order=ruling.order,
         scores=scores,
+        surprises=surprises,
         scored_tokens=len(scored.logprobs),
         cached_tokens=scored.cached_tokens,
         timings=scored.timings,
     )
+    cut = 0
+    if rewinds and verdict.take_over:
+        cut = kind.cut(segment, options.score) if ruling.first is None else ruling.first
+    return ruling, cut
 
 
-def _write_ahead(chain: OpenChain, written: Written, ahead: Prefetch) -> None:
+async def _take_over(chain: OpenChain, written: Written, cut: int) -> Written:
+    """Keep of the draft's segment what the mode keeps, and have the target write.
+
+    Returns:
+        What the chain now ends with.
+    """
+    mode = chain.config.take_over.mode
+    kept = written if mode == "continue" else None
+    if mode == "rewind":
+        kept = kept_part(chain, written, cut)
+    if kept:
+        chain.append(kept)
+    else:
+        chain.discard(written)
+    if mode == "rewind" and chain.has_concluded:  # all up to the answer was as it should be
+        return written
+    chain.doubt_answer()
+    written = await chain.generate("target", chain.config.turns.target_tokens, purpose="take-over")
+    chain.append(written)
+    return written
+
+
+def longest_after(longest: int, turns: TurnsOptions, take_over: bool) -> int:
+    """The longest draft segment after one of at most ``longest`` tokens.
+
+    >>> turns = TurnsOptions(draft_tokens=64, draft_tokens_range=(48, 100))
+    >>> longest_after(64, turns, take_over=False), longest_after(64, turns, take_over=True)
+    (100, 48)
+    """
+    if turns.draft_tokens_range is None:
+        return longest
+    least, most = turns.draft_tokens_range
+    return max(longest // 2, least) if take_over else min(longest * 2, most)
+
+
+def _write_ahead(chain: OpenChain, written: Written, ahead: Prefetch, longest: int) -> None:
     """Let the draft begin with the segment that comes next if ``written`` stays.
 
     What it writes is what ``generate`` would have had it write later. Where the target takes over
     it is thrown away. Nothing is begun if the chain ends with ``written``, or by the configuration.
     """
-    turns, number = chain.config.turns, chain.turn + 1
+    number = chain.turn + 1
     if (
         not chain.config.overlaps
-        or number >= turns.max_turns
+        or number >= chain.config.turns.max_turns
         or written.finish_reason == "stop"
         or chain.would_conclude(written)
         or (chain.config.stop.repeating and repeats(chain.text + written.segment.text))
     ):
         return
     ids = chain.token_ids["draft"] + written.token_ids["draft"]
-    seed = seed_at(*chain.seed_path, number, "draft")
-    request = GenerateRequest(ids, chain.sampling(turns.draft_tokens, seed), chain.mark, number)
+    sampling = chain.sampling("draft", longest, seed_at(*chain.seed_path, number, "draft"))
+    request = GenerateRequest(ids, sampling, chain.mark, number)
     ahead.start(chain.models["draft"].engine, request)
 
 

@@ -49,6 +49,8 @@ class Written(NamedTuple):
     """The segment as each model of the chain sees it."""
     stop: tuple[str, ...] = ()
     """The texts at which its author was to stop for a while."""
+    logprobs: tuple[float, ...] | None = None
+    """Of its author's token ids, in nats, where they were asked for."""
 
     @property
     def at_stop_string(self) -> bool:
@@ -188,10 +190,15 @@ class OpenChain:
         """How the chain ended, where a model wrote its end-of-sequence."""
         return "stop" if self.answer is None else "answer"
 
-    def sampling(self, max_tokens: int, seed: int, stop: tuple[str, ...] = ()) -> Sampling:
-        """How a request samples; ``stop`` are texts beside those of the configuration."""
+    def sampling(
+        self, author: Author, max_tokens: int, seed: int, stop: tuple[str, ...] = ()
+    ) -> Sampling:
+        """How a model samples; ``stop`` are texts beside those of the configuration."""
         options = self.config.sampling
-        return Sampling(max_tokens, options.temperature, options.top_p, seed, options.stop + stop)
+        own = (self.config.draft if author == "draft" else self.config.target).sampling
+        temperature = options.temperature if own.temperature is None else own.temperature
+        top_p = options.top_p if own.top_p is None else own.top_p
+        return Sampling(max_tokens, temperature, top_p, seed, options.stop + stop)
 
     def next_seed(self, author: Author) -> int:
         """The seed of a model's next request, from the run's seed and the position in the chain."""
@@ -222,7 +229,7 @@ class OpenChain:
         """
         engine, tokenizer = self.models[author]
         begun = tokenizer.encode(begin_with) if begin_with else []
-        sampling = self.sampling(max_tokens, self.next_seed(author), stop)
+        sampling = self.sampling(author, max_tokens, self.next_seed(author), stop)
         request = GenerateRequest(
             self.token_ids[author] + begun, sampling, self.mark, self.turn, purpose
         )
@@ -273,7 +280,7 @@ class OpenChain:
 
     def append(self, written: Written) -> None:
         """Make a segment part of the chain, for all models."""
-        self.tokens += written.segment.tokens
+        self.tokens += written.segment.kept_tokens
         self._segments.append(written.segment)
         self.text += written.segment.text
         for author, ids in written.token_ids.items():

@@ -4,12 +4,34 @@ A control decides for each chain alone and at once; others may let chains wait f
 (``atts.methods.sync_ranking``). A method's turns are the same with either.
 """
 
-from collections.abc import Sequence
+import sys
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from atts.config import Config
 from atts.conformal.control import Control, Verdict
 from atts.types import Chain
+
+
+class Scores(NamedTuple):
+    """What is decided by: of a segment, higher = less conforming."""
+
+    score: float
+    running: Sequence[float] = ()
+    """The score of the segment up to each of its tokens, where it can only grow from one to the
+    next; empty: nobody asks at which token the decision was made."""
+
+
+class Ruling(NamedTuple):
+    """A decision."""
+
+    verdict: Verdict
+    first: int | None = None
+    """The first token of ``running`` at which the target would have taken over; None where it does
+    not take over, nobody asked, or it would have whatever the score."""
+    order: int | None = None
+    """Number of the decision in its run; None where the order is of no use."""
 
 
 class Decider(Protocol):
@@ -18,19 +40,15 @@ class Decider(Protocol):
     has_barrier: bool
     """Whether chains wait for each other."""
 
-    async def decide(self, sample: int, turn: int, score: float, u: float) -> Verdict:
+    async def decide(self, sample: int, turn: int, scores: Scores, u: float) -> Ruling:
         """Whether the target takes over after a segment of a chain.
 
         Args:
             sample: the chain.
             turn: its turn, from 0.
-            score: nonconformity of the segment; higher = less conforming.
+            scores: of the segment.
             u: uniform on [0, 1); breaks ties. It derives from the chain's identity.
         """
-        ...
-
-    def next_order(self) -> int | None:
-        """The number of the decision just made in its run; None where the order is of no use."""
         ...
 
     def take_over_done(self) -> None:
@@ -63,14 +81,32 @@ class ControlDecider:
         self._control = control
         self._problem_id = problem_id
 
-    async def decide(self, sample: int, turn: int, score: float, u: float) -> Verdict:  # noqa: ARG002
-        return self._control.decide(self._problem_id, turn, score, u)
+    async def decide(self, sample: int, turn: int, scores: Scores, u: float) -> Ruling:  # noqa: ARG002
+        def takes_over(score: float) -> bool:
+            return self._control.look(self._problem_id, turn, score, u).take_over
 
-    def next_order(self) -> int:
-        return self._control.next_order()
+        # Before the decision, from which a control may learn.
+        first = None
+        if scores.running and takes_over(scores.score):
+            first = first_token(scores.running, takes_over)
+        verdict = self._control.decide(self._problem_id, turn, scores.score, u)
+        return Ruling(verdict, first, self._control.next_order())
 
     def take_over_done(self) -> None:
         self._control.take_over_done()
 
     def leave(self, sample: int) -> None:
         """Nobody waits for it."""
+
+
+def first_token(running: Sequence[float], takes_over: Callable[[float], bool]) -> int | None:
+    """The first token whose running score has the target take over; None if any score would.
+
+    ``takes_over`` must be monotone, and true of the last: a few looks find it.
+
+    >>> first_token([0.1, 0.1, 2.5, 2.5, 7.0], lambda score: score > 2.0)
+    2
+    """
+    if takes_over(-sys.float_info.max):
+        return None
+    return bisect_left(range(len(running)), True, key=lambda token: takes_over(running[token]))

@@ -14,7 +14,7 @@ from pydantic import Field
 from atts.config import Config, Options
 from atts.conformal.control import Verdict
 from atts.methods.atts import take_turns
-from atts.methods.decider import Siblings
+from atts.methods.decider import Ruling, Scores, Siblings, first_token
 from atts.methods.method import Method
 from atts.seeds import tie_breaker, uniform_at
 from atts.types import Chain
@@ -50,9 +50,9 @@ class Ranking:
     >>> async def two_chains():
     ...     ranking = Ranking("p", Config(), open_samples=[0, 1])
     ...     return await asyncio.gather(
-    ...         ranking.decide(0, 0, score=1.5, u=0.5), ranking.decide(1, 0, score=2.5, u=0.5)
+    ...         *(ranking.decide(n, 0, Scores(1.5 + n), u=0.5) for n in range(2))
     ...     )
-    >>> [verdict.take_over for verdict in asyncio.run(two_chains())]
+    >>> [ruling.verdict.take_over for ruling in asyncio.run(two_chains())]
     [False, True]
     """
 
@@ -82,7 +82,7 @@ class Ranking:
                 u = tie_breaker(config.seed, "run", problem_id, chain.sample, number)
                 self._standings[number].append(_Standing(decision.score, u, chain.sample))
 
-    async def decide(self, sample: int, turn: int, score: float, u: float) -> Verdict:
+    async def decide(self, sample: int, turn: int, scores: Scores, u: float) -> Ruling:
         """Wait until all open chains have their score of this turn; whether this one is taken over.
 
         The verdict's p-value is the chain's rank from the worst, over the number ranked; ``u``,
@@ -93,21 +93,28 @@ class Ranking:
                 f"chain {sample} cannot be ranked in turn {turn}: it has left, or is not in turn "
                 f"{self._turn} with the others"
             )
-        self._standings[turn].append(_Standing(score, u, sample))
+        self._standings[turn].append(_Standing(scores.score, u, sample))
         self._waiting.add(sample)
         ranked = self._ranked
         self._rank_if_all_are_here()
         await ranked.wait()
-        return self._verdicts[sample]
+        verdict = self._verdicts[sample]
+        if not scores.running or not verdict.take_over:
+            return Ruling(verdict)
+        others = [each for each in self._standings[turn] if each.sample != sample]
+        most = round(verdict.threshold * (len(others) + 1))
+
+        def takes_over(score: float) -> bool:
+            standing = _Standing(score, u, sample)
+            return sum(other > standing for other in others) < most
+
+        return Ruling(verdict, first_token(scores.running, takes_over))
 
     def leave(self, sample: int) -> None:
         """Nobody waits any longer for a chain that has ended, however it did."""
         self._open.discard(sample)
         self._waiting.discard(sample)
         self._rank_if_all_are_here()
-
-    def next_order(self) -> None:
-        """Ranks do not depend on the order in which scores arrive."""
 
     def take_over_done(self) -> None:
         """No budget counts those in flight."""

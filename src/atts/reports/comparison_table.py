@@ -18,7 +18,8 @@ from atts.analysis.comparison import (
     Speed,
 )
 from atts.config import flatten
-from atts.grading.metrics import Difference, Interval
+from atts.grading.intervals import Interval
+from atts.grading.paired import Difference
 from atts.reports.summary_table import (
     ABSENT,
     count,

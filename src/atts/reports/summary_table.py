@@ -6,7 +6,8 @@ from rich import box
 from rich.table import Table
 
 from atts.analysis.summary import Summary, TurnRate
-from atts.grading.metrics import Interval, paired_difference
+from atts.grading.intervals import Interval
+from atts.grading.paired import paired_difference
 from atts.methods import METHODS
 from atts.text import safe_markup
 
@@ -66,7 +67,8 @@ def _rows(summaries: Sequence[Summary]) -> list[tuple[str, Figure]]:
         *((f"pass@{k}, %", _pass_at(k)) for k in ks if k > 1),
         ("take-over, nominal, %", nominal),
         ("take-over, realised, %", _realised),
-        ("  off by at most, any scores, %", _bound),
+        ("  promised by calibration, %", _promised),
+        ("  off by at most, %", _bound),
         *((f"  turn {turn}, % of decisions", _in_turn(turn)) for turn in range(turns)),
         ("drift alarm", _drift),
         ("draft tokens written", lambda s: f"{s.tokens.draft_written:,}"),
@@ -157,6 +159,14 @@ def nominal(summary: Summary) -> str:
 
 def _realised(summary: Summary) -> str:
     return percent(summary.take_over.realised) if summary.take_over else ABSENT
+
+
+def _promised(summary: Summary) -> str:
+    """What split control may realise, by the size of its calibration."""
+    if summary.take_over is None or summary.take_over.promised is None:
+        return ABSENT
+    low, high = summary.take_over.promised.low, summary.take_over.promised.high
+    return f"{100 * low:.1f}-{100 * high:.1f}"
 
 
 def _drift(summary: Summary) -> str:

@@ -29,18 +29,18 @@ NEXT_TO_NOTHING = 1 / 32
 """Of ``limits.cache_use``: even twice as many chains, grown tenfold, stay below it."""
 
 
-class Room:
-    """Room for so many chains; the number may change while some are inside."""
+class Capacity:
+    """How many chains may be in flight; the number may change while some are."""
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.taken = 0
         self.left = 0
-        """How many have left so far."""
+        """How many have ended so far."""
         self._changed = asyncio.Event()
 
     async def take(self, count: int) -> None:
-        """Wait for room for ``count`` at once, or until nobody else is inside.
+        """Wait until ``count`` more may be in flight at once, or none is.
 
         Not for more than one caller at a time.
         """
@@ -50,33 +50,38 @@ class Room:
         self.taken += count
 
     def leave(self) -> None:
-        """Make room for one."""
+        """One has ended."""
         self.taken -= 1
         self.left += 1
         self._changed.set()
 
     def resize(self, size: int) -> None:
-        """Change for how many there is room; those inside stay."""
+        """Change how many; those in flight stay."""
         self.size = size
         self._changed.set()
 
 
 class Admission:
-    """Lets the size of a room follow the load of the engines that its chains use."""
+    """Lets the capacity follow the load of the engines that the chains use."""
 
     def __init__(
-        self, room: Room, engines: Sequence[Metered], least: int, most: int, cache_use: float
+        self,
+        capacity: Capacity,
+        engines: Sequence[Metered],
+        least: int,
+        most: int,
+        cache_use: float,
     ) -> None:
-        self._room = room
+        self._capacity = capacity
         self._engines = engines
         self._least = min(least, most)
         self._most = most
         self._cache_use = cache_use
-        self._left = room.left
-        self._credit = 0.0  # chains by which the room may grow
+        self._left = capacity.left
+        self._credit = 0.0  # chains by which it may grow
 
     async def follow(self, warn: Callable[[str], None]) -> None:
-        """Adapt the room until cancelled; give it all of its size where a load is not told."""
+        """Adapt it until cancelled; raise it to the most where a load is not told."""
         while True:
             try:
                 loads = await asyncio.gather(*(engine.meter() for engine in self._engines))
@@ -84,49 +89,49 @@ class Admission:
                 loads = []
             known = [load for load in loads if load is not None]
             if len(known) < len(loads):
-                self._room.resize(self._most)
+                self._capacity.resize(self._most)
                 warn(
                     "a server does not tell its load, so the number of chains in flight is fixed "
                     f"at limits.chains={self._most}"
                 )
                 return
             if known:
-                self._room.resize(self._next_size(known))
+                self._capacity.resize(self._next_size(known))
             await asyncio.sleep(POLL_SECONDS)
 
     def _next_size(self, loads: Sequence[Load]) -> int:
-        room, ended = self._room, self._room.left - self._left
-        self._left = room.left
+        capacity, ended = self._capacity, self._capacity.left - self._left
+        self._left = capacity.left
         use = max(load.cache_use for load in loads)
         if use >= self._cache_use or any(load.waiting > load.running for load in loads):
-            return max(self._least, min(room.size, room.taken * 9 // 10))
-        if any(load.waiting for load in loads) or room.taken < room.size:
-            return room.size
+            return max(self._least, min(capacity.size, capacity.taken * 9 // 10))
+        if any(load.waiting for load in loads) or capacity.taken < capacity.size:
+            return capacity.size
         if use < self._cache_use * NEXT_TO_NOTHING:
-            return min(room.size * 2, self._most)
+            return min(capacity.size * 2, self._most)
         self._credit += ended if use < self._cache_use / 2 else ended / 4
         grown, self._credit = divmod(self._credit, 1.0)
-        return min(room.size + int(grown), self._most)
+        return min(capacity.size + int(grown), self._most)
 
 
 @asynccontextmanager
-async def adapting_room(
+async def adapting_capacity(
     config: Config, engines: Sequence[Engine], warn: Callable[[str], None] | None
-) -> AsyncIterator[Room]:
-    """Room for chains, which follows the load of the engines where the configuration lets it.
+) -> AsyncIterator[Capacity]:
+    """The capacity of a run, which follows the load of the engines where the configuration lets it.
 
     ``warn`` is told if a load cannot be followed.
     """
     limits = config.limits
     metered = [engine for engine in engines if isinstance(engine, Metered)]
     if limits.chains_min >= limits.chains or not metered:
-        yield Room(limits.chains)
+        yield Capacity(limits.chains)
         return
-    room = Room(limits.chains_min)
-    admission = Admission(room, metered, limits.chains_min, limits.chains, limits.cache_use)
+    capacity = Capacity(limits.chains_min)
+    admission = Admission(capacity, metered, limits.chains_min, limits.chains, limits.cache_use)
     following = asyncio.create_task(admission.follow(warn or (lambda _: None)))
     try:
-        yield room
+        yield capacity
     finally:
         following.cancel()
         await asyncio.wait([following])

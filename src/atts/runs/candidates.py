@@ -8,10 +8,10 @@ from atts.analysis.comparison import NamedRun, shared_problems
 from atts.analysis.report import run_names
 from atts.config import Config, load_config, method_and_settings
 from atts.errors import AttsError, ConfigError
+from atts.grading.grader import Grader
 from atts.methods import METHODS
-from atts.problems import load_problems
-from atts.runs import jobs
-from atts.runs.completion import calibration_directory, complete, finished
+from atts.runs.jobs import Observe, complete
+from atts.runs.setup import Setup, finished_run, open_models, prepare_run
 from atts.store.run_directory import RecordedRun, read_run
 from atts.types import Problem
 
@@ -25,12 +25,13 @@ class Candidate(NamedTuple):
     """None for a run that is compared as it stands."""
 
 
-class Plan(NamedTuple):
+class ComparisonPlan(NamedTuple):
     """Candidates whose inputs are known to be good."""
 
     recorded: dict[str, RecordedRun]
-    """Name -> the run of each candidate that lacks nothing."""
-    missing: list[Candidate]
+    """Name -> the run of each candidate that is there; those that are made come to it."""
+    missing: dict[str, tuple[Path, Setup]]
+    """Name -> the directory and the set-up of each run that is to be made."""
 
 
 def parse_candidates(
@@ -70,7 +71,7 @@ def _parse(text: str, config_file: Path | None, settings: Sequence[str], folder:
     return Candidate(text, Path(text), None)
 
 
-def prepare(candidates: Sequence[Candidate], folder: Path) -> Plan:
+def prepare(candidates: Sequence[Candidate], folder: Path) -> ComparisonPlan:
     """Check everything that the missing runs need, before any model is loaded.
 
     Args:
@@ -80,70 +81,58 @@ def prepare(candidates: Sequence[Candidate], folder: Path) -> Plan:
     Raises:
         ConfigError: candidates are one and the same, or share no problem.
         StoreError: a run cannot be read.
-        ProblemError, CalibrationError: see ``jobs.prepare_run``.
+        ProblemError, CalibrationError: see ``prepare_run``.
     """
-    places: dict[Path, str] = {}
+    directories: dict[Path, str] = {}
     for candidate in candidates:
-        other = places.setdefault(candidate.directory.resolve(), candidate.name)
+        other = directories.setdefault(candidate.directory.resolve(), candidate.name)
         if other is not candidate.name:
             raise ConfigError(f"{other} and {candidate.name} are both {candidate.directory}")
-    recorded: dict[str, RecordedRun] = {}
+    plan = ComparisonPlan({}, {})
     problems: list[Sequence[Problem]] = []
-    missing = []
-    for candidate in candidates:
-        config = candidate.config
-        run = finished(candidate.directory, config) if config else read_run(candidate.directory)
+    for name, directory, config in candidates:
+        run = finished_run(directory, config) if config else read_run(directory)
         if run:
-            recorded[candidate.name] = run
+            plan.recorded[name] = run
             problems.append(run.problems)
         elif config:
-            missing.append(candidate)
-            if calibration_directory(config, folder):
-                problems.append(load_problems(config.problems))
-            else:
-                problems.append(jobs.prepare_run(config).problems)
+            setup = prepare_run(config, folder)
+            plan.missing[name] = (directory, setup)
+            problems.append(setup.problems)
     if not shared_problems(problems):
         raise ConfigError("these runs share no problem, so there is nothing to compare")
-    return Plan(recorded, missing)
+    return plan
 
 
 async def run_missing(
-    missing: Sequence[Candidate],
-    folder: Path,
-    observe: Callable[[str], jobs.Observer],
-    say: Callable[[str], None],
+    plan: ComparisonPlan, grader: Grader, observe: Observe, say: Callable[[str], None]
 ) -> list[str]:
     """Make the runs that are missing, one after the other; names those that could not be made.
 
     Each run loads its own models, so that a method with one model has the machine to itself.
 
     Args:
-        missing: as ``prepare`` gives them.
-        folder: in which calibrations are kept.
+        plan: as ``prepare`` gives it; what is made is recorded in it.
+        grader: compares the answers of all runs.
         observe: gives an observer for a named job.
         say: is told what goes wrong; the others go on.
     """
     failed = []
-    for name, directory, config in missing:
-        if config is None:
-            continue
+    for name, (directory, setup) in plan.missing.items():
         try:
-            async with jobs.open_models(config) as models:
-                await complete(config, models, directory, folder, observe, name)
+            async with open_models(setup.config) as models:
+                made = await complete(setup, models, directory, grader, observe, name)
+                plan.recorded[name] = made.graded.run
         except AttsError as error:
             say(f"{name}: {error}")
             failed.append(name)
     return failed
 
 
-def read_all(candidates: Sequence[Candidate], plan: Plan) -> list[NamedRun]:
-    """The runs, those that were made now included.
-
-    Raises:
-        StoreError: a run cannot be read.
-    """
-    named = []
-    for candidate in candidates:
-        run = plan.recorded.get(candidate.name) or read_run(candidate.directory)
-        named.append(NamedRun(candidate.name, str(candidate.directory), run))
-    return named
+def named_runs(candidates: Sequence[Candidate], plan: ComparisonPlan) -> list[NamedRun]:
+    """The runs that are there, those that were made now included."""
+    return [
+        NamedRun(name, str(directory), plan.recorded[name])
+        for name, directory, _ in candidates
+        if name in plan.recorded
+    ]

@@ -6,10 +6,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+from atts.config import Config
+from atts.engines.base import Engine
 from atts.errors import AttsError, ConfigError, ContextLengthError
 from atts.methods import Method
 from atts.methods.chain import OpenChain
-from atts.runs.admission import Room
+from atts.runs.admission import Capacity, adapting_capacity
+from atts.runs.setup import PlannedChain
 from atts.runs.stopping import Stopping
 from atts.types import Chain, ChainEnd
 
@@ -44,10 +47,33 @@ class Clock:
         return self._now() - self._zero
 
 
-async def run_chains(
-    groups: Iterable[Sequence[Callable[[], OpenChain]]],
+async def make_chains(
+    groups: Iterable[Sequence[PlannedChain]],
     method: Method,
-    in_flight: int | Room,
+    config: Config,
+    engines: Sequence[Engine],
+    clock: Clock,
+    finished: Callable[[Chain], None],
+    stopping: Stopping | None = None,
+    warn: Callable[[str], None] | None = None,
+) -> None:
+    """Solve every chain, as many at a time as the configuration says and the engines can take.
+
+    Args:
+        groups, method, clock, finished, stopping: see ``run_chains``.
+        config: of the run.
+        engines: those of the run's models, whose load the number of chains in flight follows.
+        warn: is told if a load cannot be followed.
+    """
+    with collected_seldom():
+        async with adapting_capacity(config, engines, warn) as capacity:
+            await run_chains(groups, method, capacity, clock, finished, stopping)
+
+
+async def run_chains(
+    groups: Iterable[Sequence[PlannedChain]],
+    method: Method,
+    in_flight: int | Capacity,
     clock: Clock,
     finished: Callable[[Chain], None],
     stopping: Stopping | None = None,
@@ -59,39 +85,39 @@ async def run_chains(
     flight is cancelled before this returns.
 
     Args:
-        groups: chains that start together, when there is room for all of them: one by itself, or
-            those of a problem that wait for each other. Opened as there is room, so a run of
-            many chains stays small.
+        groups: chains that start together, when all of them may: one by itself, or those of a
+            problem that wait for each other. Opened when they start, so a run of many chains
+            stays small.
         method: how to solve a chain.
-        in_flight: size of the pool; or a room, whose size may change. A group that is larger has
+        in_flight: size of the pool; or a capacity, which may change. A group that is larger has
             the pool for itself.
         clock: the run's seconds.
         finished: takes finished chains, e.g. to write them down.
         stopping: ends the chains of problems that are settled.
     """
-    room = in_flight if isinstance(in_flight, Room) else Room(in_flight)
+    capacity = in_flight if isinstance(in_flight, Capacity) else Capacity(in_flight)
 
-    async def one(open_chain: Callable[[], OpenChain]) -> None:
+    async def one(planned: PlannedChain) -> None:
         try:
-            chain = await solve(open_chain, method, clock, stopping)
+            chain = await solve(planned, method, clock, stopping)
             finished(chain)
             if stopping:
                 await stopping.chains_done([chain])
         finally:
-            room.leave()
+            capacity.leave()
 
     try:
         async with asyncio.TaskGroup() as pool:
             for group in groups:
-                await room.take(len(group))
-                for open_chain in group:
-                    pool.create_task(one(open_chain))
+                await capacity.take(len(group))
+                for planned in group:
+                    pool.create_task(one(planned))
     except* AttsError as errors:
         raise errors.exceptions[0] from None
 
 
 async def solve(
-    open_chain: Callable[[], OpenChain],
+    planned: PlannedChain,
     method: Method,
     clock: Clock,
     stopping: Stopping | None = None,
@@ -102,18 +128,19 @@ async def solve(
         ConfigError: the configuration does not fit the models, which shows only now.
     """
     started = clock()
-    chain = open_chain()
+    chain: OpenChain | None = None
     error: str | None = None
     end: ChainEnd
     scope = asyncio.timeout(None)
     try:
         async with scope:
+            chain = planned.open()
             if stopping is None:
                 end = await method.solve(chain)
-            elif stopping.is_settled(chain.problem.id):
+            elif stopping.is_settled(planned.key.problem_id):
                 end = "not-needed"
             else:
-                with stopping.may_end(chain.problem.id, scope):
+                with stopping.may_end(planned.key.problem_id, scope):
                     end = await method.solve(chain)
     except ContextLengthError:
         end = "context"
@@ -124,4 +151,15 @@ async def solve(
             end = "not-needed"
         else:
             end, error = "failed", f"{type(failure).__name__}: {failure}"
-    return chain.record(end, started, clock(), error)
+    if chain:
+        return chain.record(end, started, clock(), error)
+    return Chain(
+        problem_id=planned.key.problem_id,
+        sample=planned.key.sample,
+        end=end,
+        answer=None,
+        turns=(),
+        started=started,
+        done=clock(),
+        error=error,
+    )

@@ -12,7 +12,7 @@ from typing import Self
 
 from atts.config import StopOptions
 from atts.grading.equivalence import compare_exactly
-from atts.grading.grader import Grader, VerdictCache
+from atts.grading.grader import Grader
 from atts.types import Chain
 
 
@@ -74,11 +74,12 @@ class Stopping:
     A context manager, because of that thread.
     """
 
-    def __init__(self, options: StopOptions, samples: int) -> None:
+    def __init__(self, options: StopOptions, samples: int, grader: Grader) -> None:
+        """``grader`` compares answers; nobody else may use it meanwhile."""
         self._options = options
         self._samples = samples
         self._ballots: dict[str, _Ballot] = defaultdict(_Ballot)
-        self._grader = Grader(cache=VerdictCache())
+        self._grader = grader
         self._thread = ThreadPoolExecutor(1, "atts-votes")
 
     def __enter__(self) -> Self:
@@ -91,7 +92,6 @@ class Stopping:
         trace: TracebackType | None,
     ) -> None:
         self._thread.shutdown(cancel_futures=True)
-        self._grader.close()
 
     def is_settled(self, problem_id: str) -> bool:
         """Whether further chains of a problem are not needed."""

@@ -19,10 +19,11 @@ from atts.config import Config, Coverage, MethodName, Options, parse_config
 from atts.engines.loading import server_urls
 from atts.engines.servers.lifecycle import answers, down, up
 from atts.errors import AttsError, ConfigError
+from atts.grading.grader import Grader, VerdictCache
 from atts.methods import METHODS, authors_of
 from atts.methods.chain import Models
-from atts.runs import jobs
-from atts.runs.completion import complete, finished
+from atts.runs.jobs import Observe, complete
+from atts.runs.setup import Setup, finished_run, open_models, prepare_run
 from atts.types import Author
 
 Fragment = dict[str, Any]
@@ -56,7 +57,7 @@ class Entry(NamedTuple):
     config: Config
 
 
-class Outcome(NamedTuple):
+class EntryOutcome(NamedTuple):
     """What became of an entry."""
 
     entry: Entry
@@ -102,8 +103,8 @@ def _entries(suite: Suite, path: Path) -> Iterator[Entry]:
 
 
 async def run_suite(
-    entries: Sequence[Entry], directory: Path, say: Say, observe: Callable[[str], jobs.Observer]
-) -> list[Outcome]:
+    entries: Sequence[Entry], directory: Path, say: Say, observe: Observe
+) -> list[EntryOutcome]:
     """Run all entries, pair by pair; what is finished is not done again.
 
     An entry that fails is reported, and the others go on.
@@ -114,39 +115,58 @@ async def run_suite(
         say: is told what happens, in a line.
         observe: gives an observer for a named job.
     """
-    outcomes: list[Outcome] = []
-    for pair in dict.fromkeys(entry.pair for entry in entries):
-        folder = directory / pair
-        left = []
-        for entry in (entry for entry in entries if entry.pair == pair):
-            if summary := _finished(folder / entry.name, entry):
-                outcomes.append(Outcome(entry, summary, None, "done before"))
-            else:
-                left.append(entry)
-        if left:
-            outcomes += await _run_pair(left, folder, say, observe)
+    outcomes: list[EntryOutcome] = []
+    with Grader(cache=VerdictCache()) as grader:
+        for pair in dict.fromkeys(entry.pair for entry in entries):
+            folder = directory / pair
+            setups: dict[str, tuple[Entry, Setup]] = {}
+            for entry in (entry for entry in entries if entry.pair == pair):
+                found = _prepare(entry, folder, grader, say)
+                if isinstance(found, Setup):
+                    setups[entry.name] = (entry, found)
+                else:
+                    outcomes.append(found)
+            if setups:
+                outcomes += await _run_pair(list(setups.values()), folder, grader, say, observe)
     return outcomes
 
 
+def _prepare(entry: Entry, folder: Path, grader: Grader, say: Say) -> "Setup | EntryOutcome":
+    """What is to be done for an entry; its outcome, if nothing is, or if it cannot be done."""
+    try:
+        if run := finished_run(folder / entry.name, entry.config):
+            return EntryOutcome(entry, summarise(grade_run(run, grader)), None, "done before")
+        return prepare_run(entry.config, folder)
+    except AttsError as error:
+        return _failed(entry, error, say)
+
+
+def _failed(entry: Entry, error: AttsError, say: Say) -> EntryOutcome:
+    say(f"{entry.pair}/{entry.name}: {error}")
+    return EntryOutcome(entry, None, str(error), "failed")
+
+
 async def _run_pair(
-    entries: list[Entry], folder: Path, say: Say, observe: Callable[[str], jobs.Observer]
-) -> list[Outcome]:
+    setups: Sequence[tuple[Entry, Setup]], folder: Path, grader: Grader, say: Say, observe: Observe
+) -> list[EntryOutcome]:
+    entries = [entry for entry, _ in setups]
     pair, config = entries[0].pair, entries[0].config
     authors: list[Author] = sorted(
         {author for entry in entries for author in authors_of(entry.config)}
     )
-    outcomes = []
+    outcomes: list[EntryOutcome] = []
     started: list[Author] = []
     try:
         started = await _start_servers(pair, config, authors, folder, say)
-        async with jobs.open_models(config, authors) as models:
-            for entry in entries:
-                outcome = await _run_entry(entry, models, folder, say, observe)
-                outcomes.append(outcome)
+        async with open_models(config, authors) as models:
+            for entry, setup in setups:
+                outcomes.append(
+                    await _run_entry(entry, setup, models, folder, grader, say, observe)
+                )
     except AttsError as error:  # without models, none of the entries can be run
         say(f"{pair}: {error}")
         done = len(outcomes)
-        outcomes += [Outcome(entry, None, str(error), "failed") for entry in entries[done:]]
+        outcomes += [EntryOutcome(entry, None, str(error), "failed") for entry in entries[done:]]
     finally:
         if started:
             down(folder / "servers", started)
@@ -178,22 +198,22 @@ async def _start_servers(
 
 
 async def _run_entry(
-    entry: Entry, models: Models, folder: Path, say: Say, observe: Callable[[str], jobs.Observer]
-) -> Outcome:
+    entry: Entry,
+    setup: Setup,
+    models: Models,
+    folder: Path,
+    grader: Grader,
+    say: Say,
+    observe: Observe,
+) -> EntryOutcome:
     name = f"{entry.pair}/{entry.name}"
     try:
-        summary = await complete(entry.config, models, folder / entry.name, folder, observe, name)
+        made = await complete(setup, models, folder / entry.name, grader, observe, name)
     except AttsError as error:
-        say(f"{name}: {error}")
-        return Outcome(entry, None, str(error), "failed")
-    error_text = f"{summary.failed} chains failed" if summary.failed else None
-    return Outcome(entry, summary, error_text, "failed" if summary.failed else "done")
-
-
-def _finished(directory: Path, entry: Entry) -> Summary | None:
-    """The summary of an entry that needs nothing more."""
-    run = finished(directory, entry.config)
-    return summarise(grade_run(run)) if run else None
+        return _failed(entry, error, say)
+    failed = made.summary.failed
+    error_text = f"{failed} chains failed" if failed else None
+    return EntryOutcome(entry, made.summary, error_text, "failed" if failed else "done")
 
 
 def _merged(under: Fragment, over: Fragment) -> Fragment:

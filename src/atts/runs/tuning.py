@@ -4,11 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import ArrayLike
-
+from atts.analysis.graded_run import GradedRun
 from atts.config import Config, ProblemsOptions, StopOptions
-from atts.conformal.calibration import Calibration
 from atts.conformal.risk import (
     Certificate,
     binomial_p_value,
@@ -19,21 +16,21 @@ from atts.conformal.risk import (
 )
 from atts.errors import ConfigError, EngineError
 from atts.files import atomic_write, to_jsonl
-from atts.grading.chains import GradedChains, grade_chains
 from atts.grading.grader import Grader, VerdictCache
-from atts.grading.metrics import Interval, majority_by_problem, majority_vote
+from atts.grading.intervals import Interval, ratio_interval
+from atts.grading.metrics import majority_by_problem, majority_vote
 from atts.methods import METHODS
 from atts.methods.chain import Models
 from atts.problems import calibration_problems, load_problems
-from atts.runs import jobs
-from atts.runs.jobs import Observer
-from atts.store.run_directory import CALIBRATION, CERTIFICATE, read_run
-from atts.types import Chain, Problem, Record
+from atts.runs.jobs import Observer, calibrate, make_run
+from atts.runs.setup import Setup, prepare_calibration, set_up
+from atts.store.run_directory import CALIBRATION, CERTIFICATE
+from atts.types import Problem, Record
 
 TUNING = "tuning.json"
 
 
-class Point(Record):
+class RatePoint(Record):
     """One take-over rate on the frontier. Intervals are 95 %, clustered by problem."""
 
     rate: float | None
@@ -55,12 +52,12 @@ class Tuning(Record):
     confidence: float
     problems: int
     """That the losses are counted on."""
-    target: Point
-    points: tuple[Point, ...]
+    target: RatePoint
+    points: tuple[RatePoint, ...]
     """From the safest rate, the highest, down."""
 
     @property
-    def chosen(self) -> Point | None:
+    def chosen(self) -> RatePoint | None:
         """The cheapest rate that is certified."""
         return next((point for point in reversed(self.points) if point.certified), None)
 
@@ -69,7 +66,7 @@ Stage = Callable[[str], Observer | None]
 """The observer of a run of the tuning, by the run's name."""
 
 
-class Plan(NamedTuple):
+class TuningPlan(NamedTuple):
     """A tuning whose inputs are known to be good."""
 
     config: Config
@@ -77,7 +74,9 @@ class Plan(NamedTuple):
     certifying: Sequence[Problem]
 
 
-def prepare_tuning(config: Config, rates: Sequence[float], limit: float, confidence: float) -> Plan:
+def prepare_tuning(
+    config: Config, rates: Sequence[float], limit: float, confidence: float
+) -> TuningPlan:
     """Check everything that tuning needs, before any model is loaded.
 
     Marginal control is calibrated on every second of the labelled problems and certified on the
@@ -123,11 +122,11 @@ def prepare_tuning(config: Config, rates: Sequence[float], limit: float, confide
             )
             + "; use more problems, a larger --loss, or a smaller --confidence"
         )
-    return Plan(config, problems[::2] if marginal else problems, certifying)
+    return TuningPlan(config, problems[::2] if marginal else problems, certifying)
 
 
 async def tune(
-    plan: Plan,
+    plan: TuningPlan,
     models: Models,
     directory: Path,
     rates: Sequence[float],
@@ -141,144 +140,124 @@ async def tune(
         StoreError, ConfigError: see ``atts.runs.jobs.run``.
         EngineError: chains failed, so losses cannot be counted.
     """
-    halves = {}
+    options, loaded = [], []
     for name, problems in (("calibrating", plan.calibrating), ("certifying", plan.certifying)):
         atomic_write(directory / f"{name}.jsonl", to_jsonl(problems))
-        halves[name] = ProblemsOptions(source=str(directory / f"{name}.jsonl"), count=None)
+        options.append(ProblemsOptions(source=str(directory / f"{name}.jsonl"), count=None))
+        loaded.append(load_problems(options[-1]))
+    calibration_options = plan.config.calibration.model_copy(update={"problems": options[0]})
     base = plan.config.model_copy(
-        update={
-            "problems": halves["certifying"],
-            "calibration": plan.config.calibration.model_copy(
-                update={"problems": halves["calibrating"]}
-            ),
-        }
+        update={"problems": options[1], "calibration": calibration_options}
     )
-    alone = base.model_copy(update={"method": "target-only"})
-    reference = await _chains(alone, models, directory / "target-only", stage)
     ordered = sorted(set(rates), reverse=True)
-    tried, calibrations, configs = [], [], []
-    for rate in ordered:
-        folder = directory / f"calibration-{rate:g}"
-        take_over = base.take_over.model_copy(
-            update={"rate": rate, "calibration": folder / CALIBRATION, "certificate": None}
-        )
-        config = base.model_copy(update={"take_over": take_over})
-        calibrations.append(
-            await jobs.calibrate(config, models, folder, stage(f"calibration {rate:g}"))
-        )
-        tried.append(await _chains(config, models, directory / f"rate-{rate:g}", stage))
-        configs.append(config)
-    tuning = certify(
-        plan.certifying, reference, dict(zip(ordered, tried, strict=True)), limit, confidence
-    )
+    tried: dict[float, GradedRun] = {}
+    setups: dict[float, Setup] = {}
+    with Grader(cache=VerdictCache()) as grader:
+
+        async def made(setup: Setup, name: str) -> GradedRun:
+            run = await make_run(setup, models, directory / name, grader, stage(name))
+            if failed := run.summary.failed:
+                raise EngineError(
+                    f"{failed} of {run.summary.chains} chains of {directory / name} failed, so "
+                    "losses cannot be counted; their errors are in its chains.jsonl. The same "
+                    "command tries them again"
+                )
+            return run.graded
+
+        alone = base.model_copy(update={"method": "target-only"})
+        reference = await made(set_up(alone, loaded[1]), "target-only")
+        for rate in ordered:
+            folder = directory / f"calibration-{rate:g}"
+            take_over = base.take_over.model_copy(
+                update={"rate": rate, "calibration": folder / CALIBRATION, "certificate": None}
+            )
+            config = base.model_copy(update={"take_over": take_over})
+            conditional = take_over.coverage == "conditional"
+            calibrating = prepare_calibration(config, loaded[1] if conditional else loaded[0])
+            calibration = await calibrate(
+                calibrating, models, folder, stage(f"calibration {rate:g}")
+            )
+            setups[rate] = set_up(config, loaded[1], calibration)
+            tried[rate] = await made(setups[rate], f"rate-{rate:g}")
+    tuning = certify(reference, tried, limit, confidence)
     atomic_write(directory / TUNING, tuning.model_dump_json(indent=2) + "\n")
     if tuning.chosen is None:
         (directory / CERTIFICATE).unlink(missing_ok=True)
         return tuning, None
-    index = ordered.index(tuning.chosen.rate or 0.0)
-    certificate = _certificate(configs[index], calibrations[index], plan, tuning, tuning.chosen)
+    certificate = _certificate(setups[tuning.chosen.rate or 0.0], tuning, tuning.chosen)
     atomic_write(directory / CERTIFICATE, certificate.to_json())
     return tuning, certificate
 
 
 def certify(
-    problems: Sequence[Problem],
-    reference: Sequence[Chain],
-    tried: Mapping[float, Sequence[Chain]],
-    limit: float,
-    confidence: float,
+    reference: GradedRun, tried: Mapping[float, GradedRun], limit: float, confidence: float
 ) -> Tuning:
     """Count the losses of each rate, from the highest down, and test them in this order.
 
     A problem is lost where the majority vote of the target alone is right and that of the rate is
     not; where a vote is tied, what counts as a loss is what makes more of them. The accuracy falls
     by no more than the share of lost problems: problems that are won do not count against it.
+
+    Args:
+        reference: the run of the target alone.
+        tried: rate -> its run, over the same problems.
+        limit: the largest share of problems that may be lost.
+        confidence: of the certificate.
     """
     rates = sorted(tried, reverse=True)
-    alone = _votes(problems, reference)
+    alone = _votes(reference)
     losses = []
     for rate in rates:
-        votes = _votes(problems, tried[rate])
+        votes = _votes(tried[rate])
         losses.append(sum(alone[name] > 0.0 and votes[name] < 1.0 for name in alone))
     certified = fixed_sequence(losses, len(alone), limit, 1.0 - confidence)
     points = tuple(
-        _point(problems, tried[rate], rate, lost, limit, index < certified)
+        _point(tried[rate], rate, lost, limit, index < certified)
         for index, (rate, lost) in enumerate(zip(rates, losses, strict=True))
     )
     return Tuning(
         limit=limit,
         confidence=confidence,
         problems=len(alone),
-        target=_point(problems, reference, None, 0, limit, certified=True),
+        target=_point(reference, None, 0, limit, certified=True),
         points=points,
     )
 
 
-async def _chains(config: Config, models: Models, directory: Path, stage: Stage) -> Sequence[Chain]:
-    summary = await jobs.run(config, models, directory, stage(directory.name), retry_failed=True)
-    if summary.failed:
-        raise EngineError(
-            f"{summary.failed} of {summary.chains} chains of {directory} failed, so losses cannot "
-            "be counted; their errors are in its chains.jsonl. The same command tries them again"
-        )
-    return read_run(directory).chains
-
-
-def _votes(problems: Sequence[Problem], chains: Sequence[Chain]) -> dict[str, float]:
+def _votes(run: GradedRun) -> dict[str, float]:
     """Problem id -> 1 if the majority vote is right, 0 if not, between where it is tied."""
-    graded = _graded(problems, chains)
-    return majority_by_problem(graded.grades, graded.same)
-
-
-def _graded(problems: Sequence[Problem], chains: Sequence[Chain]) -> GradedChains:
-    with Grader(cache=VerdictCache()) as grader:
-        return grade_chains(problems, chains, grader)
+    return majority_by_problem(run.graded.grades, run.graded.same)
 
 
 def _point(
-    problems: Sequence[Problem],
-    chains: Sequence[Chain],
-    rate: float | None,
-    losses: int,
-    limit: float,
-    certified: bool,
-) -> Point:
-    graded = _graded(problems, chains)
-    grades = graded.grades
+    run: GradedRun, rate: float | None, losses: int, limit: float, certified: bool
+) -> RatePoint:
+    grades = run.graded.grades
     written = dict.fromkeys(grades, 0)
-    for chain in chains:
+    for chain in run.run.chains:
         written[chain.problem_id] += chain.written("target")
-    tokens = np.array(list(written.values()))
-    return Point(
+    return RatePoint(
         rate=rate,
-        majority_vote=majority_vote(grades, graded.same),
-        target_tokens=_mean_interval(tokens, [len(grades[name]) for name in written]),
+        majority_vote=majority_vote(grades, run.graded.same),
+        target_tokens=ratio_interval(
+            list(written.values()), [len(grades[name]) for name in written]
+        ),
         losses=losses,
         p_value=binomial_p_value(losses, len(grades), limit),
         certified=certified,
     )
 
 
-def _mean_interval(totals: ArrayLike, counts: ArrayLike) -> Interval:
-    """A mean with its percentile bootstrap over problems: 2,000 draws, 95 %, fixed seed."""
-    tops, bottoms = np.asarray(totals), np.asarray(counts)
-    draws = np.random.default_rng(0).multinomial(
-        len(tops), np.full(len(tops), 1.0 / len(tops)), size=2000
-    )
-    low, high = np.quantile((draws @ tops) / (draws @ bottoms), [0.025, 0.975])
-    return Interval(estimate=float(tops.sum() / bottoms.sum()), low=float(low), high=float(high))
-
-
-def _certificate(
-    config: Config, calibration: Calibration, plan: Plan, tuning: Tuning, point: Point
-) -> Certificate:
+def _certificate(setup: Setup, tuning: Tuning, point: RatePoint) -> Certificate:
+    if setup.calibration is None:
+        raise ValueError("only a rate that decides by a calibration is certified")
     return Certificate(
         version=1,
-        fingerprint=certificate_fingerprint(config),
-        calibration=calibration_digest(calibration),
-        rate=config.take_over.rate,
+        fingerprint=certificate_fingerprint(setup.config),
+        calibration=calibration_digest(setup.calibration),
+        rate=setup.config.take_over.rate,
         limit=tuning.limit,
         confidence=tuning.confidence,
         losses=point.losses,
-        problem_ids=tuple(problem.id for problem in plan.certifying),
+        problem_ids=tuple(problem.id for problem in setup.problems),
     )

@@ -10,7 +10,7 @@ REFERENCE = "reference"
 """The reference implementation's schedule of ``atts``, as a name for the command line."""
 
 
-class Contender(NamedTuple):
+class SimulatedMethod(NamedTuple):
     """A method with settings of its own, as the command line names it."""
 
     name: str
@@ -20,14 +20,14 @@ class Contender(NamedTuple):
     """All chains of a problem end before the next problem is begun."""
 
     @classmethod
-    def parse(cls, name: str) -> "Contender":
+    def parse(cls, name: str) -> "SimulatedMethod":
         """``METHOD``, ``METHOD:key=value,...``, or ``reference``: one problem at a time, with at
         most 16 requests of the draft and 4 of the target in flight.
 
         Raises:
             ConfigError: a setting is not key=value.
 
-        >>> Contender.parse("atts:take_over.rate=0.2").settings
+        >>> SimulatedMethod.parse("atts:take_over.rate=0.2").settings
         {'take_over.rate': '0.2'}
         """
         if name == REFERENCE:
@@ -69,6 +69,8 @@ class Contender(NamedTuple):
         tree["limits"] |= limits
         for author in ("draft", "target"):  # what is simulated are servers
             tree[author]["engine"] = "sglang"
+        # The scores to decide by are those of the very chains that are followed.
+        tree["calibration"]["allow_overlap"] = True
         for key, value in self.settings.items():
             apply_setting(tree, f"{key}={value}")
         return parse_config(tree, self.name)

@@ -21,7 +21,7 @@ from atts.engines.limits import Slots
 from atts.errors import ConfigError
 from atts.methods import METHODS
 from atts.simulation.clock import run_virtually
-from atts.simulation.contender import Contender
+from atts.simulation.contender import SimulatedMethod
 from atts.simulation.deployment import Hardware, ModelHardware, make_servers
 from atts.simulation.hardware import Efficiency
 from atts.simulation.server import Request, Server
@@ -50,7 +50,7 @@ class Measured(NamedTuple):
     phase: Phase
     problem_id: str
     queued: float
-    """When it was made, before it waited for a place."""
+    """When it was made, before the limit on requests held it back."""
     seconds: float
     length: int
     """Tokens that were sent."""
@@ -159,7 +159,7 @@ def _simulated_wall_seconds(directory: Path, run: RecordedRun, hardware: Hardwar
         "limits.draft_requests": str(limits.draft_requests),
         "limits.target_requests": str(limits.target_requests),
     }
-    contender = Contender(run.config.method, run.config.method, settings)
+    contender = SimulatedMethod(run.config.method, run.config.method, settings)
     workload = load_workload(directory)
     return simulate(
         contender, run.config, workload, hardware, limits.chains, len(run.problems)
@@ -187,14 +187,8 @@ def least_squares(
 
     Outliers, such as a first request that has code compiled, weigh less than their square
     (``soft_l1``). Where the residuals do not depend on a parameter it stays near its start.
-
-    Raises:
-        ConfigError: SciPy is not installed.
     """
-    try:
-        from scipy import optimize
-    except ImportError as error:
-        raise ConfigError("a fit needs SciPy: pip install 'atts[simulate]'") from error
+    from scipy import optimize
 
     names = list(Efficiency.model_fields)
     first = np.log([[max(getattr(each, name), _SMALLEST) for name in names] for each in start])
@@ -274,14 +268,13 @@ def _requests(chain: Chain, prompt_tokens: int) -> Iterator[Measured]:
                     scored_from=length,
                     write=0,
                 )
-            if segment.kept:
-                length += segment.tokens
+            length += segment.kept_tokens
 
 
 def replay(requests: Sequence[Measured], config: Config, hardware: Hardware) -> Floats:
     """Seconds that each request takes if all are made when they were: shape (requests,).
 
-    As in the run they wait for a place if ``limits`` are reached, which is part of their time.
+    As in the run they wait where ``limits`` are reached, which is part of their time.
     """
     authors = sorted({request.author for request in requests})
     servers = make_servers(config, authors, hardware)

@@ -1,29 +1,26 @@
-"""One method over a workload, in virtual time: the project's own runner on simulated engines."""
+"""One method over a workload, in virtual time: a run like any other, on simulated engines."""
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable
 
 import numpy as np
 
 from atts.config import Config, MethodName
-from atts.conformal.factory import make_control
+from atts.conformal.calibration import Calibration
 from atts.engines.base import Engine
-from atts.engines.limits import LimitedEngine
 from atts.engines.replicas import Replicas
 from atts.errors import AttsError, ConfigError
 from atts.methods import METHODS
-from atts.methods.chain import Model, OpenChain
-from atts.methods.decider import Decider, Siblings
-from atts.runs.admission import adapting_room
-from atts.runs.pool import Clock, collected_seldom, run_chains
+from atts.methods.chain import Model, Models
+from atts.runs.pool import Clock, make_chains
+from atts.runs.setup import limited, set_up
 from atts.simulation.clock import run_virtually
-from atts.simulation.contender import Contender
+from atts.simulation.contender import SimulatedMethod
 from atts.simulation.deployment import Hardware, make_servers
 from atts.simulation.engine import Script, ScriptTokenizer, SimulatedEngine
 from atts.simulation.workload import Workload
-from atts.types import Author, Chain, Record
+from atts.types import Author, Chain, Problem, Record
 
 
 class ModelUse(Record):
@@ -45,7 +42,7 @@ class ModelUse(Record):
     """Requests that had to make room, and were computed again."""
 
 
-class Outcome(Record):
+class SimulationOutcome(Record):
     """What a simulated run took."""
 
     name: str
@@ -73,7 +70,7 @@ class Outcome(Record):
 
 
 def simulate(
-    contender: Contender,
+    contender: SimulatedMethod,
     config: Config,
     workload: Workload,
     hardware: Hardware,
@@ -81,7 +78,7 @@ def simulate(
     problems: int,
     target_only_ratio: float = 1.0,
     finished: Callable[[Chain], None] = lambda _: None,
-) -> Outcome:
+) -> SimulationOutcome:
     """Run a contender's method over the first ``problems`` problems of a workload.
 
     Args:
@@ -99,109 +96,106 @@ def simulate(
         ConfigError: a setting is wrong, or a model does not fit its GPUs.
         CalibrationError: the control needs what it is not given.
     """
-    run = _Run(contender, config, workload, hardware, chains_in_flight, problems)
-    run.target_only_ratio = target_only_ratio
+    run = _Run(contender, config, workload, hardware, chains_in_flight, problems, target_only_ratio)
     return run_virtually(run.outcome(finished))
 
 
+def _calibration(config: Config, workload: Workload, problems: int) -> Calibration | None:
+    """The calibration that a run decides by, from the recorded scores."""
+    options = config.take_over
+    if not METHODS[config.method].needs_calibration:
+        return None
+    if options.score.kind == "unlikely-share":
+        raise ConfigError(
+            "take_over.score.kind=unlikely-share cannot be simulated: of a recorded segment only "
+            "the mean is played back; take mean"
+        )
+    return None if options.control == "online" else workload.calibration(config, problems)
+
+
 class _Run:
+    """A run like any other, but for what serves its models, and the time."""
+
     def __init__(
         self,
-        contender: Contender,
+        contender: SimulatedMethod,
         config: Config,
         workload: Workload,
         hardware: Hardware,
         chains_in_flight: int,
         problems: int,
+        target_only_ratio: float,
     ) -> None:
-        self.contender = contender
-        self.config = contender.config(config, chains_in_flight)
-        self.method = METHODS[contender.method]
-        self.workload = workload
-        self.hardware = hardware
-        self.problems = problems
-        self.chains_in_flight = chains_in_flight
-        if self.method.together and self.config.limits.chains < self.config.samples:
+        config = contender.config(config, chains_in_flight)
+        if METHODS[config.method].together and config.limits.chains < config.samples:
             raise ConfigError(
-                f"--chains {chains_in_flight}: with {contender.method} all {self.config.samples} "
+                f"--chains {chains_in_flight}: with {contender.method} all {config.samples} "
                 "chains of a problem wait for each other, so at least as many must be in flight"
             )
-        self.target_only_ratio = 1.0
+        self.contender = contender
+        self.workload = workload
+        self.hardware = hardware
+        self.chains_in_flight = chains_in_flight
+        self.target_only_ratio = target_only_ratio
+        self.setup = set_up(
+            config,
+            [workload.problem(number) for number in range(problems)],
+            _calibration(config, workload, problems),
+        )
+        self.numbers = {problem.id: n for n, problem in enumerate(self.setup.problems)}
         self.scripts: dict[int, Script] = {}
-        self.servers = make_servers(self.config, self.method.authors, hardware)
-        self.control = None
-        if self.method.needs_calibration:
-            options = self.config.take_over
-            if options.score.kind == "unlikely-share":
-                raise ConfigError(
-                    "take_over.score.kind=unlikely-share cannot be simulated: of a recorded "
-                    "segment only the mean is played back; take mean"
-                )
-            calibration = None
-            if options.control != "online":
-                calibration = workload.calibration(self.config, problems)
-            self.control = make_control(options, calibration)
-
-    async def outcome(self, finished: Callable[[Chain], None]) -> Outcome:
-        limits = self.config.limits
-        in_flight = {"draft": limits.draft_requests, "target": limits.target_requests}
-        engines = {}
+        self.servers = make_servers(config, self.setup.method.authors, hardware)
+        self.engines: dict[Author, Engine] = {}
         for author, servers in self.servers.items():
             copies: list[Engine] = [
                 SimulatedEngine(author, server, self.scripts) for server in servers
             ]
             engine = copies[0] if len(copies) == 1 else Replicas(copies)
-            engines[author] = LimitedEngine(
-                engine, in_flight[author], limits.attempts, limits.backoff_seconds
-            )
+            self.engines[author] = limited(engine, author, config.limits)
+
+    async def outcome(self, finished: Callable[[Chain], None]) -> SimulationOutcome:
         tally = _Tally()
-        numbers: dict[str, int] = {}  # of the problems
 
         def done(chain: Chain) -> None:
-            del self.scripts[numbers[chain.problem_id] * self.config.samples + chain.sample]
+            self.scripts.pop(self._script_number(chain.problem_id, chain.sample), None)
             tally.add(chain)
             finished(chain)
 
-        def opened(number: int, sample: int, decider: Decider | None) -> OpenChain:
-            problem = self.workload.problem(number)
-            script = self.workload.script(number, sample, self.config, self.target_only_ratio)
-            self.scripts[script.number] = script
-            tokenizer = ScriptTokenizer(script)
-            models = {author: Model(engine, tokenizer) for author, engine in engines.items()}
-            return OpenChain(problem, sample, models, self.config, decider)
-
-        def chains(some: Iterable[int]) -> Iterator[Sequence[Callable[[], OpenChain]]]:
-            samples = range(self.config.samples)
-            for number in some:
-                problem_id = self.workload.problem(number).id
-                numbers[problem_id] = number
-                decider = None
-                if self.method.decider:
-                    siblings = Siblings(problem_id, self.config, self.control, samples)
-                    decider = self.method.decider(siblings)
-                group = [partial(opened, number, sample, decider) for sample in samples]
-                if self.method.together:
-                    yield group
-                else:
-                    yield from ([chain] for chain in group)
-
         clock = Clock(now=asyncio.get_running_loop().time)
-        everything = range(self.problems)
-        parts = [[n] for n in everything] if self.contender.by_problem else [everything]
-        with collected_seldom():
-            for part in parts:
-                async with adapting_room(self.config, list(engines.values()), None) as room:
-                    await run_chains(chains(part), self.method, room, clock, done)
+        setup = self.setup
+        parts = [setup]
+        if self.contender.by_problem:
+            parts = [setup.of_problems([problem]) for problem in setup.problems]
+        for part in parts:
+            await make_chains(
+                part.groups(self._models),
+                part.method,
+                part.config,
+                list(self.engines.values()),
+                clock,
+                done,
+            )
         return self._outcome(tally, clock())
 
-    def _outcome(self, tally: "_Tally", wall: float) -> Outcome:
+    def _models(self, problem: Problem, sample: int) -> Models:
+        """The models of a chain, which follows a script of its own."""
+        number, config = self.numbers[problem.id], self.setup.config
+        script = self.workload.script(number, sample, config, self.target_only_ratio)
+        self.scripts[script.number] = script
+        tokenizer = ScriptTokenizer(script)
+        return {author: Model(engine, tokenizer) for author, engine in self.engines.items()}
+
+    def _script_number(self, problem_id: str, sample: int) -> int:
+        return self.numbers[problem_id] * self.setup.config.samples + sample
+
+    def _outcome(self, tally: "_Tally", wall: float) -> SimulationOutcome:
         chains = tally.chains
         written = tally.tokens["draft"] + tally.tokens["target"]
-        return Outcome(
+        return SimulationOutcome(
             name=self.contender.name,
             method=self.contender.method,
             chains_in_flight=self.chains_in_flight,
-            problems=self.problems,
+            problems=len(self.setup.problems),
             chains=chains,
             failed=tally.failed,
             first_error=tally.first_error,
@@ -226,7 +220,7 @@ class _Run:
         if author not in self.servers:
             return None
         usages = [server.usage for server in self.servers[author]]
-        room = self.servers[author][0].options.cache_tokens
+        capacity = self.servers[author][0].options.cache_tokens
         requests = sum(usage.requests for usage in usages)
         cached = sum(usage.cached_tokens for usage in usages)
         inputs = cached + sum(usage.computed_tokens for usage in usages)
@@ -234,8 +228,8 @@ class _Run:
         return ModelUse(
             gpus=self.hardware.of(author).gpus,
             busy=busy / wall if wall else 0.0,
-            cache_tokens=room,
-            peak_cache=max(usage.peak_cache_tokens for usage in usages) / room,
+            cache_tokens=capacity,
+            peak_cache=max(usage.peak_cache_tokens for usage in usages) / capacity,
             cached=cached / inputs if inputs else 0.0,
             queued_seconds=sum(usage.queued_seconds for usage in usages) / max(requests, 1),
             peak_running=max(usage.peak_running for usage in usages),
@@ -268,7 +262,7 @@ class _Tally:
                 self.take_overs += turn.decision.take_over
 
 
-def check(outcome: Outcome) -> None:
+def check(outcome: SimulationOutcome) -> None:
     """Refuse an outcome whose chains failed: its times would mean nothing.
 
     Raises:

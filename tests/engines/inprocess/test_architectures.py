@@ -5,7 +5,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engines.tiny import CONTEXT, SMALL, build, greedy, plain_greedy, plain_scores, some_ids
+from engines.tiny import (
+    CONTEXT,
+    SMALL,
+    build,
+    greedy,
+    plain_greedy,
+    plain_scores,
+    some_ids,
+    tiny_llama,
+)
+from torch import Tensor
 from transformers import (
     BloomConfig,
     BloomForCausalLM,
@@ -40,9 +50,11 @@ from transformers import (
     RwkvConfig,
     RwkvForCausalLM,
 )
+from transformers.cache_utils import Cache
 
 from atts.engines.base import GenerateRequest, ScoreRequest
-from atts.engines.inprocess.engine import InProcessEngine, context_length
+from atts.engines.inprocess.engine import InProcessEngine, context_length, why_not_batched
+from atts.engines.inprocess.kv_cache import cache_argument
 from atts.errors import ConfigError
 
 WINDOW = 16
@@ -121,6 +133,58 @@ async def test_text_and_scores_of_ragged_turns_are_those_of_transformers(name: s
         await engine.aclose()
 
 
+class CallsItCache(LlamaForCausalLM):
+    """As transformers names it since 5.24."""
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cache: Cache | None = None,
+        use_cache: bool | None = None,
+    ) -> Any:  # noqa: ANN401 - as in transformers
+        given: dict[str, Any] = {cache_argument(PLAIN): cache}
+        return super().forward(
+            input_ids, attention_mask, position_ids, use_cache=use_cache, **given
+        )
+
+
+class CallsItPastKeyValues(LlamaForCausalLM):
+    """As transformers named it before."""
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+    ) -> Any:  # noqa: ANN401
+        given: dict[str, Any] = {cache_argument(PLAIN): past_key_values}
+        return super().forward(
+            input_ids, attention_mask, position_ids, use_cache=use_cache, **given
+        )
+
+
+PLAIN = tiny_llama()
+
+
+@pytest.mark.parametrize("model_class", [CallsItCache, CallsItPastKeyValues])
+async def test_a_cache_is_given_by_either_name(model_class: type[PreTrainedModel]) -> None:
+    engine = InProcessEngine(build(model_class, LlamaConfig(**SMALL)), cache_tokens=1000)
+    prompt = some_ids(20)
+    try:
+        first = await engine.generate(GenerateRequest(prompt, greedy(8)))
+        assert first.token_ids == plain_greedy(PLAIN, prompt, 8)
+        scored = await engine.score(ScoreRequest([*prompt, *first.token_ids], len(prompt)))
+        assert scored.cached_tokens > 0
+        wanted = plain_scores(PLAIN, [*prompt, *first.token_ids], len(prompt))
+        assert np.abs(scored.logprobs - wanted).max() < 1e-4
+    finally:
+        await engine.aclose()
+
+
 def test_the_context_is_known_under_an_architectures_own_name() -> None:
     assert context_length(model_of("gpt2-learned-positions")) == CONTEXT
 
@@ -177,6 +241,18 @@ def test_what_cannot_be_batched_is_refused(
     model = build(model_class, config)
     with pytest.raises(ConfigError, match=reason):
         InProcessEngine(model, cache_tokens=1000)
+
+
+def test_a_refusal_says_what_this_model_lacks() -> None:
+    bloom = build(BloomForCausalLM, BloomConfig(vocab_size=96, hidden_size=32, n_layer=2))
+    lacks = why_not_batched(bloom)
+    assert lacks is not None
+    assert "position_ids" in lacks
+    assert "key-value cache" not in lacks
+    hybrid = why_not_batched(build(Qwen3NextForCausalLM, Qwen3NextConfig(**(SMALL | RECURRENT))))
+    assert hybrid is not None
+    assert "LinearAttention" in hybrid
+    assert why_not_batched(PLAIN) is None
 
 
 def test_a_model_that_does_not_say_its_context_is_refused() -> None:

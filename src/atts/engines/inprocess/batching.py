@@ -20,7 +20,15 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from atts.engines.base import Completion, Sampling, Scored
-from atts.engines.inprocess.kv_cache import BLOCK, Layout, PrefixStore, Row, Window, block_keys
+from atts.engines.inprocess.kv_cache import (
+    BLOCK,
+    Layout,
+    PrefixStore,
+    Row,
+    Window,
+    block_keys,
+    cache_argument,
+)
 from atts.engines.inprocess.sampling import StopStrings, sample
 from atts.errors import EngineError, EngineUnavailableError
 from atts.types import FinishReason, Timings
@@ -89,6 +97,7 @@ class Batcher:
         self._model = model
         self._end_ids = end_ids
         self._layout = Layout.of(model)
+        self._cache_argument = cache_argument(model)
         self._trims_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._store = PrefixStore(cache_tokens)
         self._waiting: list[Request] = []
@@ -308,8 +317,8 @@ class Batcher:
                 input_ids=torch.tensor(ids, device=device),
                 attention_mask=window.mask(new, device),
                 position_ids=window.positions(new, device),
-                past_key_values=window,
                 use_cache=True,
+                **{self._cache_argument: window},
                 **trim,
             ).logits[:, -needed:]
         window.advance(new)

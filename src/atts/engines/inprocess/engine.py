@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+import transformers
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
@@ -23,6 +24,7 @@ from transformers.utils.logging import disable_progress_bar
 from atts.config import ModelOptions
 from atts.engines.base import Completion, GenerateRequest, Load, Scored, ScoreRequest
 from atts.engines.inprocess.batching import Batcher, Request
+from atts.engines.inprocess.kv_cache import cache_argument
 from atts.engines.inprocess.sampling import Decode, StopStrings
 from atts.errors import (
     ConfigError,
@@ -35,6 +37,9 @@ from atts.models.prompts import Tokenizer
 
 RELEASE_SECONDS = 2.0
 """An engine without requests for so long frees the memory that its batches needed."""
+
+_LOADING_FAILS = (OSError, ValueError, TypeError, RuntimeError, AssertionError, SafetensorError)
+"""What transformers raises for files that are damaged, and torch for a device that is not there."""
 
 
 class InProcessEngine:
@@ -57,15 +62,10 @@ class InProcessEngine:
                 does not say how long its context is.
         """
         config = model.config.get_text_config()
-        layers = DynamicCache(config=config).layers
-        takes = inspect.signature(model.forward).parameters
-        if any(
-            type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers
-        ) or not {"past_key_values", "position_ids", "attention_mask"} <= set(takes):
+        if reason := why_not_batched(model):
             raise ConfigError(
-                f"{model.config.model_type}: not every layer of this model is attention with a "
-                "key-value cache and given positions, which is all that the in-process engine "
-                "can batch"
+                f"{model.config.model_type}: the in-process engine cannot serve this model, as "
+                f"{reason}; engine: vllm and engine: sglang serve many more"
             )
         self.vocab_size: int = config.vocab_size
         self.context_length: int = context_length(model)
@@ -232,7 +232,7 @@ def load_model(options: ModelOptions, path: str) -> PreTrainedModel:
             output_loading_info=True,
         )
         model.to(device)
-    except (OSError, ValueError, RuntimeError, AssertionError, SafetensorError) as error:
+    except _LOADING_FAILS as error:
         raise ConfigError(f"cannot load the model {options.model} on {device}: {error}") from error
     if found["missing_keys"]:
         raise ConfigError(
@@ -240,6 +240,35 @@ def load_model(options: ModelOptions, path: str) -> PreTrainedModel:
             f"{', '.join(sorted(found['missing_keys']))}"
         )
     return cast("PreTrainedModel", model.eval())
+
+
+def why_not_batched(model: PreTrainedModel) -> str | None:
+    """Why the model cannot be batched continuously; None if it can."""
+    layers = DynamicCache(config=model.config.get_text_config()).layers
+    other = {
+        type(layer).__name__
+        for layer in layers
+        if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer)
+    }
+    if other:
+        return (
+            "not every layer of it keeps a key-value cache, with an entry for each token: there "
+            f"are layers of {', '.join(sorted(other))}"
+        )
+    taken = inspect.signature(model.forward).parameters
+    missing = []
+    if not cache_argument(model):
+        missing.append("a key-value cache (cache, or past_key_values before transformers 5.24)")
+    if "position_ids" not in taken:
+        missing.append("positions (position_ids)")
+    if "attention_mask" not in taken:
+        missing.append("a mask (attention_mask)")
+    if missing:
+        return (
+            f"{type(model).__name__}.forward of transformers {transformers.__version__} does not "
+            f"take {', '.join(missing)}"
+        )
+    return None
 
 
 def context_length(model: PreTrainedModel) -> int:

@@ -6,20 +6,30 @@ left-padding mask of transformers makes it right for any architecture. A ``Prefi
 keeps the rows of chains that wait for their next turn.
 """
 
+import inspect
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 Row = list[Tensor]
 """One chain's cache: a tensor per group of its ``Layout``, (planes, heads, length, head_dim)."""
 
 BLOCK = 16
 """Prefixes are found by the hashes of their blocks of this many tokens."""
+
+
+def cache_argument(model: PreTrainedModel) -> str:
+    """What the model's ``forward`` calls its cache; empty if it takes none.
+
+    It is ``cache`` since transformers 5.24, and was ``past_key_values`` before.
+    """
+    taken = inspect.signature(model.forward).parameters
+    return next((name for name in ("cache", "past_key_values") if name in taken), "")
 
 
 class Place(NamedTuple):
@@ -46,10 +56,11 @@ class Layout:
     @classmethod
     def of(cls, model: PreTrainedModel) -> Self:
         """The layout of a model, seen on one token."""
+        cache: Any = DynamicCache(config=model.config)  # its layers are all of one kind here
         with torch.inference_mode():
             token = torch.zeros((1, 1), dtype=torch.long, device=model.device)
-            layers = model(input_ids=token, use_cache=True).past_key_values.layers
-        return cls([(layer.keys, layer.values) for layer in layers])
+            model(input_ids=token, use_cache=True, **{cache_argument(model): cache})
+        return cls([(layer.keys, layer.values) for layer in cache.layers])
 
     def allocate(self, rows: int, columns: int) -> list[Tensor]:
         """A tensor per group, (planes, rows, heads, columns, head_dim), of undefined content."""

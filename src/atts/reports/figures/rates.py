@@ -5,7 +5,7 @@ from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from atts.analysis.report import RunReport
-from atts.grading.metrics import clustered_interval
+from atts.grading.intervals import clustered_interval
 from atts.reports.figures.base import (
     INTERVALS,
     Cell,
@@ -46,7 +46,7 @@ def rate_by_turn(runs: Sequence[RunReport]) -> Figure | None:
         for number, run in decided:
             style = Style.of(number)
             mine = [row for row in rows if row[0] == run.name]
-            turns, low, high = (_column(mine, place) for place in (1, 4, 5))
+            turns, low, high = (_column(mine, index) for index in (1, 4, 5))
             axes.plot(
                 turns,
                 _column(mine, 3),
@@ -97,7 +97,7 @@ def rate_by_problem(runs: Sequence[RunReport]) -> Figure | None:
             style = Style.of(number)
             rates = _column([row for row in rows if row[0] == run.name], 3)
             axes.plot(
-                [(place + 0.5) / len(rates) for place in range(len(rates))],
+                [(index + 0.5) / len(rates) for index in range(len(rates))],
                 rates,
                 color=style.colour,
                 linestyle=style.line,
@@ -195,7 +195,7 @@ def rate_over_time(runs: Sequence[RunReport]) -> Figure | None:
 
 
 def _aiming(runs: Sequence[RunReport]) -> list[tuple[int, RunReport]]:
-    """Runs of methods that decide by scores and aim at a rate; a run's place is its style."""
+    """Runs of methods that decide by scores and aim at a rate; a run's number is its style."""
     return [
         (number, run)
         for number, run in enumerate(runs)
@@ -208,5 +208,5 @@ def _nominal(axes: "Axes", decided: Sequence[tuple[int, RunReport]]) -> None:
         axes.axhline(rate, color=colour("ink"), linewidth=0.9, linestyle=":")
 
 
-def _column(rows: Sequence[tuple[Cell, ...]], place: int) -> list[float]:
-    return [float(row[place] or 0) for row in rows]
+def _column(rows: Sequence[tuple[Cell, ...]], index: int) -> list[float]:
+    return [float(row[index] or 0) for row in rows]

@@ -44,8 +44,8 @@ def scores(run: RunReport, number: int) -> Figure | None:
         for name, values in groups.items()
     }
     rows: list[tuple[Cell, ...]] = [
-        (float(edges[place]), float(edges[place + 1]), *(float(s[place]) for s in shares.values()))
-        for place in range(BINS)
+        (float(edges[index]), float(edges[index + 1]), *(float(s[index]) for s in shares.values()))
+        for index in range(BINS)
     ]
     looks = {
         "right chains": (colour("right"), "-"),
@@ -100,8 +100,8 @@ def p_values(run: RunReport, number: int) -> Figure | None:
         for name, values in groups.items()
     }
     rows: list[tuple[Cell, ...]] = [
-        (float(grid[place]), *(float(share[place]) for share in shares.values()))
-        for place in range(len(grid))
+        (float(grid[index]), *(float(share[index]) for share in shares.values()))
+        for index in range(len(grid))
     ]
     looks = {
         "all": (colour("ink"), "-", 1.8),

@@ -108,8 +108,8 @@ def timeline(run: RunReport, number: int) -> Figure | None:
     seconds = {group: spent for group, spent in seconds.items() if spent.any()}
     middles = (np.arange(BINS) + 0.5) * width
     rows: list[tuple[Cell, ...]] = [
-        (float(middles[place]), *(float(spent[place]) for spent in seconds.values()))
-        for place in range(BINS)
+        (float(middles[index]), *(float(spent[index]) for spent in seconds.values()))
+        for index in range(BINS)
     ]
 
     def draw(axes: "Axes") -> None:

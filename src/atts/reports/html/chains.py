@@ -40,11 +40,11 @@ def pack(runs: Sequence[RunReport]) -> Packed:
         problems = []
         rows = []
         by_id = {problem.id: problem for problem in run.run.problems}
-        for place, (problem_id, of_problem) in enumerate(sorted(chains.items())):
+        for index, (problem_id, of_problem) in enumerate(sorted(chains.items())):
             problem = by_id[problem_id]
-            element = f"text-{number}-{place}"
+            element = f"text-{number}-{index}"
             problems.append([visible(problem_id), visible(problem.question[:_SHOWN]), element])
-            rows += [[place, *_listed(run, chain)] for chain in of_problem]
+            rows += [[index, *_listed(run, chain)] for chain in of_problem]
             content = {
                 "question": visible(problem.question),
                 "choices": list(map(visible, problem.choices)),

@@ -89,8 +89,8 @@ def _policy(script: str) -> str:
 def _colours() -> str:
     """The colours of the figures as variables: light, and dark where that is preferred."""
     light, dark = (
-        "".join(f"--{name}:{shades[place]};" for name, shades in COLOURS.items())
-        for place in (0, 1)
+        "".join(f"--{name}:{shades[index]};" for name, shades in COLOURS.items())
+        for index in (0, 1)
     )
     return f":root{{{light}}}@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}\n"
 
