@@ -8,6 +8,8 @@ from atts.grading.algebra import same_by_algebra
 from atts.grading.grader import Grader
 
 SAME = [
+    ("(17,136)", "(17, 136)"),
+    ("(17,136]", "17 < x \\le 136"),
     ("73", "**73**"),
     ("73", "*73*"),
     ("73", "__73__"),
@@ -166,6 +168,12 @@ SAME = [
 words and units, bases, equations, complex numbers, lists, sets, pairs and intervals."""
 
 DIFFERENT = [
+    ("(17,136)", "[17,136]"),
+    ("(17,136)", "17136"),
+    ("[17,136]", "17136"),
+    ("(17,136]", "[17,136)"),
+    ("\\{17,136\\}", "17136"),
+    ("(1,234),(5,678)", "1234,5678"),
     ("73", "**37**"),
     ("\\{1,2\\}", "(1,2)"),
     ("(3,5)", "\\{3,5\\}"),
