@@ -322,6 +322,8 @@ def test_plain_statements_after_a_thought(text: str, letter: str | None) -> None
         (r"\[\boxed{3} \quad \boxed{5}\]", "3, 5"),
         (r"\boxed{3} \boxed{5}", "3, 5"),
         (r"\boxed{(1,2)}, \boxed{(3,4)}", "(1,2), (3,4)"),
+        (r"$$\boxed{(3,3)} \text{ for part (a) and } \boxed{(1,1)}$$", "(3,3), (1,1)"),
+        (r"$\boxed{4} \text{ is wrong, so } \boxed{9}$", "9"),
         (r"\boxed{3}, \boxed{3}", "3"),
         (r"$\boxed{\frac{6}{8}} = \boxed{\frac{3}{4}}$", r"\frac{3}{4}"),
         ("\\boxed{3}\n\n\\boxed{5}", "5"),
