@@ -4,8 +4,9 @@
 
 DATA holds ``problems/*.jsonl`` (id, question, answer) and ``traces/*.jsonl.gz`` (question_id,
 sample_index, gold_answer, final_answer). Prints JSON: which gold answers do not equal themselves,
-which pairs of different gold answers are found equal, the figures of the traces, and answers a
-second against math-verify in one process, with its own time limits.
+which pairs of different gold answers are found equal, and of sets, pairs and intervals of them; the
+figures of the traces, and answers a second against math-verify in one process, with its own time
+limits.
 """
 
 import argparse
@@ -24,7 +25,9 @@ from atts.grading.grader import Grader, Pair, VerdictCache
 from atts.grading.metrics import accuracy, majority_vote, pass_at_k
 from atts.types import Chain, Problem
 
-PAIRS = 2000
+PAIRS = 20_000
+FORMS = ("\\{{{0},{1}\\}}", "({0},{1})", "[{0},{1}]", "({0},{1}]", "[{0},{1})")
+"""What two numbers make up; no two of these are the same."""
 
 
 def main() -> None:
@@ -69,6 +72,12 @@ def algebraic(grader: Grader, answers: list[str]) -> list[bool | None]:
 def different(golds: dict[str, list[str]]) -> dict[str, Any]:
     chance = random.Random(0)
     pairs: list[Pair] = []
+    numbers = [gold for answers in golds.values() for gold in answers if gold.isdecimal()]
+    while len(pairs) < PAIRS // 10:
+        two = sorted(chance.sample(numbers, 2), key=int)
+        if two[0] != two[1]:
+            one, other = (form.format(*two) for form in chance.sample(FORMS, 2))
+            pairs.append((one, other))
     while len(pairs) < PAIRS:
         one, other = chance.sample(chance.choice(list(golds.values())), 2)
         if one != other:

@@ -315,3 +315,11 @@ def test_a_run_from_before_a_key_is_read_as_it_was_made(tmp_path: Path) -> None:
     old = load_config(tmp_path / "config.yaml", defaults=BEFORE_THE_KEY)
     assert (old.take_over.control, old.take_over.rate, old.stop.repeating) == ("split", 0.3, False)
     assert load_config(tmp_path / "config.yaml").take_over.control == "adaptive"
+
+
+def test_a_key_that_older_versions_lack_leaves_digests_alone() -> None:
+    assert not any("thought_ends" in key for key in Config().what_results_depend_on())
+    ends = parse_config({"draft": {"thought_ends": ["</plan>"]}}, "a test")
+    assert ends.what_results_depend_on()["draft.thought_ends"] == ["</plan>"]
+    with pytest.raises(ConfigError, match="thought_ends"):
+        parse_config({"draft": {"thought_ends": [""]}}, "a test")

@@ -176,3 +176,13 @@ def test_recorded_grades_come_before_the_rules(tmp_path: Path) -> None:
     (directory / GRADES).write_text(to_jsonl([grade]))
     after = {(c.problem_id, c.sample): c.right for c in load_recording(directory).chains}
     assert after == before | {("p0", 1): False}
+
+
+def test_perplexities_by_question_are_read_as_import_reads_them(tmp_path: Path) -> None:
+    by_question = {0: [1.0, math.e], 1: np.array([math.e, 0.0, math.inf])}
+    np.save(tmp_path / "by.npy", np.array(by_question, dtype=object), allow_pickle=True)
+    calibration = load_calibration(tmp_path / "by.npy", ["a", "b"])
+    assert calibration.coverage == "conditional"
+    assert calibration.scores == {"a": ((0.0,), (1.0,)), "b": ((1.0,),)}
+    with pytest.raises(CalibrationError, match="question 1, but the recording has 1 problems"):
+        load_calibration(tmp_path / "by.npy", ["a"])

@@ -133,6 +133,93 @@ def test_files_of_another_format_are_named(
         read_folder(tmp_path, KNOWN)
 
 
+def test_a_model_that_judges_itself(tmp_path: Path) -> None:
+    history = [
+        entry(0, "draft", output="First"),
+        entry(0, "self_ppl", ppl=1.5, percentile=0.25),
+        entry(1, "draft", output="then"),
+        entry(1, "self_ppl", ppl=2.0, percentile=0.75),
+        entry(1, "self_continue", output=r"\boxed{2}"),
+    ]
+    put(tmp_path, 0, history=history)
+    (own,) = read_folder(tmp_path, KNOWN, samples=1).chains
+    put(tmp_path, 0)
+    assert own == read_folder(tmp_path, KNOWN, samples=1).chains[0]
+
+
+def attempt(turn: int, number: int, output: str, ppl: float, accepted: bool) -> dict[str, object]:
+    return entry(
+        turn, "draft", attempt=number, output=output, ppl=ppl, percentile=0.5, accepted=accepted
+    )
+
+
+def test_of_several_attempts_one_is_kept(tmp_path: Path) -> None:
+    history = [
+        attempt(0, 0, "bad", 3.0, accepted=False),
+        attempt(0, 1, "good", 1.5, accepted=True),
+        attempt(1, 0, "worse", 4.0, accepted=False),
+        attempt(1, 1, "best of them", 2.0, accepted=False),
+        attempt(1, 2, "worst", math.inf, accepted=False),
+        attempt(2, 0, "end", 1.0, accepted=True) | {"accepted_reason": "answer_found"},
+    ]
+    put(tmp_path, 0, history=history)
+    (chain,) = read_folder(tmp_path, KNOWN, samples=1).chains
+    assert chain.text == "good\n\nbest of them\n\nend"
+    assert [len(turn.segments) for turn in chain.turns] == [2, 3, 1]
+    assert [turn.decision.score for turn in chain.turns if turn.decision] == [
+        math.log(ppl) for ppl in (1.5, 2.0, 1.0)
+    ]
+    assert not any(turn.take_over for turn in chain.turns)
+
+
+def fork(turn: int, peer: int, peer_turn: int) -> dict[str, object]:
+    return {"turn": turn, "event": "fork", "forked_from": peer, "peer_turn": peer_turn}
+
+
+def test_a_chain_that_went_on_from_another_ones_text(tmp_path: Path) -> None:
+    put(
+        tmp_path, 0, history=[attempt(turn, 0, f"a{turn}", 1.5, accepted=True) for turn in range(3)]
+    )
+    put(
+        tmp_path,
+        1,
+        history=[
+            attempt(0, 0, "b0", 1.5, accepted=True),
+            attempt(1, 0, "b1", 9.0, accepted=False),
+            fork(1, 0, 2),
+            attempt(2, 0, "b2", 1.5, accepted=True),
+        ],
+    )
+    put(tmp_path, 2, history=[fork(0, 1, 3), attempt(1, 0, "c", 1.5, accepted=True)])
+    chains = read_folder(tmp_path, KNOWN, samples=3).chains
+    assert [chain.text for chain in chains] == [
+        "a0\n\na1\n\na2",
+        "a0\n\na1\n\nb2",
+        "a0\n\na1\n\nb2\n\nc",
+    ]
+    assert [turn.decision is None for turn in chains[1].turns] == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("history", "message"),
+    [
+        ([{"turn": 0, "event": "merge"}], "the event 'merge'"),
+        ([fork(0, 7, 1)], r"a fork from problem_0007\.json"),
+        ([fork(0, 0, 1)], "go round in a circle"),
+        (
+            [entry(0, "judge", output="x")],
+            "the model 'judge'.*Known are entries of the models draft",
+        ),
+    ],
+)
+def test_another_shape_is_named(
+    tmp_path: Path, history: list[dict[str, object]], message: str
+) -> None:
+    put(tmp_path, 0, history=history)
+    with pytest.raises(StoreError, match=rf"problem_0000\.json.*{message}"):
+        read_folder(tmp_path, KNOWN)
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", "[" * 100_000, '{"question": "\\ud800"}'])
 def test_damaged_files_are_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "problem_0000.json").write_text(content)

@@ -189,3 +189,156 @@ def test_a_long_text_does_not_hang(text: str) -> None:
     start = time.perf_counter()
     extract_answer(text, CHOICES)
     assert time.perf_counter() - start < 10
+
+
+FIVE = ("red", "green", "blue", "grey", "gold")
+
+
+@pytest.mark.parametrize(
+    ("box", "letter"),
+    [
+        ("Option C", "C"),
+        ("option (c)", "C"),
+        ("Choice C: blue", "C"),
+        ("C - blue", "C"),
+        ("C: blue", "C"),
+        ("C blue", "C"),
+        (r"\textbf{(C)} blue", "C"),
+        (r"\text{C) blue}", "C"),
+        (r"\mathrm{C}", "C"),
+        (r"\boldsymbol{(C)}", "C"),
+        ("**C**", "C"),
+        ("[C]", "C"),
+        ("c", "C"),
+        ("(c)", "C"),
+        ("c) blue", "C"),
+        ("Blue", "C"),
+        (r"\text{blue.}", "C"),
+        ("B and C", "B and C"),
+        ("(B), (C)", "(B), (C)"),
+        ("B/C", "B/C"),
+        ("C - D", "C - D"),
+        ("F", "F"),
+        ("yellow", "yellow"),
+    ],
+)
+def test_labels_of_choices(box: str, letter: str) -> None:
+    assert extract_answer(f"So \\boxed{{{box}}}.", FIVE) == letter
+
+
+VALUES = ("0 degrees", r"$\frac{\sqrt{2}}{2}$", "32 degrees", r"$x^2+2x+1$", "5 km", "5 cm")
+
+
+@pytest.mark.parametrize(
+    ("box", "letter"),
+    [
+        ("32", "C"),
+        (r"32^\circ", "C"),
+        ("32.0°", "C"),
+        (r"\frac{1}{\sqrt{2}}", "B"),
+        (r"2^{-1/2}", "B"),
+        ("(x+1)^2", "D"),
+        ("5 cm", "F"),
+        ("5000", "5000"),
+        ("5", "5"),  # of two
+        ("x^2+1", "x^2+1"),
+    ],
+)
+def test_a_value_stands_for_its_choice(box: str, letter: str) -> None:
+    assert extract_answer(f"\\boxed{{{box}}}", VALUES) == letter
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("**C**", "C"),
+        ("(D)", "D"),
+        ("C.", "C"),
+        ("c", "C"),
+        ("$C$", "C"),
+        ("\\text{C}", "C"),
+        ("C) blue", "C"),
+        ("blue", "C"),
+        ("It fits all that was said.\n\n**C**", "C"),
+        ("Final answer - B", "B"),
+        ("Final Answer: **B**", "B"),
+        ("The correct option is B.", "B"),
+        ("The best choice is therefore (B)", "B"),
+        ("Answer: b", "B"),
+        ("answer: (b)", "B"),
+        ("I choose B, since it fits.", "B"),
+        ("Therefore, the answer is: blue.", "C"),
+        ("答案是B。", "B"),
+        ("正确答案：B", "B"),  # noqa: RUF001
+        ("故选B", "B"),
+        ("答えはBです", "B"),
+        ("정답은 B", "B"),
+        ("Respuesta: B", "B"),
+        ("La respuesta correcta es (B)", "B"),
+        ("Réponse : B", "B"),
+        ("Die richtige Antwort ist B.", "B"),
+        ("La risposta corretta è B", "B"),
+        ("A resposta correta é B", "B"),
+        ("Ответ: B", "B"),
+        ("Odpowiedź: B", "B"),
+        ("Đáp án: B", "B"),
+        ("उत्तर: B", "B"),
+        ("Answer: Ｂ", "B"),  # noqa: RUF001
+        ("I cannot determine the answer.", None),
+        ("Actually this one is tricky, I'm unsure", None),
+        ("Answer: I don't know", None),
+        ("Answer: none of them", None),
+        ("Answer: B or C", None),
+        ("It is either A or B.", None),
+        ("I do not think the answer is B.", None),
+        ("If the answer is B, what follows?", None),
+        ("The answer is E = mc^2", None),
+        ("Answer: Z", None),
+        ("A good question.", None),
+        ("Blue things are nice.", None),
+    ],
+)
+def test_plain_statements_after_a_thought(text: str, letter: str | None) -> None:
+    assert extract_answer(f"<think>maybe the answer is D</think>\n\n{text}", FIVE[:4]) == letter
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"The largest is $\boxed 5$.", "5"),
+        (r"\boxed5", "5"),
+        (r"$\boxed 1,234$", "1,234"),
+        (r"$\boxed x$", "x"),
+        (r"\boxed\frac{1}{2}", r"\frac{1}{2}"),
+        (r"\framebox{7}", "7"),
+        (r"\framebox[2cm][c]{7}", "7"),
+        (r"\fbox 7", "7"),
+        (r"\boxed and then", None),
+        (r"The roots are $\boxed{3}$ and $\boxed{5}$.", "3, 5"),
+        (r"We find \boxed{3}, \boxed{5}, and \boxed{7}", "3, 5, 7"),
+        (r"$x=\boxed{3}, y=\boxed{5}$", "3, 5"),
+        (r"$x=\boxed{3}$ and $y=\boxed{5}$", "3, 5"),
+        (r"$\boxed{3} \text{ or } \boxed{5}$", "3, 5"),
+        (r"\[\boxed{3} \quad \boxed{5}\]", "3, 5"),
+        (r"\boxed{3} \boxed{5}", "3, 5"),
+        (r"\boxed{(1,2)}, \boxed{(3,4)}", "(1,2), (3,4)"),
+        (r"$$\boxed{(3,3)} \text{ for part (a) and } \boxed{(1,1)}$$", "(3,3), (1,1)"),
+        (r"$\boxed{4} \text{ is wrong, so } \boxed{9}$", "9"),
+        (r"\boxed{3}, \boxed{3}", "3"),
+        (r"$\boxed{\frac{6}{8}} = \boxed{\frac{3}{4}}$", r"\frac{3}{4}"),
+        ("\\boxed{3}\n\n\\boxed{5}", "5"),
+        (r"First try \boxed{4}. That fails. So \boxed{9}.", "9"),
+        (r"\boxed{4}. \boxed{9}", "9"),
+        (r"Wrong: \boxed{1}, \boxed{2}. Right: \boxed{3}, \boxed{4}.", "3, 4"),
+        (r"Not \boxed{4} but \boxed{9}", "9"),
+    ],
+)
+def test_boxes_of_every_form(text: str, answer: str | None) -> None:
+    assert extract_answer(text) == answer
+
+
+@pytest.mark.parametrize("piece", [r"\boxed{1},", r"$\boxed{1}+", r"\boxed{1} and ", r"\boxed 1 "])
+def test_many_boxes_take_linear_time(piece: str) -> None:
+    start = time.perf_counter()
+    assert extract_answer(piece * (300_000 // len(piece))) == "1"
+    assert time.perf_counter() - start < 10

@@ -29,6 +29,9 @@ class Never(Control):
         (OPEN, ["ANSWER: B", "\\boxed{2}", "more"], "2"),
         (CHOICE, ["It is", " ANSWER: B", "more"], "B"),
         (CHOICE, ["\\boxed{two}", "more"], "B"),
+        # A plain statement in an open thought ends no chain, whatever opens and ends it.
+        (CHOICE, ["<think>Is it B?", "ANSWER: B.", "</think>ANSWER: A.", "more"], "A"),
+        (CHOICE, ["[THINK]ANSWER: B.", "[/THINK]", "**A**.", "more"], "A"),
     ],
 )
 async def test_a_chain_ends_with_its_answer(

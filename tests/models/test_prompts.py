@@ -305,3 +305,39 @@ def test_a_second_message_follows_a_chain_as_the_family_has_it(name: str, asked:
     tokenizer = family(name)
     ids = tokenizer.next_message("How good?", "I say ")
     assert tokenizer._tokenizer.decode(ids, skip_special_tokens=False) == asked
+
+
+def test_marks_of_a_thought_stay_in_the_text_though_they_are_special() -> None:
+    tokens = byte_tokens()
+    special = ["[THINK]", "[/THINK]", "<|channel|>", "<|message|>", "<|mine|>", "<|end|>"]
+    tokens.add_special_tokens(special)
+    ids = [i for text in ("hm", *special, "ok") for i in _ids(tokens, text)]
+    template = ChatTemplate(PLAIN_TEMPLATE, {})
+    assert (
+        Tokenizer(tokens, template, "t").decode(ids) == "hm[THINK][/THINK]<|channel|><|message|>ok"
+    )
+    named = Tokenizer(tokens, template, "t", thought_ends=["<|mine|>"])
+    assert named.decode(ids) == "hm[THINK][/THINK]<|channel|><|message|><|mine|>ok"
+    kept, text = named.decode_whole_characters([*ids, *_ids(tokens, "\u00e9")[:1]])
+    assert (kept, text) == (ids, named.decode(ids))
+
+
+def _ids(tokens: FastTokenizer, text: str) -> list[int]:
+    found: list[int] = tokens.encode(text, add_special_tokens=False).ids
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "thinking", "inside"),
+    [
+        ("deepseek-r1-distill", "template", True),
+        ("deepseek-r1-distill", "off", False),
+        ("qwen2.5-instruct", "template", False),
+        ("qwen2.5-instruct", "on", True),
+    ],
+)
+def test_whether_a_prompt_leaves_the_model_inside_a_thought(
+    name: str, thinking: Thinking, inside: bool
+) -> None:
+    tokenizer = family(name, thinking)
+    assert tokenizer.is_in_thought(tokenizer.prompt(PROBLEM, PromptOptions())) is inside

@@ -327,7 +327,7 @@ async def test_what_the_chains_do_is_counted(config: Config, tmp_path: Path) -> 
 
 async def test_grading_is_told_after_the_chains(config: Config, tmp_path: Path) -> None:
     problems = tmp_path / "hard.jsonl"
-    problems.write_text(json.dumps({"id": "h", "question": "?", "answer": "\\sqrt{16}"}) + "\n")
+    problems.write_text(json.dumps({"id": "h", "question": "?", "answer": "\\log_{2} 16"}) + "\n")
     options = config.problems.model_copy(update={"source": str(problems)})
     config = config.model_copy(update={"method": "draft-only", "problems": options})
     watch = Watch()

@@ -21,7 +21,7 @@ from atts.config import Config, load_config, parse_config
 from atts.conformal.calibration import Calibration
 from atts.errors import ConfigError, StoreError
 from atts.files import to_jsonl
-from atts.store.run_directory import RunStore, read_run
+from atts.store.run_directory import RunStore, check_run, read_run
 from atts.types import Chain, ChainKey, Decision, Problem, Segment, Timings, Turn
 
 TIMINGS = Timings(queued=0.0, started=0.1, first_token=0.2, done=0.3)
@@ -148,6 +148,79 @@ def test_other_problems_are_refused(tmp_path: Path) -> None:
     other = [*PROBLEMS[:2], PROBLEMS[2].model_copy(update={"answer": "42"})]
     with pytest.raises(ConfigError, match="1 differ, the first is 'p2'"):
         RunStore.open(tmp_path, config(), other, None)
+
+
+def more(count: int) -> list[Problem]:
+    return [Problem(id=f"q{i}", question=f"{i}?", answer="1") for i in range(count)]
+
+
+def test_more_samples_and_problems_extend_a_run_in_place(tmp_path: Path) -> None:
+    create(tmp_path, chain())
+    grown = config(samples=5, problems={"count": 7})
+    with RunStore.open(tmp_path, grown, [*more(1), *PROBLEMS], None) as store:
+        store.append(chain("q0", 4))
+    run = read_run(tmp_path)
+    assert run.chains == (chain(), chain("q0", 4))
+    assert [problem.id for problem in run.problems] == ["q0", "p0", "p1", "p2"]
+    assert run.config == grown
+    RunStore.open(tmp_path, grown, [*more(1), *PROBLEMS], None).close()
+    with pytest.raises(ConfigError, match="samples: 5 there, 2 now"):
+        RunStore.open(tmp_path, config(), [*more(1), *PROBLEMS], None)
+
+
+def test_fewer_problems_are_refused(tmp_path: Path) -> None:
+    create(tmp_path)
+    with pytest.raises(ConfigError, match="1 differ, the first is 'p2'"):
+        RunStore.open(tmp_path, config(), PROBLEMS[:2], None)
+
+
+def test_a_corrected_gold_answer_is_told_its_way(tmp_path: Path) -> None:
+    create(tmp_path)
+    other = [*PROBLEMS[:2], PROBLEMS[2].model_copy(update={"answer": "42"})]
+    with pytest.raises(ConfigError, match="atts regrade --problems"):
+        RunStore.open(tmp_path, config(), [*other, *more(2)], None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"method": "sync-ranking"}, "compared with each other"),
+        ({"stop": {"when": "majority"}}, "left out because of their number"),
+    ],
+)
+def test_more_samples_that_would_change_finished_chains_are_refused(
+    tmp_path: Path, changes: dict[str, object], reason: str
+) -> None:
+    RunStore.open(tmp_path, config(**changes), PROBLEMS, None).close()
+    with pytest.raises(ConfigError, match=rf"samples: 2 there, 4 now\n.*{reason}"):
+        RunStore.open(tmp_path, config(samples=4, **changes), PROBLEMS, None)
+    RunStore.open(tmp_path, config(**changes), [*PROBLEMS, *more(1)], None).close()
+
+
+def test_a_calibration_does_not_grow(tmp_path: Path) -> None:
+    create(tmp_path)
+    with pytest.raises(ConfigError, match="samples: 2 there, 4 now"):
+        RunStore.open(tmp_path, config(samples=4), PROBLEMS, None, may_grow=False)
+    with pytest.raises(ConfigError, match="holds a run of other problems"):
+        RunStore.open(tmp_path, config(), [*PROBLEMS, *more(1)], None, may_grow=False)
+
+
+def test_a_directory_is_checked_without_a_change(tmp_path: Path) -> None:
+    check_run(tmp_path / "new", config(), PROBLEMS, None)
+    assert not (tmp_path / "new").exists()
+    run = tmp_path / "run"
+    create(run, chain())
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    check_run(run, config(samples=4), PROBLEMS, None)
+    with pytest.raises(ConfigError, match="seed: 0 there, 7 now"):
+        check_run(run, config(seed=7), PROBLEMS, None)
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+    with RunStore.open(run, config(), PROBLEMS, None), pytest.raises(StoreError, match="another"):
+        check_run(run, config(), PROBLEMS, None)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    with pytest.raises(StoreError, match="neither empty nor a run directory"):
+        check_run(tmp_path / "other", config(), PROBLEMS, None)
 
 
 def test_another_calibration_is_refused(tmp_path: Path) -> None:

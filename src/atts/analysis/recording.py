@@ -5,7 +5,7 @@ import heapq
 import json
 import math
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from atts.analysis.graded_run import ChainVerdict, grade_run
 from atts.conformal.calibration import Calibration
 from atts.errors import CalibrationError, StoreError
 from atts.grading.grader import Grader, VerdictCache
+from atts.store.npy import Perplexities, read_perplexities
 from atts.store.run_directory import read_run
 from atts.types import Chain
 
@@ -72,8 +73,12 @@ def load_recording(path: Path, grader: Grader | None = None) -> Recording:
     return recording
 
 
-def load_calibration(path: Path) -> Calibration:
+def load_calibration(path: Path, problem_ids: Sequence[str] = ()) -> Calibration:
     """Read a ``calibration.json``, or a ``.npy`` of perplexities, which are taken for turn 0.
+
+    Args:
+        path: of the file.
+        problem_ids: what the numbers of a file of perplexities by question count.
 
     Raises:
         CalibrationError: it cannot be read, or is something else.
@@ -81,13 +86,35 @@ def load_calibration(path: Path) -> Calibration:
     try:
         if path.suffix != ".npy":
             return Calibration.from_json(path.read_text(encoding="utf-8"), str(path))
-        perplexities = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise CalibrationError(f"cannot read the calibration {path}: {error}") from error
+        perplexities = read_perplexities(path)
+    except (OSError, ValueError, StoreError) as error:
+        raise CalibrationError(
+            f"cannot read the calibration {path}: {error}. It does not hold a row of perplexities, "
+            "all above 0, or such rows by question (allow_pickle of numpy is never set)"
+        ) from error
+    if isinstance(perplexities, dict):
+        return _by_question(perplexities, problem_ids, path)
     if perplexities.ndim != 1 or perplexities.dtype.kind != "f" or not np.all(perplexities > 0):
         raise CalibrationError(f"{path} does not hold a row of perplexities, all above 0")
     scores = tuple((score,) for score in np.log(perplexities).tolist())
     return Calibration(version=2, fingerprint={}, coverage="marginal", scores={"all": scores})
+
+
+def _by_question(perplexities: Perplexities, problem_ids: Sequence[str], path: Path) -> Calibration:
+    scores: dict[str, tuple[tuple[float | None, ...], ...]] = {}
+    for key, values in perplexities.items():
+        if not str(key).isdecimal() or int(key) >= len(problem_ids):
+            raise CalibrationError(
+                f"{path} has perplexities for question {key!r}, but the recording has "
+                f"{len(problem_ids)} problems; is it of the same set?"
+            )
+        # 0 and infinity stand for scores that the reference could not get.
+        usable = tuple((math.log(value),) for value in values if 0.0 < value < math.inf)
+        if usable:
+            scores[problem_ids[int(key)]] = usable
+    if not scores:
+        raise CalibrationError(f"{path} holds no usable perplexity")
+    return Calibration(version=2, fingerprint={}, coverage="conditional", scores=scores)
 
 
 def _load_run(path: Path, grader: Grader) -> Recording:

@@ -249,7 +249,8 @@ def _controls(
     chains = recording.chains
     everything = dict.fromkeys([(chain.problem_id, chain.sample) for chain in chains], 0)
     if options.calibration is not None:
-        calibration = load_calibration(options.calibration)
+        problem_ids = list(dict.fromkeys(chain.problem_id for chain in chains))
+        calibration = load_calibration(options.calibration, problem_ids)
         return [make_control(options, calibration)], everything
     if options.control != "split":
         return [make_control(options, None)], everything

@@ -15,12 +15,12 @@ from atts.cli.terminal import EXIT_CODES, out, say
 from atts.config import BEFORE_THE_KEY, Config, flatten, load_config, parse_config
 from atts.errors import StoreError
 from atts.exchange.calibration import calibration_from
-from atts.exchange.npy import read_perplexities
 from atts.exchange.reference import read_folder, read_settings, write_folder
 from atts.exchange.tables import read_records, write_parquet
 from atts.files import atomic_write
 from atts.problems import load_problems
 from atts.reports.summary_table import comparison
+from atts.store.npy import read_perplexities
 from atts.store.run_directory import RecordedRun, RunStore, read_run
 from atts.types import Problem
 

@@ -95,6 +95,7 @@ def calibrate(
     prepared = setup.prepare_calibration(config)
     directory = directory or Path("runs") / setup.calibration_name(prepared)
     with resumable(context, directory=directory):
+        prepared.check_directory(directory)
         calibration = asyncio.run(_calibrate(prepared, directory))
     path = directory / CALIBRATION
     say(f"Wrote {path}, of {len(calibration.scores)} problems.")
@@ -145,6 +146,7 @@ def run(
     with resumable(context, directory=directory):
         # What is wrong with the input shows here, before the models are loaded.
         prepared = setup.prepare_run(config)
+        prepared.check_directory(directory)
         summary = asyncio.run(_run(prepared, directory, retry_failed, as_json))
 
     if as_json:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from atts.config import Config
 from atts.conformal.calibration import Calibration
 from atts.errors import CalibrationError
-from atts.exchange.npy import Perplexities
+from atts.store.npy import Perplexities
 from atts.types import Problem
 
 POOLED = "imported"

@@ -3,7 +3,8 @@
 Number XXXX is that of the problem times the chains per problem, plus that of the chain. A file
 holds the question (for multiple choice a list: question, right choice, wrong choices), what the
 models wrote turn by turn, the perplexities with their percentiles among the calibration's, the
-final answer, and the seconds that the chain took.
+final answer, and the seconds that the chain took. Scripts with a single model write several
+attempts a turn, of which one is kept, and may go on from the text of another chain (fork).
 
 What such a file does not say is 0 in an imported run: numbers of tokens, times of requests. The
 p-value is 1 - percentile, the share of calibration scores at or above the segment's. The reference
@@ -28,8 +29,21 @@ _SETTINGS = re.compile(
     r"_sm(?P<draft>\d+)_em(?P<target>\d+)_t(?P<turns>\d+)_smt(?P<temperature>[\d.]+?)(?:_|$)"
 )
 _BETWEEN = "\n\n"
-_AUTHORS: Mapping[str, Author] = {"small": "draft", "eval_generate": "target"}
+_MOST_FORKS = 50
+_AUTHORS: Mapping[str, Author] = {
+    "small": "draft",
+    "eval_generate": "target",
+    # Of the scripts with a single model, which judges itself:
+    "draft": "draft",
+    "self_continue": "target",
+}
+_SCORERS = {"eval_ppl", "self_ppl"}
 _UNKNOWN = Timings(queued=0.0, started=0.0, first_token=0.0, done=0.0)
+
+
+Entry = Mapping[str, Any]
+Files = Mapping[int, tuple[Path, Entry]]
+"""Number of a file -> its path and its content."""
 
 
 class Imported(NamedTuple):
@@ -82,7 +96,7 @@ def read_folder(
     golds = {_normal(problem.question): problem for problem in known}
     problems: dict[int, Problem] = {}
     chains = []
-    for number, (path, content) in sorted(files.items()):
+    for number, (path, _) in sorted(files.items()):
         place, sample = divmod(number, samples)
         if place not in problems:
             problems[place] = _problem(place, questions[number], golds, path)
@@ -92,7 +106,7 @@ def read_folder(
                 f"{path} asks another question than {files[first][0].name}, but both belong to "
                 f"problem {place} if there are {samples} chains per problem; set --samples"
             )
-        chains.append(_chain(problems[place].id, sample, content, path))
+        chains.append(_chain(problems[place].id, sample, number, files))
     return Imported(list(problems.values()), chains, samples)
 
 
@@ -193,7 +207,8 @@ def _normal(question: str) -> str:
     return " ".join(question.split())
 
 
-def _chain(problem_id: str, sample: int, content: Mapping[str, Any], path: Path) -> Chain:
+def _chain(problem_id: str, sample: int, number: int, files: Files) -> Chain:
+    path, content = files[number]
     answer, seconds = content.get("final_answer"), content.get("duration_seconds", 0.0)
     history = content.get("full_history")
     if not isinstance(answer, str | None) or not isinstance(history, list):
@@ -202,10 +217,12 @@ def _chain(problem_id: str, sample: int, content: Mapping[str, Any], path: Path)
         raise StoreError(f"{path}: 'duration_seconds' must be a number, got {seconds!r}")
     found = None if answer is None or answer == INVALID or not answer.strip() else answer
     try:
-        turns = _turns(history)
-    except (KeyError, TypeError, ValueError) as error:
+        turns = _turns(history, files)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise StoreError(
-            f"{path}: 'full_history' is not as expected: {type(error).__name__}: {error}"
+            f"{path}: 'full_history' is not as expected: {type(error).__name__}: {error}. Known "
+            f"are entries of the models {', '.join(sorted(_AUTHORS.keys() | _SCORERS))}, entries "
+            "with attempt and accepted, and the event fork"
         ) from None
     return Chain(
         problem_id=problem_id,
@@ -218,35 +235,101 @@ def _chain(problem_id: str, sample: int, content: Mapping[str, Any], path: Path)
     )
 
 
-def _turns(history: Sequence[Mapping[str, Any]]) -> tuple[Turn, ...]:
-    segments: dict[int, list[Segment]] = {}
-    scores: dict[int, Mapping[str, Any]] = {}
-    anything = False
-    for entry in history:
-        number = int(entry["turn"])
-        written = segments.setdefault(number, [])
-        if entry["model"] == "eval_ppl":
-            scores[number] = entry
-            continue
-        text = str(entry["output"] or "")
-        written.append(
-            Segment(
-                author=_AUTHORS[entry["model"]],
-                text=_BETWEEN + text if anything else text,
-                tokens=0,
-                finish_reason="length",
-                cached_tokens=0,
-                timings=_UNKNOWN,
-            )
-        )
-        anything = True
+def _turns(history: Sequence[Entry], files: Files) -> tuple[Turn, ...]:
+    turns: list[list[Segment]] = []
+    scores: list[Entry | None] = []
+    for entries in _by_turn(history).values():
+        before = any(each.kept for turn in turns for each in turn)
+        chosen = _chosen(entries)
+        written = _segments(entries, chosen, before)
+        fork = next((entry for entry in entries if "event" in entry), None)
+        if fork is not None:
+            # From here on the chain goes on from another one's text; its own is thrown away.
+            taken = _text_of(int(fork["forked_from"]), int(fork["peer_turn"]), files, 0)
+            turns = [[_dropped(each) for each in turn] for turn in turns]
+            written = [*map(_dropped, written), _segment("draft", taken)]
+        turns.append(written)
+        scorer = next((entry for entry in entries if entry.get("model") in _SCORERS), None)
+        scores.append(None if fork is not None else (scorer or chosen))
     return tuple(
-        Turn(segments=tuple(written), decision=_decision(scores.get(number), written))
-        for number, written in sorted(segments.items())
+        Turn(segments=tuple(written), decision=_decision(score, written))
+        for score, written in zip(scores, turns, strict=True)
     )
 
 
-def _decision(entry: Mapping[str, Any] | None, written: Sequence[Segment]) -> Decision | None:
+def _by_turn(history: Sequence[Entry]) -> dict[int, list[Entry]]:
+    turns: dict[int, list[Entry]] = {}
+    for entry in history:
+        if "event" in entry and entry["event"] != "fork":
+            raise ValueError(f"the event {entry['event']!r}")
+        if "event" not in entry and entry["model"] not in _AUTHORS.keys() | _SCORERS:
+            raise ValueError(f"the model {entry['model']!r}")
+        turns.setdefault(int(entry["turn"]), []).append(entry)
+    return dict(sorted(turns.items()))
+
+
+def _chosen(entries: Sequence[Entry]) -> Entry | None:
+    """Of several attempts the one that was accepted, or else the least surprising one; None where
+    there are no attempts, or where the chain went on from another's text.
+    """
+    attempts = [entry for entry in entries if "attempt" in entry or "accepted" in entry]
+    if not attempts or any("event" in entry for entry in entries):
+        return None
+    accepted = [entry for entry in attempts if entry.get("accepted")]
+    return accepted[-1] if accepted else min(attempts, key=lambda entry: float(entry["ppl"]))
+
+
+def _segments(entries: Sequence[Entry], chosen: Entry | None, before: bool) -> list[Segment]:
+    """What was written in a turn; attempts that were not chosen are not kept."""
+    written = []
+    for entry in entries:
+        if entry.get("model") not in _AUTHORS:
+            continue
+        is_attempt = "attempt" in entry or "accepted" in entry
+        text = str(entry["output"] or "")
+        segment = _segment(_AUTHORS[entry["model"]], _BETWEEN + text if before else text)
+        if is_attempt and entry is not chosen:
+            segment = _dropped(segment)
+        else:
+            before = True
+        written.append(segment)
+    return written
+
+
+def _text_of(number: int, until: int, files: Files, depth: int) -> str:
+    """What a chain had written before a turn, where another one went on from it."""
+    if number not in files:
+        raise ValueError(f"a fork from problem_{number:04}.json, which is not in the folder")
+    if depth > _MOST_FORKS:
+        raise ValueError("forks that go round in a circle")
+    text = ""
+    for turn, entries in _by_turn(files[number][1]["full_history"]).items():
+        if turn >= until:
+            break
+        fork = next((entry for entry in entries if "event" in entry), None)
+        if fork is not None:
+            text = _text_of(int(fork["forked_from"]), int(fork["peer_turn"]), files, depth + 1)
+        written = _segments(entries, _chosen(entries), bool(text))
+        text += "".join(each.text for each in written if each.kept)
+    return text
+
+
+def _segment(author: Author, text: str) -> Segment:
+    return Segment(
+        author=author,
+        text=text,
+        tokens=0,
+        finish_reason="length",
+        cached_tokens=0,
+        timings=_UNKNOWN,
+    )
+
+
+def _dropped(segment: Segment) -> Segment:
+    return segment.model_copy(update={"kept": False})
+
+
+def _decision(entry: Entry | None, written: Sequence[Segment]) -> Decision | None:
     """None where the reference had no log-probabilities: it writes a perplexity of 0 then."""
     if entry is None:
         return None

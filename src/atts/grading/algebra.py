@@ -82,6 +82,9 @@ def _by_parts(one: Structure, other: Structure, depth: int) -> bool | None:
         return False
     if kinds <= {"set", "list"}:
         return _same_members(one, other, depth)
+    brackets = {text[:1] + text[-1:] for text in (one.text, other.text)}
+    if kinds <= {"round", "square", "half"} and len(brackets) > 1 and sizes == (2, 2):
+        return False  # an interval with its ends is another one than without
     if kinds == {"round"}:
         if sizes[0] != sizes[1]:
             return None

@@ -27,6 +27,9 @@ _NAME = r"(?:\\?[A-Za-z]{1,5}(?:_\{?\w{1,3}\}?)?\s{0,3}=)"
 # Between two boxes of one answer: a comma, "and", perhaps the name of what the next one is.
 _JOINED = re.compile(rf"(?:{_DELIMITER}|{_AND}){{0,24}}(?:{_NAME}|{_DELIMITER}|\s){{0,6}}")
 _SAYS_SO = re.compile(r"[,;&]|\band\b|\bor\b|\\q?quad|\\text")
+_TEXT = re.compile(r"\\(?:text|mbox|mathrm)\s?\{[^{}]*\}|\\q?quad")
+_TAKEN_BACK = re.compile(r"(?i)\b(?:not|no|wrong|false|instead|but|so|then|hence|actually)\b")
+_LEAVES_FORMULA = re.compile(r"\$|\\[()\[\]]|\n\s*\n|[.!?](?:\s|$)|[A-Za-z]{4,}")
 _LONGEST_BETWEEN = 80
 _MOST_PARTS = 50
 
@@ -155,9 +158,8 @@ def _are_joined(text: str, before: Box, after: Box) -> bool:
 
 def _in_one_formula(text: str, before: Box, after: Box) -> bool:
     between = text[before.end : after.begin]
-    if re.search(
-        r"\$|\\[()\[\]]|\n\s*\n|[.!?](?:\s|$)|[A-Za-z]{4,}(?<!\\quad)(?<!\\text)", between
-    ):
+    # What a formula says in words is part of it, but it may take the first box back.
+    if _TAKEN_BACK.search(between) or _LEAVES_FORMULA.search(_TEXT.sub("", between)):
         return False
     # A formula was opened before the first one and is closed after the last.
     opened = text.rfind("$", 0, before.begin), text.rfind("\\[", 0, before.begin)

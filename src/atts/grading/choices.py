@@ -29,7 +29,7 @@ _CYRILLIC = str.maketrans(
 # Capitals only, and never the article ("the answer is A good one"), the pronoun, the name of a
 # quantity, or one of several.
 _NOT_AFTER = (
-    r"(?![^\W_]|['\N{RIGHT SINGLE QUOTATION MARK}]|\s*[=^+<>]|_[{\w]"
+    r"(?![A-Za-z0-9\u00c0-\u024f\u0400-\u04ff]|['\N{RIGHT SINGLE QUOTATION MARK}]|\s*[=^+<>]|_[{\w]"
     r"|[)\]]?\s*(?:[,/&]|or\b|and\b)\s*[(\[]?[A-Z](?![A-Za-z]))"
 )
 _CAPITAL = rf"(?:[B-HJ-Z]|[AI](?!\s+(?!because|since|as\b)[a-z])){_NOT_AFTER}"

@@ -110,6 +110,8 @@ class _Reader:
             match = _TOKEN.match(text, end)
             if not match:
                 raise _UnknownError
+            if "," in match[0] and re.search(r"[(\[]", text):
+                raise _UnknownError  # (17,136) is a pair
             self._tokens.append((match.lastgroup or "", match[match.lastgroup or 0]))
             end = match.end()
         self._at = 0

@@ -129,6 +129,8 @@ _AROUND = (
     *((mark, mark) for mark in ("***", "```", "**", "__", "*", "`", '"')),
 )
 _TRAILING = ".,;:"
+# A displayed formula may stand on a line of its own.
+_DISPLAYED = re.compile(r"\$\$\s*([^$]*?)\s*\$\$")
 _DECIMAL_COMMA = re.compile(r"(?<=[0-9])\{,\}(?=[0-9])(?![0-9]{3}(?![0-9]))")
 
 
@@ -143,6 +145,8 @@ def normalize(text: str) -> str:
     if "<" in text:
         text = _TAG.sub("", text)
     text = _without_marks(text)
+    if "$$" in text:
+        text = _DISPLAYED.sub(r"\1", text)
     if "**" in text or "__" in text:
         text = _BOLD.sub(r"\2", text)
     if "\\" in text or "~" in text:

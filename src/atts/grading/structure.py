@@ -46,6 +46,10 @@ def read_structure(text: str) -> Structure:
         if named[0] and not any(named[1:]) and text.count("=") == 1:
             parts[0] = parts[0].split("=", 1)[1].strip()
             named[0] = False
+        # So are x = 1, x = 2.
+        elif all(named) and len({part.split("=", 1)[0].strip() for part in parts}) == 1:
+            parts = [part.split("=", 1)[1].strip() for part in parts]
+            named = [False]
         return Structure("list", tuple(parts), text, all(named))
     opening, closing = text[:1], text[-1:]
     if text.startswith("\\{") and text.endswith("\\}") and _closes(text, 1):

@@ -170,7 +170,8 @@ async def calibrate(
     """
     setup = config if isinstance(config, Setup) else prepare_calibration(config)
     config = setup.config
-    with RunStore.open(directory, config, setup.problems, None) as store:
+    # More chains would make the first round another one, by which the second has decided.
+    with RunStore.open(directory, config, setup.problems, None, may_grow=False) as store:
         if observer:
             already = sum(chain.end != "failed" for chain in store.chains.values())
             observer.started(len(setup.keys), already)

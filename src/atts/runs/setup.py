@@ -22,7 +22,7 @@ from atts.methods.chain import Model, Models, OpenChain
 from atts.methods.decider import Decider, Siblings
 from atts.models.prompts import Tokenizer
 from atts.problems import calibration_problems, load_problems
-from atts.store.run_directory import SUMMARY, RecordedRun, read_run
+from atts.store.run_directory import SUMMARY, RecordedRun, check_run, read_run
 from atts.types import Author, Chain, ChainKey, Problem
 
 ModelsOf = Callable[[Problem, int], Models]
@@ -81,6 +81,16 @@ class Setup:
         take_over = self.config.take_over.model_copy(update={"calibration": path})
         config = self.config.model_copy(update={"take_over": take_over})
         return set_up(config, self.problems, calibration, self.certificate)
+
+    def check_directory(self, directory: Path) -> None:
+        """Check that a directory can take the chains, before any model is loaded.
+
+        Raises:
+            ConfigError: it holds another run; the differing keys are named.
+            StoreError: it is no run directory, another process works in it, or it cannot be read.
+        """
+        is_run = self.stream == "run"
+        check_run(directory, self.config, self.problems, self.calibration, may_grow=is_run)
 
     def of_problems(self, problems: Sequence[Problem]) -> "Setup":
         """A part of it: with the same control, which goes on from one part to the next."""

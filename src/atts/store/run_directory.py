@@ -25,12 +25,13 @@ import yaml
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from atts.config import BEFORE_THE_KEY, Config, differing_keys, load_config
+from atts.config import BEFORE_THE_KEY, Config, load_config
 from atts.conformal.calibration import Calibration
 from atts.conformal.risk import Certificate
 from atts.errors import CalibrationError, ConfigError, StoreError
 from atts.files import atomic_write, to_jsonl
 from atts.store.grades import ChainGrade, read_grades
+from atts.store.same_run import ADVICE, check_same_run
 from atts.types import Chain, ChainKey, Problem, Record
 
 CONFIG = "config.yaml"
@@ -101,8 +102,10 @@ class RunStore:
         config: Config,
         problems: Sequence[Problem],
         calibration: Calibration | None,
+        may_grow: bool = True,
     ) -> Self:
-        """Create a run directory, or resume the run that it holds.
+        """Create a run directory, or resume the run that it holds; samples and problems may have
+        been added to it, unless ``may_grow`` is false.
 
         A torn last line of ``chains.jsonl``, as a killed process leaves it, is cut off.
 
@@ -115,10 +118,12 @@ class RunStore:
         lock = lock_run(directory)
         try:
             contents = None if calibration is None else calibration.to_json()
-            if (directory / CONFIG).exists():
-                _check_same_run(directory, config, problems, contents)
-            else:
+            if not (directory / CONFIG).exists():
                 _create(directory, config, problems, contents)
+            elif _grown(directory, config, problems, contents, may_grow):
+                # In this order, a process killed in between leaves a run that can still grow.
+                atomic_write(directory / PROBLEMS, to_jsonl(problems))
+                atomic_write(directory / CONFIG, config_yaml(config))
             chains, length = _read_chains(directory, config, problems)
             if (directory / CHAINS).exists():
                 os.truncate(directory / CHAINS, length)
@@ -235,6 +240,14 @@ def lock_run(directory: Path) -> FileLock:
 def _create(
     directory: Path, config: Config, problems: Sequence[Problem], calibration: str | None
 ) -> None:
+    _refuse_foreign(directory)
+    atomic_write(directory / PROBLEMS, to_jsonl(problems))
+    if calibration is not None:
+        atomic_write(directory / CALIBRATION, calibration)
+    atomic_write(directory / CONFIG, config_yaml(config))
+
+
+def _refuse_foreign(directory: Path) -> None:
     # A process killed in here leaves these; config.yaml comes last and makes it a run.
     ours = {LOCK, PROBLEMS, CALIBRATION}
     for path in directory.iterdir():
@@ -243,35 +256,59 @@ def _create(
                 f"{directory} is neither empty nor a run directory: it holds {path.name} but no "
                 f"{CONFIG}; choose another --out"
             )
-    atomic_write(directory / PROBLEMS, to_jsonl(problems))
-    if calibration is not None:
-        atomic_write(directory / CALIBRATION, calibration)
-    atomic_write(directory / CONFIG, config_yaml(config))
 
 
-def _check_same_run(
-    directory: Path, config: Config, problems: Sequence[Problem], calibration: str | None
+def check_run(
+    directory: Path,
+    config: Config,
+    problems: Sequence[Problem],
+    calibration: Calibration | None,
+    may_grow: bool = True,
 ) -> None:
-    advice = "choose another --out, or go back to what the run was started with"
-    theirs = _read_config(directory).what_results_depend_on()
-    ours = config.what_results_depend_on()
-    if keys := differing_keys(ours, theirs):
-        lines = [f"\n  {key}: {theirs.get(key)!r} there, {ours.get(key)!r} now" for key in keys]
-        raise ConfigError(
-            f"{directory} holds a run of another configuration:{''.join(lines)}\n{advice}"
-        )
-    before = {problem.id: problem for problem in _read_problems(directory)}
-    now = {problem.id: problem for problem in problems}
-    if before != now:
-        changed = [key for key in before | now if before.get(key) != now.get(key)]
-        raise ConfigError(
-            f"{directory} holds a run of other problems: {len(changed)} differ, the first is "
-            f"{changed[0]!r}; {advice}"
-        )
+    """Check that a directory can take a run, or holds a part of it; changes nothing.
+
+    Args:
+        directory: of the run.
+        config: of the run.
+        problems: of the run.
+        calibration: what it decides by, if anything.
+        may_grow: whether samples or problems may have been added.
+
+    Raises:
+        ConfigError: it holds another run.
+        StoreError: it is no run directory, another process works in it, or it cannot be read.
+    """
+    try:
+        if (directory / CONFIG).exists():
+            lock_run(directory).release()
+            contents = None if calibration is None else calibration.to_json()
+            _grown(directory, config, problems, contents, may_grow)
+        elif directory.exists():
+            _refuse_foreign(directory)
+    except OSError as error:
+        raise StoreError(f"cannot open the run directory {directory}: {error}") from error
+
+
+def _grown(
+    directory: Path,
+    config: Config,
+    problems: Sequence[Problem],
+    calibration: str | None,
+    may_grow: bool,
+) -> bool:
+    """Whether samples or problems were added to the run that a directory holds.
+
+    Raises:
+        ConfigError, StoreError: it holds another run, or cannot be read.
+    """
+    their_problems = _read_problems(directory)
+    grown = check_same_run(
+        directory, (_read_config(directory), their_problems), (config, problems), may_grow
+    )
     # Without a calibration there is nothing to compare: the directory may be that of the
     # calibration itself, which leaves the file there.
     if calibration is None:
-        return
+        return grown
     try:
         stored = json.loads((directory / CALIBRATION).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError) as error:
@@ -281,8 +318,9 @@ def _check_same_run(
     if stored != json.loads(calibration):
         raise ConfigError(
             f"{directory} holds a run that decided by another calibration: its {CALIBRATION} "
-            f"differs from the one given; {advice}"
+            f"differs from the one given; {ADVICE}"
         )
+    return grown
 
 
 def _read_config(directory: Path) -> Config:

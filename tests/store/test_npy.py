@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.lib import format as npy_format
 
 from atts.errors import StoreError
-from atts.exchange.npy import read_perplexities
+from atts.store.npy import read_perplexities
 
 
 def save(path: Path, value: object) -> Path:
