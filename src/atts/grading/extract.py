@@ -42,6 +42,8 @@ def extract_answer(
     >>> extract_answer("<think>Maybe the answer is B.", choices=("one", "two")) is None
     True
     """
+    if not choices and "box" not in text:  # asked in every turn, mostly in vain
+        return None
     goes_on = not finished and joins_on(text)
     if not finished:
         text = _END_OF_WORD.sub("", text)
