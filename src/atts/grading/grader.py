@@ -111,10 +111,14 @@ class VerdictCache:
     def _connect(self) -> sqlite3.Connection:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(self._path, timeout=10.0)
-        connection.execute(
-            "CREATE TABLE IF NOT EXISTS verdicts (rules TEXT, one TEXT, other TEXT,"
-            " verdict INTEGER, seconds REAL, PRIMARY KEY (rules, one, other)) WITHOUT ROWID"
-        )
+        try:
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS verdicts (rules TEXT, one TEXT, other TEXT,"
+                " verdict INTEGER, seconds REAL, PRIMARY KEY (rules, one, other)) WITHOUT ROWID"
+            )
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
 
