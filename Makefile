@@ -6,25 +6,30 @@ TORCH ?= torch==2.13.0 -c constraints.txt
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test check-format lint types pytest fix bench clean \
+.PHONY: demo test check-format lint types pytest coverage fix bench clean \
   test-newest test-oldest test-wheel test-vllm test-sglang test-routers
 
 demo: .venv/.runtime
 	$(BIN)/atts demo
 
-test: check-format lint types pytest
+test: check-format lint types coverage
 
 check-format: .venv/.dev
 	$(BIN)/ruff format --check
 
 lint: .venv/.dev
 	$(BIN)/ruff check
+	$(BIN)/lint-imports --no-cache --no-logo
 
 types: .venv/.dev
 	$(BIN)/mypy
 
 pytest: .venv/.dev
 	$(BIN)/pytest
+
+# The same tests, and the floor of pyproject.toml under the share of lines that they run.
+coverage: .venv/.dev
+	$(BIN)/pytest --cov
 
 fix: .venv/.dev
 	$(BIN)/ruff format

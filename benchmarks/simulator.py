@@ -31,9 +31,8 @@ from atts.simulation.clock import run_virtually
 from atts.simulation.contender import SimulatedMethod
 from atts.simulation.deployment import Hardware, ModelHardware
 from atts.simulation.fit import least_squares
-from atts.simulation.gpus import Gpus
-from atts.simulation.hardware import GPUS, SHAPES, Costs, Efficiency, Shape
-from atts.simulation.server import Request, Server, ServerOptions
+from atts.simulation.hardware import GPUS, SHAPES, Costs, Efficiency, Shape, SharedGpus
+from atts.simulation.server import Scheduling, Server, SimulatedRequest
 from atts.simulation.simulate import check, simulate
 from atts.simulation.workload import load_workload
 
@@ -172,10 +171,10 @@ async def under(load: Load, efficiency: Efficiency) -> float:
     """Seconds until all requests of a load are done."""
     shape, room = MODELS[load.model]
     costs = Costs.of(shape, GPUS["h200"], 1, efficiency)
-    server = Server(costs, ServerOptions(cache_tokens=room), Gpus())
+    server = Server(costs, Scheduling(cache_tokens=room), SharedGpus())
     loop = asyncio.get_running_loop()
     requests = [
-        Request(
+        SimulatedRequest(
             chain=number,
             problem=-1 - number,
             prompt=1,

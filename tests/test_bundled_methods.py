@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from atts.config import Config, parse_config
 from atts.runs import jobs
 from atts.runs.setup import open_models
@@ -59,3 +61,38 @@ async def test_every_method_solves_problems(tmp_path: Path) -> None:
     assert all(first <= 20 and sum(more) <= 125 for first, *more in filter(None, guided))
     waited = [t.waited_seconds for chain in made["sync-ranking"] for t in chain.turns]
     assert any(waited)
+
+
+async def test_rewinding_repairs_what_the_target_finds_surprising(tmp_path: Path) -> None:
+    """With two tokenizers, in calibration and run: every chain's text is what both models saw."""
+    tree = {
+        "samples": 3,
+        "problems": {"count": 4},
+        "calibration": {"problems": {"count": 4}, "samples": 2},
+        "turns": {"max_turns": 8, "draft_tokens": 24, "target_tokens": 16},
+        "take_over": {
+            "mode": "rewind",
+            "control": "split",
+            "score": {"kind": "largest-surprise"},
+        },
+    }
+    config = parse_config(tree, "a test")
+    async with open_models(config, ("draft", "target")) as models:
+        await jobs.calibrate(config, models, tmp_path / "calibration")
+        path = tmp_path / "calibration" / "calibration.json"
+        take_over = config.take_over.model_copy(update={"calibration": path})
+        config = config.model_copy(update={"take_over": take_over})
+        summary = await jobs.run(config, models, tmp_path / "run")
+    assert (summary.chains, summary.failed) == (12, 0)
+    cut = 0
+    for chain in read_run(tmp_path / "run").chains:
+        for turn in chain.turns:
+            draft = turn.segments[0]
+            if turn.decision is None:
+                continue
+            assert turn.decision.score == pytest.approx(max(turn.decision.surprises), abs=0.006)
+            assert len(turn.decision.surprises) == turn.decision.scored_tokens
+            if draft.cut:
+                assert turn.decision.take_over
+                cut += 1
+    assert cut > 0

@@ -194,7 +194,8 @@ def test_the_digest_covers_what_results_depend_on() -> None:
         "time_out_seconds": 3.5,
         "temperature": 0.25,
         "top_p": 0.25,
-        "draft_tokens_range": [3, 700],
+        "draft_tokens_min": 3,
+        "draft_tokens_max": 700,
         "opening": "target",
         "record_surprises": "on",
     }

@@ -21,6 +21,10 @@ turn or the last token that it may have, a method's time-out, a full context win
 run into a loop, an error, or because its problem's answer was settled without it."""
 
 
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+"""What the options of a multiple-choice question are called, in order."""
+
+
 class Record(BaseModel):
     """Base of everything that is stored: immutable, and closed to unknown keys."""
 

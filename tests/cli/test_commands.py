@@ -15,7 +15,7 @@ from typer.testing import Result
 
 from atts.cli import commands as commands_module
 from atts.cli.app import Commands, app
-from atts.cli.commands import Group, LazyGroup, given, same_command
+from atts.cli.commands import CommandGroup, LazyGroup, given, same_command
 
 Invoke = Callable[..., Result]
 
@@ -32,7 +32,7 @@ def parsed(*arguments: str) -> typer.Context:
     context = group.make_context("atts", list(arguments))
     rest = [*context._protected_args, *context.args]
     command: Any
-    while isinstance(context.command, Group):
+    while isinstance(context.command, CommandGroup):
         name, command, rest = context.command.resolve_command(context, rest)
         context = command.make_context(name, rest, parent=context)
         rest = [*getattr(context, "_protected_args", []), *context.args]
@@ -44,7 +44,7 @@ def commands() -> Iterator[tuple[str, ...]]:
     group = whole()
     for name in Commands.homes:
         command = group.load(name)
-        if isinstance(command, Group):
+        if isinstance(command, CommandGroup):
             yield from ((name, below) for below in command.commands)
         else:
             yield (name,)

@@ -15,7 +15,8 @@ LOGPROBS = st.lists(st.floats(-30, 0), min_size=1, max_size=40).map(np.array)
 
 def test_every_name_has_a_score() -> None:
     one = np.array([-1.0])
-    assert set(all_scores(SegmentLogprobs(one, one), ScoreOptions())) == set(registry.SCORES.found)
+    everything = SegmentLogprobs(one, one, np.array([[-0.5, -1.0]]))
+    assert set(all_scores(everything, ScoreOptions())) == set(registry.SCORES.found)
     for name in registry.SCORES.found:
         assert load_config(None, [f"take_over.score.kind={name}"]).take_over.score.kind == name
     with pytest.raises(ConfigError, match=r"Input should be 'mean', .* or '"):

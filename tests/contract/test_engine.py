@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import torch
 from engines.stand_ins import SGLangStandIn, StandIn, VllmStandIn, VllmVersion, serve_stand_in
 from engines.tiny import (
     CONTEXT,
@@ -288,6 +289,47 @@ async def test_scores_are_those_of_a_plain_forward_pass(
         scored = await engine.score(ScoreRequest(ids, start))
         assert scored.logprobs.shape == (60 - start,)
         assert np.abs(scored.logprobs - expected).max() < served.tolerance
+
+
+async def test_the_largest_log_probabilities_are_those_of_a_plain_forward_pass(
+    served: Served, engine: Engine, reference: PreTrainedModel
+) -> None:
+    ids = some_ids(40)
+    scored = await engine.score(ScoreRequest(ids, 30, top=3))
+    plain = await engine.score(ScoreRequest(ids, 30))
+    assert np.abs(scored.logprobs - plain.logprobs).max() < served.tolerance
+    assert plain.top is None
+    if isinstance(engine, VllmEngine):
+        assert scored.top is None  # it does not give them
+        return
+    assert scored.top is not None
+    with torch.inference_mode():
+        logits = reference(input_ids=torch.tensor([ids], device=reference.device)).logits
+    expected = logits[0, 29:39].float().log_softmax(dim=-1).topk(3).values.cpu().numpy()
+    assert np.abs(scored.top - expected).max() < served.tolerance
+
+
+async def test_what_is_written_has_log_probabilities_where_they_are_asked_for(
+    served: Served, engine: Engine, reference: PreTrainedModel
+) -> None:
+    """At temperature 1, whatever the temperature; none for the end-of-sequence."""
+    ids, ends = some_ids(30), set()
+    for seed in range(12):
+        way = replace(sampled(20, seed), temperature=1.0, top_p=1.0)
+        if seed % 2 and not isinstance(engine, SGLangEngine):  # which may not know how
+            way = replace(way, temperature=0.7)
+        plain = await engine.generate(GenerateRequest(ids, way))
+        assert plain.logprobs is None
+        completion = await engine.generate(GenerateRequest(ids, way, logprobs=True))
+        assert completion[:2] == plain[:2]
+        ends.add(completion.finish_reason)
+        assert completion.logprobs is not None
+        assert len(completion.logprobs) == len(completion.token_ids)
+        if completion.token_ids:
+            whole = [*ids, *completion.token_ids]
+            expected = plain_scores(reference, whole, len(ids))
+            assert np.abs(np.array(completion.logprobs) - expected).max() < served.tolerance
+    assert ends == {"stop", "length"}
 
 
 async def test_every_token_of_the_vocabulary_can_be_scored(served: Served) -> None:

@@ -107,6 +107,13 @@ class StandIn:
             self.working -= 1
         return stopped(done, sampling.stop, self.end)
 
+    async def logprobs_of(self, ids: list[int], output: list[int]) -> list[float]:
+        if not output:
+            return []
+        scored = await self.engine.score(ScoreRequest(ids + output, len(ids)))
+        logprobs: list[float] = scored.logprobs.tolist()
+        return logprobs
+
 
 def stopped(done: Completion, stop: tuple[str, ...], end: int) -> tuple[list[int], str, Any]:
     """Where a server would have stopped."""
@@ -191,7 +198,7 @@ class SGLangStandIn(StandIn):
         self, body: dict[str, Any], ids: list[int], options: dict[str, Any]
     ) -> dict[str, Any]:
         meta: dict[str, Any] = {"id": body["rid"], "prompt_tokens": len(ids)}
-        if body.get("return_logprob"):
+        if body.get("return_logprob") and body.get("logprob_start_len", -1) >= 0:
             start = body["logprob_start_len"]
             cached = self.cache.hit(ids, start)
             scored = await self.engine.score(ScoreRequest(ids, start + 1))
@@ -202,6 +209,11 @@ class SGLangStandIn(StandIn):
                     for logprob, i in zip(scored.logprobs.tolist(), ids[start + 1 :], strict=True)
                 ),
             ]
+            if top := body.get("top_logprobs_num"):
+                found = (await self.engine.score(ScoreRequest(ids, start + 1, top=top))).top
+                assert found is not None
+                rows = [[[logprob, 0, None] for logprob in row] for row in found.tolist()]
+                meta["input_top_logprobs"] = [None, *rows]
             output, end = [self.end], {"type": "length", "length": 1}
         else:
             sampling = Sampling(
@@ -213,6 +225,11 @@ class SGLangStandIn(StandIn):
             )
             cached = self.cache.hit(ids, len(ids) - 1)
             output, kind, matched = await self.work(ids, sampling)
+            if body.get("return_logprob"):
+                logprobs = await self.logprobs_of(ids, output)
+                meta["output_token_logprobs"] = [
+                    [logprob, i, None] for logprob, i in zip(logprobs, output, strict=True)
+                ]
             if len(output) == sampling.max_tokens:  # the limit is looked at before the end
                 kind = "length"
             end = {"type": kind}
@@ -304,6 +321,11 @@ class VllmStandIn(StandIn):
         output, reason, at = await self.work(ids, sampling)
         choice: dict[str, Any] = {"index": 0, "finish_reason": reason, "token_ids": output}
         choice |= {"stop_reason": at if isinstance(at, str) else None, "logprobs": None}
+        if options.get("logprobs") == 0:
+            logprobs = await self.logprobs_of(ids, output)
+            choice["logprobs"] = {"content": [{"logprob": value} for value in logprobs]}
+            if as_completion:
+                choice["logprobs"] = {"token_logprobs": logprobs}
         if wanted := options.get("logprob_token_ids"):
             assert options["logprobs"] == len(wanted)
             choice["logprobs"] = {"content": [await self._next(ids, output[0], wanted)]}

@@ -174,7 +174,7 @@ places = st.tuples(st.integers(1, 4), st.integers(1, 4))
 @given(
     delays=st.tuples(delays, delays, delays, delays),
     places=st.tuples(places, places),
-    mode=st.sampled_from(["continue", "replace"]),
+    mode=st.sampled_from(["continue", "replace", "rewind"]),
     seed=st.integers(0, 1000),
 )
 def test_chains_are_the_same_with_and_without_writing_ahead(
@@ -184,7 +184,7 @@ def test_chains_are_the_same_with_and_without_writing_ahead(
         "samples": 3,
         "seed": seed,
         "turns": {"max_turns": 5, "draft_tokens": 8, "target_tokens": 8},
-        "take_over": {"mode": mode},
+        "take_over": {"mode": mode, "score": {"kind": "largest-surprise"}},
     }
 
     def run(

@@ -17,6 +17,7 @@ from atts.conformal.factory import make_control
 from atts.conformal.online import OnlineControl
 from atts.conformal.split import SplitControl
 from atts.engines.base import Completion, GenerateRequest, Scored, ScoreRequest
+from atts.errors import ConfigError, EngineError
 from atts.methods.atts import take_turns
 from atts.methods.chain import Model, Models, OpenChain, Written
 from atts.methods.decider import ControlDecider, Scores
@@ -308,3 +309,136 @@ async def test_the_draft_keeps_the_very_tokens_that_it_wrote() -> None:
 
 async def _nothing(request: GenerateRequest) -> Completion:  # noqa: ARG001
     return Completion((), "stop", 0, NOW)
+
+
+class Confident(FakeEngine):
+    """Tells the log-probabilities of what it writes, where it is asked."""
+
+    def __init__(self, text: str, logprobs: dict[str, float]) -> None:
+        super().__init__(write=lambda _: text)
+        self.logprobs = logprobs
+        self.asked: list[bool] = []
+
+    async def generate(self, request: GenerateRequest) -> Completion:
+        self.asked.append(request.logprobs)
+        completion = await super().generate(request)
+        if not request.logprobs:
+            return completion
+        text = bytes(completion.token_ids).decode()
+        return completion._replace(logprobs=tuple(self.logprobs.get(c, -0.1) for c in text))
+
+
+@pytest.mark.parametrize(("overlap", "kept"), [("on", "abcx"), ("off", "abcx")])
+async def test_the_ratio_cuts_where_the_draft_was_surer_than_the_target(
+    overlap: str, kept: str
+) -> None:
+    # Both find x unlikely, the draft alone finds z likely.
+    draft = Confident("abcxzdef and more", {"x": -5.0})
+    target = Scoring({"x": -5.5, "z": -4.0}, "m" * 20)
+    tokenizer = byte_tokenizer()
+    models: Models = {"draft": Model(draft, tokenizer), "target": Model(target, tokenizer)}
+    config = config_of("ratio", limits={"overlap": overlap})
+    chain = OpenChain(PROBLEM, 0, models, config, by_control(Above(2.0)))
+    record = chain.record(await take_turns(chain), 0.0, 1.0)
+    first = record.turns[0]
+    assert first.decision
+    assert first.decision.score == pytest.approx(3.9)
+    assert first.decision.scores["draft-surprise"] == 5.0
+    assert first.segments[0].text == kept
+    assert all(draft.asked)
+    assert chain.token_ids["draft"] == chain.token_ids["target"]
+
+
+async def test_other_scores_ask_for_no_log_probabilities_of_the_draft() -> None:
+    draft = Confident("abcdefgh and more", {})
+    models: Models = {
+        "draft": Model(draft, byte_tokenizer()),
+        "target": Model(Scoring({}), byte_tokenizer()),
+    }
+    chain = OpenChain(PROBLEM, 0, models, config_of(), by_control(Above(2.0)))
+    record = chain.record(await take_turns(chain), 0.0, 1.0)
+    assert not any(draft.asked)
+    assert record.turns[0].decision
+    assert "ratio" not in record.turns[0].decision.scores
+
+
+async def test_the_ratio_needs_one_vocabulary_and_an_engine_that_tells() -> None:
+    models: Models = {
+        author: Model(FakeEngine(), tokenizer)  # type: ignore[misc]
+        for author, tokenizer in BUNDLED.items()
+    }
+    chain = OpenChain(PROBLEM, 0, models, config_of("ratio"), by_control(Above(2.0)))
+    with pytest.raises(ConfigError, match="their vocabularies differ"):
+        await take_turns(chain)
+    silent: Models = {
+        "draft": Model(FakeEngine(lambda _: "some text"), byte_tokenizer()),
+        "target": Model(FakeEngine(), byte_tokenizer()),
+    }
+    chain = OpenChain(PROBLEM, 0, silent, config_of("ratio"), by_control(Above(2.0)))
+    with pytest.raises(EngineError, match="its engine gave none"):
+        await take_turns(chain)
+
+
+async def test_segments_follow_trust() -> None:
+    """Longer after one that stayed, shorter after a take-over, between the bounds."""
+
+    class InTurns(Above):
+        def decide(self, problem_id: str, turn: int, score: float, u: float) -> Verdict:  # noqa: ARG002
+            return Verdict(0.5, 0.5, turn in (2, 3, 4, 5))
+
+    turns = {
+        "max_turns": 9,
+        "draft_tokens": 8,
+        "target_tokens": 4,
+        "draft_tokens_min": 3,
+        "draft_tokens_max": 20,
+    }
+    for overlap in ("on", "off"):
+        config = config_of("mean", turns=turns, limits={"overlap": overlap})
+        chain, _ = await solve(config, "a" * 99, Scoring({}, "m" * 9), InTurns(0.0))
+        lengths = [turn.segments[0].tokens for turn in chain.turns]
+        assert lengths == [8, 16, 20, 10, 5, 3, 3, 6, 12]
+
+
+async def test_the_target_may_write_the_opening() -> None:
+    turns = {"max_turns": 2, "draft_tokens": 8, "target_tokens": 5, "opening": "target"}
+    target = Scoring({"x": -9.0}, "first words and more")
+    chain, draft = await solve(config_of(turns=turns), "abcxefgh and more", target, Above(2.0))
+    assert [(s.author, s.text) for s in chain.turns[0].segments] == [
+        ("target", "first"), ("draft", "abc"), ("target", "first"),
+    ]  # fmt: skip
+    assert chain.text == "first" + "abcfirst" * 2
+    assert draft.generated[0][0].endswith("a:first")
+    seeds = [sampling.seed for _, sampling in target.generated]
+    assert len(set(seeds)) == 3
+
+    answered, draft = await solve(config_of(turns=turns | {"target_tokens": 20}), "more",
+                                  Scoring({}, "\\boxed{2}"), Above(2.0))  # fmt: skip
+    assert (answered.end, len(answered.turns), draft.generated) == ("answer", 1, [])
+
+
+async def test_each_model_may_sample_in_its_own_way() -> None:
+    config = config_of(
+        sampling={"temperature": 0.8, "top_p": 0.9},
+        draft={"sampling": {"temperature": 0.3}},
+        target={"sampling": {"top_p": 1.0}},
+    )
+    target = Scoring({"x": -9.0}, "m" * 20)
+    _, draft = await solve(config, "abcxefgh and more", target, Above(2.0))
+    assert {(s.temperature, s.top_p) for _, s in draft.generated} == {(0.3, 0.9)}
+    assert {(s.temperature, s.top_p) for _, s in target.generated} == {(0.8, 1.0)}
+
+
+@pytest.mark.parametrize(("option", "mode", "there"), [
+    ("auto", "rewind", True), ("auto", "continue", False), ("on", "replace", True),
+    ("off", "rewind", False),
+])  # fmt: skip
+async def test_surprises_are_recorded_where_they_are_wanted(
+    option: str, mode: str, there: bool
+) -> None:
+    config = config_of(take_over={"mode": mode, "record_surprises": option})
+    chain, _ = await solve(config, "abcdefgh and more", Scoring({"c": -1.2345}), Above(9.0))
+    decision = chain.turns[0].decision
+    assert decision
+    assert decision.surprises == ((0.1, 0.1, 1.23, *[0.1] * 5) if there else ())
+    assert Chain.model_validate_json(chain.model_dump_json()) == chain

@@ -55,9 +55,13 @@ async def test_the_take_over_rate_is_the_nominal_one(config: Config, tmp_path: P
 
 
 @pytest.mark.parametrize("kept", [1, 6, 11, 23])
+@pytest.mark.parametrize("mode", ["continue", "rewind"])
 async def test_a_run_that_was_stopped_goes_on_to_the_same_chains(
-    config: Config, tmp_path: Path, kept: int
+    config: Config, tmp_path: Path, kept: int, mode: str
 ) -> None:
+    score = config.take_over.score.model_copy(update={"kind": "largest-surprise"})
+    take_over = config.take_over.model_copy(update={"mode": mode, "score": score})
+    config = config.model_copy(update={"take_over": take_over})
     whole = await run(config, make_models(0.0), tmp_path / "whole")
     await run(config, make_models(0.001), tmp_path / "stopped")
     path = tmp_path / "stopped" / CHAINS

@@ -9,9 +9,8 @@ from atts.engines.base import Completion, GenerateRequest, Sampling, Scored, Sco
 from atts.errors import ContextLengthError, EmptyInputError, EngineError
 from atts.simulation.clock import run_virtually
 from atts.simulation.engine import Script, ScriptTokenizer, ScriptTurn, SimulatedEngine
-from atts.simulation.gpus import Gpus
-from atts.simulation.hardware import GPUS, SHAPES, Costs, Efficiency
-from atts.simulation.server import Server, ServerOptions
+from atts.simulation.hardware import GPUS, SHAPES, Costs, Efficiency, SharedGpus
+from atts.simulation.server import Scheduling, Server
 from atts.types import Author, Problem
 
 SCRIPT = Script(3, 0, 4, (ScriptTurn(6, 5, 0.5), ScriptTurn(2, 3, 1.5)), "42")
@@ -21,7 +20,7 @@ WAY = Sampling(max_tokens=500, temperature=0.8, top_p=1.0, seed=0)
 
 def engine(author: Author, room: int = 1_000) -> SimulatedEngine:
     costs = Costs.of(SHAPES["qwq-32b"], GPUS["h200"], 1, Efficiency())
-    server = Server(costs, ServerOptions(cache_tokens=room), Gpus())
+    server = Server(costs, Scheduling(cache_tokens=room), SharedGpus())
     return SimulatedEngine(author, server, {3: SCRIPT})
 
 

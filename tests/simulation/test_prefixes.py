@@ -44,7 +44,7 @@ def test_the_longest_unused_makes_room_from_its_end() -> None:
     cache.keep(1, -1, 2, Prefix(5, 12, 7))
     cache.keep(2, -1, 2, Prefix(5, 12, 7))
     cache.in_use = 10  # 26 tokens are kept: the prompt's 2, which are the oldest, then chain 1's
-    cache.make_room()
+    cache.drop_excess()
     assert cache.kept == 20
     assert cache.find(1, -1, 2, [7] * 12, 12) == 8
     assert cache.find(2, -1, 2, [7] * 12, 12) == 12

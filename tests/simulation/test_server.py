@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from simulation.step_by_step import Sent, finish_times
 
 from atts.simulation.clock import run_virtually
-from atts.simulation.gpus import Gpus
-from atts.simulation.hardware import GPUS, SHAPES, Costs, Efficiency
-from atts.simulation.server import Request, Server, ServerOptions, Usage
+from atts.simulation.hardware import GPUS, SHAPES, Costs, Efficiency, SharedGpus
+from atts.simulation.server import Scheduling, Server, SimulatedRequest, Usage
 
 COSTS = Costs.of(SHAPES["qwq-32b"], GPUS["h200"], 1, Efficiency())
 ROOM = 1_000_000
@@ -24,7 +23,7 @@ requests = st.builds(
 )
 
 
-class Served(list[Request]):
+class Served(list[SimulatedRequest]):
     """Requests that are done, and what their server did."""
 
     usage: Usage
@@ -50,8 +49,8 @@ def serve(sent: Sequence[Sent], server: Server) -> Served:
     return run_virtually(main())
 
 
-def new_request(number: int, sent: Sent) -> Request:
-    return Request(
+def new_request(number: int, sent: Sent) -> SimulatedRequest:
+    return SimulatedRequest(
         chain=number,
         problem=-1 - number,
         prompt=1,
@@ -66,8 +65,8 @@ def new_request(number: int, sent: Sent) -> Request:
 
 
 def new_server(room: int = ROOM, costs: Costs = COSTS, **options: float | bool) -> Server:
-    chosen = ServerOptions.model_validate({"cache_tokens": room, **options})
-    return Server(costs, chosen, Gpus())
+    chosen = Scheduling.model_validate({"cache_tokens": room, **options})
+    return Server(costs, chosen, SharedGpus())
 
 
 def test_one_request_takes_what_the_formula_says() -> None:
@@ -137,7 +136,7 @@ def test_room_is_reserved_for_what_a_request_may_write() -> None:
     assert served[1].started >= served[0].done - COSTS.request
 
 
-async def follow_up(server: Server, ids: Sequence[int], **changes: object) -> Request:
+async def follow_up(server: Server, ids: Sequence[int], **changes: object) -> SimulatedRequest:
     """A request, done: of chain 1, unless ``changes`` say otherwise."""
     loop = asyncio.get_running_loop()
     values = {
@@ -147,7 +146,7 @@ async def follow_up(server: Server, ids: Sequence[int], **changes: object) -> Re
         "max_tokens": 10,
         "last_id": 7,
     } | changes
-    request = Request(
+    request = SimulatedRequest(
         problem=-1,
         prompt=20,
         ids=ids,
@@ -209,8 +208,8 @@ def test_two_servers_of_one_gpu_take_twice_as_long_while_both_work() -> None:
     costs = COSTS._replace(request=0.0)
 
     async def main() -> tuple[float, float]:
-        gpus = Gpus()
-        options = ServerOptions(cache_tokens=ROOM)
+        gpus = SharedGpus()
+        options = Scheduling(cache_tokens=ROOM)
         short, long = (Server(costs, options, gpus) for _ in range(2))
         first = new_request(0, Sent(0.0, 100, 100))
         second = new_request(0, Sent(0.0, 100, 300))

@@ -7,7 +7,7 @@ from atts.errors import ConfigError
 from atts.simulation.contender import SimulatedMethod
 from atts.simulation.deployment import Hardware, ModelHardware
 from atts.simulation.simulate import SimulationOutcome, simulate
-from atts.simulation.workload import Workload
+from atts.simulation.workload import FollowedTurn, Workload
 from atts.types import Chain
 
 METHODS = ["target-only", "draft-only", "sync-ranking", "atts", "reference"]
@@ -59,6 +59,63 @@ def test_every_method_ends_every_chain_where_it_was_recorded(
             assert took_over == turn.decision.take_over
             if took_over and one.target_tokens is not None:
                 assert turn.segments[1].tokens == one.target_tokens
+
+
+def surprised(workload: Workload) -> Workload:
+    """The same chains, each of whose draft segments has one token that surprises."""
+
+    def surprises(turn: FollowedTurn) -> tuple[float, ...]:
+        assert turn.score is not None
+        found = [0.1] * turn.draft_tokens
+        found[turn.draft_tokens // 3] = 5.0 + turn.score
+        return tuple(found)
+
+    return Workload(
+        "surprised",
+        [
+            problem._replace(
+                chains=tuple(
+                    chain._replace(
+                        turns=tuple(
+                            turn._replace(
+                                surprises=surprises(turn),
+                                scores={"largest-surprise": max(surprises(turn))},
+                            )
+                            for turn in chain.turns
+                        )
+                    )
+                    for chain in problem.chains
+                )
+            )
+            for problem in workload.problems
+        ],
+    )
+
+
+@pytest.mark.parametrize("name", ["atts", "sync-ranking"])
+def test_rewinding_cuts_where_the_target_was_surprised(
+    name: str, workload: Workload, pair: Config
+) -> None:
+    settings = "take_over.mode=rewind,take_over.score.kind=largest-surprise"
+    outcome, chains = run(f"{name}:{settings}", pair, surprised(workload))
+    assert outcome.failed == 0
+    cut = kept = 0
+    for chain in chains:
+        recorded = workload.problems[int(chain.problem_id[1])].chains[chain.sample]
+        assert chain.answer == recorded.answer
+        assert len(chain.turns) == len(recorded.turns)
+        for turn, one in zip(chain.turns, recorded.turns, strict=True):
+            draft = turn.segments[0]
+            assert turn.decision
+            assert draft.tokens == one.draft_tokens
+            if turn.decision.take_over:
+                assert draft.kept_tokens == one.draft_tokens // 3
+                cut += 1
+            else:
+                assert draft.kept_tokens == draft.tokens
+                kept += 1
+    assert cut
+    assert kept
 
 
 @pytest.mark.parametrize("name", ["sync-ranking", "atts"])
@@ -147,6 +204,10 @@ def test_longer_chains_of_the_target_take_longer(workload: Workload, pair: Confi
         ("atts", Hardware(gpu="l40s"), "66 GB of weights do not fit"),
         ("atts", Hardware(target=ModelHardware(gpus=3, tensor_parallel=2)), "whole copies"),
         ("atts:take_over.score.kind=unlikely-share", Hardware(), "take mean"),
+        ("atts:take_over.score.kind=ratio", Hardware(), "ratio cannot be simulated"),
+        ("atts:take_over.mode=rewind", Hardware(), "where the target was surprised"),
+        ("atts:turns.draft_tokens_min=9", Hardware(), "draft_tokens_min, .* cannot be simulated"),
+        ("atts:turns.opening=target", Hardware(), "opening cannot be simulated"),
         ("atts:take_over.rte=0.1", Hardware(), "did you mean take_over.rate"),
         ("best-guess", Hardware(), "'best-guess' cannot follow recorded turns"),
         ("atts:overlap", Hardware(), "is not key=value"),

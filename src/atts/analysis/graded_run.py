@@ -10,7 +10,7 @@ from atts.types import Chain, ChainKey
 ChainOutcome = Literal["right", "wrong", "ungraded", "no answer", "failed", "not needed"]
 
 
-class Verdict(NamedTuple):
+class ChainVerdict(NamedTuple):
     """What a chain came to."""
 
     answer: str | None
@@ -21,7 +21,7 @@ class Verdict(NamedTuple):
     def correct(self) -> bool | None:
         """Whether the answer is right; None if there is none, or it could not be compared.
 
-        >>> Verdict("2", "right").correct, Verdict("x", "ungraded").correct
+        >>> ChainVerdict("2", "right").correct, ChainVerdict("x", "ungraded").correct
         (True, None)
         """
         return self.outcome == "right" if self.outcome in ("right", "wrong") else None
@@ -34,7 +34,7 @@ class GradedRun(NamedTuple):
     """Its chains have the answers by which they were graded."""
     graded: GradedChains
     """The verdicts on the chains that were needed, by problem, and which answers are the same."""
-    verdicts: dict[ChainKey, Verdict]
+    verdicts: dict[ChainKey, ChainVerdict]
     """Of every chain."""
 
 
@@ -53,11 +53,11 @@ def grade_run(run: RecordedRun, grader: Grader | None = None) -> GradedRun:
     verdicts = {}
     for chain in sorted(chains, key=lambda chain: chain.key):
         if not chain.is_needed:
-            verdicts[chain.key] = Verdict(None, "not needed")
+            verdicts[chain.key] = ChainVerdict(None, "not needed")
             continue
         grade = next(in_order[chain.problem_id])
         correct = grade.correct if grade.graded else None
-        verdicts[chain.key] = Verdict(grade.answer, _outcome(chain, grade.answer, correct))
+        verdicts[chain.key] = ChainVerdict(grade.answer, _outcome(chain, grade.answer, correct))
     return GradedRun(run._replace(chains=chains), graded, verdicts)
 
 

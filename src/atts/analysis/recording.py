@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from atts.analysis.graded_run import Verdict, grade_run
+from atts.analysis.graded_run import ChainVerdict, grade_run
 from atts.conformal.calibration import Calibration
 from atts.errors import CalibrationError, StoreError
 from atts.grading.grader import Grader, VerdictCache
@@ -136,7 +136,7 @@ def _load_run(path: Path, grader: Grader) -> Recording:
     )
 
 
-def _right(verdict: Verdict) -> bool | None:
+def _right(verdict: ChainVerdict) -> bool | None:
     """A chain that came to its end without an answer is wrong."""
     return False if verdict.outcome == "no answer" else verdict.correct
 

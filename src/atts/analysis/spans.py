@@ -61,7 +61,7 @@ class Span(NamedTuple):
         return self.end - self.begin
 
 
-class Request(NamedTuple):
+class TimedRequest(NamedTuple):
     """A request of a turn."""
 
     what: Author | Literal["score"]
@@ -90,11 +90,13 @@ _WRITING: Mapping[Author, tuple[Phase, Phase, Phase, Phase]] = {
 }
 
 
-def requests(turn: Turn) -> list[Request]:
+def requests(turn: Turn) -> list[TimedRequest]:
     """The requests of a turn, in the order in which they ended."""
-    found = [Request(segment.author, segment.timings, segment.tokens) for segment in turn.segments]
+    found = [
+        TimedRequest(segment.author, segment.timings, segment.tokens) for segment in turn.segments
+    ]
     if turn.decision:
-        found.append(Request("score", turn.decision.timings))
+        found.append(TimedRequest("score", turn.decision.timings))
     return sorted(found, key=lambda request: request.timings.done)
 
 

@@ -76,7 +76,7 @@ def count_tokens(config: Config, chains: Iterable[Chain]) -> Tokens:
                 written["target"] += turn.rating.written_tokens
                 cached["target"] += turn.rating.cached_tokens
     speed = written["draft"] / seconds["draft"] if seconds["draft"] > 0 else 0.0
-    longest = config.turns.draft_tokens
+    _, longest = config.turns.draft_bounds
     return Tokens(
         draft_written=written["draft"],
         draft_discarded=round(

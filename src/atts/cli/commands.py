@@ -17,7 +17,7 @@ CONFIGURATION = ("config_file", "settings", "problems_folder")
 """The parameters of a command that make its configuration."""
 
 
-class Group(TyperGroup):
+class CommandGroup(TyperGroup):
     """Commands, listed with the whole first sentence of their help, and examples as written."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401
@@ -33,7 +33,7 @@ class Group(TyperGroup):
         return _with_examples(super().get_command(ctx, cmd_name))
 
 
-class LazyGroup(Group):
+class LazyGroup(CommandGroup):
     """A group whose commands are imported when they are invoked or their help is shown."""
 
     homes: ClassVar[Mapping[str, tuple[str, str]]] = {}
@@ -61,7 +61,7 @@ class LazyGroup(Group):
 def new_app(**options: Any) -> typer.Typer:  # noqa: ANN401
     """A Typer for one command, or for the commands of a group."""
     # Rich would take longer to load than all the rest.
-    return typer.Typer(cls=Group, no_args_is_help=True, rich_markup_mode=None, **options)
+    return typer.Typer(cls=CommandGroup, no_args_is_help=True, rich_markup_mode=None, **options)
 
 
 def _with_examples(command: Any) -> Any:  # noqa: ANN401  (typer's own, vendored click types)

@@ -1,19 +1,28 @@
 """``atts regrade``: grade a recorded run anew, without its models."""
 
+import asyncio
 import math
+import os
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from atts.cli.commands import new_app, resumable, same_command
+from atts.cli.progress import counting
 from atts.cli.terminal import EXIT_CODES, FAILED, err, out, say
+from atts.errors import ConfigError
+from atts.grading.grader import Grader, VerdictCache
+from atts.grading.judge import Endpoint, Judge
+from atts.problems import load_problems
+from atts.reports.summary_table import comparison
+from atts.runs import regrade as jobs
+from atts.runs.regrade import Change, Regraded
+from atts.store.grades import LEDGER
+from atts.store.run_directory import read_run
 from atts.text import visible
-
-if TYPE_CHECKING:
-    from atts.grading.judge import Judge
-    from atts.runs.regrade import Change, Regraded
-    from atts.types import Problem
+from atts.types import Problem
 
 SHOWN = 20
 """Changes that are printed; the others are counted."""
@@ -99,11 +108,6 @@ def regrade(
     endpoint is taken from OPENAI_API_KEY. Every reply is kept in judge.jsonl, so the same command
     goes on where it was stopped, and asks nothing twice.
     """
-    import asyncio
-
-    from atts.grading.judge import Endpoint, Judge
-    from atts.store.grades import LEDGER
-
     asked = extract == "llm" or judge != "rules"
     helper = None
     if asked:
@@ -129,16 +133,11 @@ async def _regrade(
     run: Path,
     extract: Literal["regex", "llm"],
     judge: Literal["rules", "llm", "both"],
-    helper: "Judge | None",
+    helper: Judge | None,
     seconds: float,
     dry_run: bool,
     source: str | None,
-) -> "Regraded":
-    from contextlib import AsyncExitStack
-
-    from atts.cli.progress import counting
-    from atts.grading.grader import Grader, VerdictCache
-    from atts.runs import regrade as job
+) -> Regraded:
 
     async with AsyncExitStack() as stack:
         if helper:
@@ -147,23 +146,18 @@ async def _regrade(
         graded = stack.enter_context(counting(err(), "grading"))
         grader = stack.enter_context(Grader(seconds, cache=VerdictCache(), progress=graded))
         problems = _corrected(run, source) if source else None
-        return await job.regrade(run, extract, judge, helper, grader, dry_run, asked, problems)
+        return await jobs.regrade(run, extract, judge, helper, grader, dry_run, asked, problems)
 
 
-def _corrected(run: Path, source: str) -> "list[Problem]":
+def _corrected(run: Path, source: str) -> list[Problem]:
     """The problems of a source, as the run's configuration would load them, but all of them."""
-    from atts.problems import load_problems
-    from atts.store.run_directory import read_run
-
     recorded = read_run(run)
     count = len(recorded.problems) if source == "arithmetic" else None
     options = recorded.config.problems.model_copy(update={"source": source, "count": count})
     return load_problems(options)
 
 
-def _print(run: Path, result: "Regraded", dry_run: bool) -> None:
-    from atts.reports.summary_table import comparison
-
+def _print(run: Path, result: Regraded, dry_run: bool) -> None:
     for change in result.changes[:SHOWN]:
         out().print(_line(change), markup=False)
     if len(result.changes) > SHOWN:
@@ -201,7 +195,7 @@ def _print(run: Path, result: "Regraded", dry_run: bool) -> None:
         say("Nothing was written: no question got a usable reply")
 
 
-def _line(change: "Change") -> str:
+def _line(change: Change) -> str:
     verdicts = {True: "right", False: "wrong", None: "ungraded"}
     parts = []
     for answer, correct in (
@@ -219,8 +213,6 @@ def _short(text: str) -> str:
 
 
 def _required(model: str | None) -> str:
-    from atts.errors import ConfigError
-
     if not model:
         raise ConfigError("name the model to ask: --model NAME, or OPENAI_MODEL")
     return model
@@ -228,10 +220,6 @@ def _required(model: str | None) -> str:
 
 def _key(base_url: str | None) -> str | None:
     """The key, which only the environment holds: a command line can be read by others."""
-    import os
-
-    from atts.errors import ConfigError
-
     key = os.environ.get("OPENAI_API_KEY")
     if not key and base_url is None:
         raise ConfigError(

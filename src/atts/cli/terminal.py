@@ -33,16 +33,18 @@ def out() -> "Console":
 
     Made when it is needed, because a test, or a shell, may have replaced the stream by then.
     """
-    from rich.console import Console  # what every command needs but --help and --version do not
-
-    return Console(highlight=False, soft_wrap=True)
+    return _console(stderr=False)
 
 
 def err() -> "Console":
     """The console for progress, advice and errors."""
-    from rich.console import Console
+    return _console(stderr=True)
 
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+def _console(stderr: bool) -> "Console":
+    from rich.console import Console  # which --help and --version do not need
+
+    return Console(stderr=stderr, highlight=False, soft_wrap=True)
 
 
 def say(text: str, style: str | None = None) -> None:

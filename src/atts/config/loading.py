@@ -74,7 +74,7 @@ def parse_config(
 
 def _merge(defaults: dict[str, Any], tree: dict[str, Any]) -> dict[str, Any]:
     # Validating a part of a group by itself would take the defaults of the group's class, which
-    # are not those of the place where it stands: of draft and target, or calibration.problems.
+    # are not those of the key that it stands under: of draft and target, or calibration.problems.
     return defaults | {
         key: _merge(defaults[key], value)
         if isinstance(value, dict) and isinstance(defaults.get(key), dict)

@@ -178,21 +178,28 @@ class TurnsOptions(Options):
     """Longest draft segment of a turn (K_d)."""
     target_tokens: int = Field(default=500, ge=1)
     """Longest target segment of a turn (K_t)."""
-    draft_tokens_range: tuple[int, int] | None = None
-    """Let the longest draft segment follow trust between these bounds: from ``draft_tokens`` on it
-    doubles after a segment that stayed and halves after a take-over. null keeps it."""
+    draft_tokens_min: int | None = Field(default=None, ge=1)
+    """Let the longest draft segment follow trust, from ``draft_tokens`` on: it halves after a
+    take-over, down to this; null: to no less than ``draft_tokens``."""
+    draft_tokens_max: int | None = Field(default=None, ge=1)
+    """It doubles after one that stayed, up to this; null: to no more than ``draft_tokens``."""
     opening: Literal["draft", "target"] = "draft"
     """Who begins the chain; the target begins with one segment of its own, before the first turn's
     draft."""
 
+    @property
+    def draft_bounds(self) -> tuple[int, int]:
+        """Between which the longest draft segment stays."""
+        return (
+            self.draft_tokens_min or self.draft_tokens,
+            self.draft_tokens_max or self.draft_tokens,
+        )
+
     @model_validator(mode="after")
     def _bounds(self) -> Self:
-        if self.draft_tokens_range is not None:
-            least, most = self.draft_tokens_range
-            if not 1 <= least <= self.draft_tokens <= most:
-                raise ValueError(
-                    "draft_tokens_range must be [least, most] with draft_tokens between them"
-                )
+        least, most = self.draft_bounds
+        if not least <= self.draft_tokens <= most:
+            raise ValueError("draft_tokens must lie between draft_tokens_min and draft_tokens_max")
         return self
 
 

@@ -51,7 +51,8 @@ _ADDED = {
     "draft.sampling.top_p": None,
     "target.sampling.temperature": None,
     "target.sampling.top_p": None,
-    "turns.draft_tokens_range": None,
+    "turns.draft_tokens_max": None,
+    "turns.draft_tokens_min": None,
     "turns.opening": "draft",
 }
 """Keys that came after the first runs, with the values that mean what was done before. With these

@@ -17,6 +17,8 @@ from atts.config import ScoreOptions
 from atts.errors import EngineError
 
 Floats = NDArray[np.floating]
+TOP = 20
+"""How many of the target's log-probabilities at each position an entropy is estimated from."""
 
 
 class SegmentLogprobs(NamedTuple):
@@ -27,6 +29,9 @@ class SegmentLogprobs(NamedTuple):
     draft: Floats | None = None
     """The same under the draft, log p; shape (n,). None where it was not asked for; it can be only
     where both models have one vocabulary."""
+    top: Floats | None = None
+    """The ``TOP`` largest log-probabilities under the target at each position, in falling order;
+    shape (n, TOP). None where they were not asked for."""
 
 
 Tokens = Callable[[SegmentLogprobs, ScoreOptions], Floats]
@@ -60,6 +65,8 @@ class Score:
     """The token before which a segment is cut otherwise (``take_over.mode=rewind``)."""
     needs_draft: bool = False
     """Whether it needs the draft's log-probabilities."""
+    needs_top: bool = False
+    """Whether it needs the target's largest log-probabilities."""
 
 
 def mean_nll(segment: SegmentLogprobs, options: ScoreOptions) -> float:  # noqa: ARG001
@@ -130,6 +137,29 @@ def draft_surprises(segment: SegmentLogprobs, options: ScoreOptions) -> Floats: 
     return -_of_draft(segment)
 
 
+def excess_surprises(segment: SegmentLogprobs, options: ScoreOptions) -> Floats:  # noqa: ARG001
+    """-log q(y_i) - H_i, with the entropy H_i of the target's distribution at that position.
+
+    Where the target itself would have many ways to go on, one of them is no surprise. H is taken
+    from the largest probabilities, and all others as if they were one token, so it is too small
+    rather than too large.
+
+    >>> sure, unsure = np.log([[0.98, 0.02], [0.5, 0.5]])
+    >>> segment = SegmentLogprobs(np.log([0.02, 0.5]), top=np.stack([sure, unsure]))
+    >>> excess_surprises(segment, ScoreOptions()).round(2).tolist()
+    [3.81, 0.0]
+    """
+    if segment.top is None:
+        raise EngineError(
+            "the score needs the largest log-probabilities at each position, and the target's "
+            "engine gave none: take another take_over.score.kind"
+        )
+    rest = np.clip(1.0 - np.exp(segment.top).sum(axis=1), 1e-12, None)
+    entropy = -(np.exp(segment.top) * segment.top).sum(axis=1) - rest * np.log(rest)
+    excess: Floats = -segment.target - entropy
+    return excess
+
+
 def _of_draft(segment: SegmentLogprobs) -> Floats:
     if segment.draft is None:
         raise EngineError(
@@ -153,6 +183,9 @@ WORST_WINDOW = Score(name="worst-window", of=worst_window, cut=worst_window_begi
 UNLIKELY_SHARE = Score(name="unlikely-share", of=unlikely_share)
 LARGEST_SURPRISE = Score(name="largest-surprise", of=largest(surprises), tokens=surprises)
 RATIO = Score(name="ratio", of=largest(log_ratios), tokens=log_ratios, needs_draft=True)
+EXCESS_SURPRISE = Score(
+    name="excess-surprise", of=largest(excess_surprises), tokens=excess_surprises, needs_top=True
+)
 DRAFT_SURPRISE = Score(
     name="draft-surprise", of=largest(draft_surprises), tokens=draft_surprises, needs_draft=True
 )
@@ -167,8 +200,13 @@ def all_scores(segment: SegmentLogprobs, options: ScoreOptions) -> dict[str, flo
     >>> all_scores(SegmentLogprobs(np.array([-1.0, -3.0])), ScoreOptions(floor=-2.0))
     {'mean': 2.0, 'worst-window': 2.0, 'unlikely-share': 0.5, 'largest-surprise': 3.0}
     """
+
+    def can_be(score: Score) -> bool:
+        without_draft = score.needs_draft and segment.draft is None
+        return not without_draft and not (score.needs_top and segment.top is None)
+
     return {
         name: score.of(segment, options)
         for name, score in registry.SCORES.found.items()
-        if segment.draft is not None or not score.needs_draft or name == options.kind
+        if name == options.kind or can_be(score)
     }

@@ -95,6 +95,8 @@ class GenerateRequest(NamedTuple):
     purpose: Purpose = "write"
     need: Need | None = None
     """None: its result is needed for certain."""
+    logprobs: bool = False
+    """Whether the log-probabilities of what is written are asked for."""
 
 
 class ScoreRequest(NamedTuple):
@@ -108,6 +110,9 @@ class ScoreRequest(NamedTuple):
     turn: int = 0
     purpose: Purpose = "score"
     need: Need | None = None
+    top: int = 0
+    """How many of the largest log-probabilities at each position are asked for, too. Not every
+    engine gives them."""
 
 
 class Completion(NamedTuple):
@@ -117,6 +122,10 @@ class Completion(NamedTuple):
     finish_reason: FinishReason
     cached_tokens: int
     timings: Timings
+    logprobs: tuple[float, ...] | None = None
+    """Of each of ``token_ids`` under the model at temperature 1, in nats; None where they were not
+    asked for. A server of SGLang that was not started by atts may tell those after the temperature:
+    set SGLANG_RETURN_ORIGINAL_LOGPROB=1 for it."""
 
 
 class Scored(NamedTuple):
@@ -125,6 +134,9 @@ class Scored(NamedTuple):
     logprobs: NDArray[np.float64]
     cached_tokens: int
     timings: Timings
+    top: NDArray[np.float64] | None = None
+    """The largest at each position, in falling order: shape (tokens, ``request.top``). None where
+    none were asked for, or the engine does not give them."""
 
 
 class Load(NamedTuple):

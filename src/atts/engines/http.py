@@ -207,7 +207,9 @@ class HttpClient:
     ) -> EngineError:
         words = f"{self._at()}: {what}: status {status}: {_quoted(content)}"
         if status in (429, 503):
-            error = EngineBusyError(f"{words}; the server has no room now: lower limits.*_requests")
+            error = EngineBusyError(
+                f"{words}; the server has no capacity now: lower limits.*_requests"
+            )
             error.retry_after = seconds_to_wait(retry_after)
             return error
         if status >= 500:

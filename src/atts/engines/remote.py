@@ -56,6 +56,16 @@ class WrittenTokens(NamedTuple):
     token_ids: list[int]
     finish_reason: FinishReason
     cached_tokens: int
+    logprobs: list[float] | None = None
+    """One each, if they were asked for."""
+
+
+class FoundLogprobs(NamedTuple):
+    """What a server found of given tokens; see ``Scored``."""
+
+    logprobs: NDArray[np.float64]
+    cached_tokens: int
+    top: NDArray[np.float64] | None = None
 
 
 class RemoteEngine(ABC):
@@ -101,17 +111,26 @@ class RemoteEngine(ABC):
     async def generate(self, request: GenerateRequest) -> Completion:
         ids, sampling = self._checked(request.token_ids), request.sampling
         facts = await self.connect()
-        room = self._room(facts, len(ids))
-        if room <= 0:
+        capacity = self._capacity(facts, len(ids))
+        if capacity <= 0:
             raise ContextLengthError(
                 f"{len(ids)} tokens leave no room in a context of {facts.context_length}"
             )
         sent = time.monotonic()
-        if sampling.max_tokens > room:
-            request = request._replace(sampling=replace(sampling, max_tokens=room))
+        if sampling.max_tokens > capacity:
+            request = request._replace(sampling=replace(sampling, max_tokens=capacity))
         written = await self._generate(ids, request)
+        timings = _since(sent)
+        logprobs = None
+        if request.logprobs:
+            self._check_logprobs(np.array(written.logprobs or []), len(written.token_ids))
+            logprobs = tuple(written.logprobs or ())
         return Completion(
-            tuple(written.token_ids), written.finish_reason, written.cached_tokens, _since(sent)
+            tuple(written.token_ids),
+            written.finish_reason,
+            written.cached_tokens,
+            timings,
+            logprobs,
         )
 
     async def score(self, request: ScoreRequest) -> Scored:
@@ -122,22 +141,27 @@ class RemoteEngine(ABC):
                 "first token has no log-probability, and less than the number of tokens"
             )
         facts = await self.connect()
-        if self._room(facts, len(ids)) <= 0:
+        if self._capacity(facts, len(ids)) <= 0:
             # A server scores a text on the way to the token that follows it.
             raise ContextLengthError(
                 f"{len(ids)} tokens and one more do not fit a context of {facts.context_length}"
             )
         sent = time.monotonic()
-        logprobs, cached = await self._score(ids, request)
+        found = await self._score(ids, request)
         timings = _since(sent)
-        if len(logprobs) != len(ids) - start or not np.isfinite(logprobs).all():
+        self._check_logprobs(found.logprobs, len(ids) - start)
+        if found.top is not None:
+            self._check_logprobs(found.top.ravel(), (len(ids) - start) * request.top)
+        return Scored(found.logprobs, found.cached_tokens, timings, found.top)
+
+    def _check_logprobs(self, logprobs: NDArray[np.float64], tokens: int) -> None:
+        if len(logprobs) != tokens or not np.isfinite(logprobs).all():
             raise self.unusable(
-                f"{len(logprobs)} log-probabilities for {len(ids) - start} tokens, "
+                f"{len(logprobs)} log-probabilities for {tokens} tokens, "
                 f"{np.isfinite(logprobs).sum()} of them finite"
             )
         if (logprobs > 1e-3).any():  # rounding may lift a certain token a little above zero
             raise self.unusable(f"a log-probability of {logprobs.max():.3f}, above zero")
-        return Scored(logprobs, cached, timings)
 
     async def aclose(self) -> None:
         await self.client.aclose()
@@ -169,14 +193,18 @@ class RemoteEngine(ABC):
         """Continue ``ids``, which are checked; ``max_tokens`` fits the context."""
 
     @abstractmethod
-    async def _score(
-        self, ids: list[int], request: ScoreRequest
-    ) -> tuple[NDArray[np.float64], int]:
+    async def _score(self, ids: list[int], request: ScoreRequest) -> FoundLogprobs:
         """Log-probabilities of ``ids[start:]``, which are checked, and the cached tokens."""
 
-    def _room(self, facts: ServerFacts, length: int) -> int:
+    def _capacity(self, facts: ServerFacts, length: int) -> int:
         """Tokens that may still be written after ``length``."""
         return facts.context_length - length
+
+    def numbers(self, logprobs: list[Json]) -> list[float]:
+        """Log-probabilities that a server gave, all of which must be numbers."""
+        if any(not isinstance(logprob, int | float) for logprob in logprobs):
+            raise self.unusable("a log-probability is null")
+        return logprobs
 
     def unusable(self, what: str) -> EngineReplyError:
         """The error of a reply that lacks what was asked for."""

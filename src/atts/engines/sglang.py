@@ -6,12 +6,11 @@ import secrets
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from atts.config import ModelOptions
 from atts.engines.base import ChainMark, GenerateRequest, Load, ScoreRequest
 from atts.engines.http import HttpClient, Json
-from atts.engines.remote import RemoteEngine, ServerFacts, WrittenTokens, field
+from atts.engines.remote import FoundLogprobs, RemoteEngine, ServerFacts, WrittenTokens, field
 from atts.errors import EngineError, EngineTimeoutError, EngineUnavailableError, RequestRefusedError
 from atts.types import FinishReason
 
@@ -99,16 +98,19 @@ class SGLangEngine(RemoteEngine):
                 return info
         return {}
 
-    def _room(self, facts: ServerFacts, length: int) -> int:
+    def _capacity(self, facts: ServerFacts, length: int) -> int:
         if length > facts.context_length - 1 - INPUT_RESERVE:
             return 0
         return facts.context_length - 1 - length
 
     async def _generate(self, ids: list[int], request: GenerateRequest) -> WrittenTokens:
         sampling = request.sampling
+        # Without logprob_start_len only what is written has log-probabilities.
+        asked = {"return_logprob": True, "top_logprobs_num": 0} if request.logprobs else {}
         reply = await self._send(
             {
                 "input_ids": ids,
+                **asked,
                 "sampling_params": {
                     "max_new_tokens": sampling.max_tokens,
                     "temperature": sampling.temperature,
@@ -130,11 +132,14 @@ class SGLangEngine(RemoteEngine):
             reason, written = "stop", written[:-1]
         elif isinstance(matched, int) and written and written[-1] == matched:
             written = written[:-1]
-        return WrittenTokens(written, reason, field(reply, "meta_info", "cached_tokens") or 0)
+        logprobs = None
+        if request.logprobs:
+            entries = field(reply, "meta_info", "output_token_logprobs")
+            logprobs = self.numbers([field(entry, 0) for entry in entries or ()][: len(written)])
+        cached = field(reply, "meta_info", "cached_tokens") or 0
+        return WrittenTokens(written, reason, cached, logprobs)
 
-    async def _score(
-        self, ids: list[int], request: ScoreRequest
-    ) -> tuple[NDArray[np.float64], int]:
+    async def _score(self, ids: list[int], request: ScoreRequest) -> FoundLogprobs:
         start = request.start
         # The first entry has no log-probability, so one token before ``start`` is asked for. A
         # smaller logprob_start_len would keep the server from using its cache beyond it.
@@ -144,7 +149,7 @@ class SGLangEngine(RemoteEngine):
                 "sampling_params": {"max_new_tokens": 1, "temperature": 0.0},
                 "return_logprob": True,
                 "logprob_start_len": start - 1,
-                "top_logprobs_num": 0,
+                "top_logprobs_num": request.top,
             },
             request.chain,
         )
@@ -162,10 +167,17 @@ class SGLangEngine(RemoteEngine):
             for (_, theirs), ours in zip(pairs, ids[start:], strict=True)
         ):
             raise self.unusable("its log-probabilities belong to other tokens")
-        if any(not isinstance(logprob, int | float) for logprob, _ in pairs):
-            raise self.unusable("a log-probability is null")
-        logprobs = np.array([logprob for logprob, _ in pairs], dtype=np.float64)
-        return logprobs, field(reply, "meta_info", "cached_tokens") or 0
+        logprobs = np.array(self.numbers([logprob for logprob, _ in pairs]), dtype=np.float64)
+        cached = field(reply, "meta_info", "cached_tokens") or 0
+        if not request.top:
+            return FoundLogprobs(logprobs, cached)
+        rows = field(reply, "meta_info", "input_top_logprobs")
+        if not isinstance(rows, list) or len(rows) != len(entries):
+            raise self.unusable("it has too few input_top_logprobs")
+        top = [self.numbers([field(entry, 0) for entry in row or ()]) for row in rows[1:]]
+        if any(len(row) != request.top for row in top):
+            raise self.unusable(f"input_top_logprobs has rows of other than {request.top}")
+        return FoundLogprobs(logprobs, cached, np.array(top, dtype=np.float64))
 
     async def _send(self, body: dict[str, Any], chain: ChainMark | None) -> Json:
         # The server aborts every request whose id begins with the given one, so no id may be

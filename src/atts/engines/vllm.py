@@ -12,7 +12,7 @@ import binascii
 import io
 import logging
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from atts.config import ModelOptions
 from atts.engines.base import ChainMark, GenerateRequest, Load, ScoreRequest
 from atts.engines.http import HttpClient, Json
-from atts.engines.remote import PROBE_SECONDS, RemoteEngine, ServerFacts, WrittenTokens, field
+from atts.engines.remote import (
+    PROBE_SECONDS,
+    FoundLogprobs,
+    RemoteEngine,
+    ServerFacts,
+    WrittenTokens,
+    field,
+)
 from atts.errors import (
     EngineServerError,
     EngineUnavailableError,
@@ -51,11 +58,6 @@ class Scoring(Enum):
     """The whole chain is computed again for every score."""
     COMPLETIONS = "prompt_logprobs of /v1/completions, without the prefix cache"
     """As above, on servers that do not know the token-in-token-out route."""
-
-
-class _Found(NamedTuple):
-    logprobs: NDArray[np.float64]
-    cached_tokens: int
 
 
 class VllmEngine(RemoteEngine):
@@ -149,6 +151,8 @@ class VllmEngine(RemoteEngine):
         }
         if sampling.stop:
             options["stop"] = list(sampling.stop)
+        if request.logprobs:
+            options["logprobs"] = 0  # of the tokens that were drawn alone
         if self._scoring is Scoring.COMPLETIONS:
             # This route would fill in what is left out from the model's generation_config.json.
             options |= {"min_p": 0.0, "repetition_penalty": 1.0}
@@ -170,11 +174,16 @@ class VllmEngine(RemoteEngine):
         # At a stop string the tokens stay; otherwise the last one is what it stopped at.
         if reason == "stop" and not isinstance(field(choice, "stop_reason"), str):
             written = written[:-1]
-        return WrittenTokens(written, reason, _cached(reply) or 0)
+        logprobs = None
+        if request.logprobs:
+            found = field(choice, "logprobs", "token_logprobs")  # as /v1/completions has them
+            if found is None:
+                entries = field(choice, "logprobs", "content") or ()
+                found = [field(entry, "logprob") for entry in entries]
+            logprobs = self.numbers(found[: len(written)])
+        return WrittenTokens(written, reason, _cached(reply) or 0, logprobs)
 
-    async def _score(
-        self, ids: list[int], request: ScoreRequest
-    ) -> tuple[NDArray[np.float64], int]:
+    async def _score(self, ids: list[int], request: ScoreRequest) -> FoundLogprobs:
         start, chain = request.start, request.chain
         if self._scoring in (Scoring.TOKEN_IDS, Scoring.PROMPT_LOGPROBS):
             found = await self._score_with_cache(ids, start, chain)
@@ -190,7 +199,7 @@ class VllmEngine(RemoteEngine):
 
     async def _score_with_cache(
         self, ids: list[int], start: int, chain: ChainMark | None
-    ) -> _Found | None:
+    ) -> FoundLogprobs | None:
         """The log-probabilities, or None where the cache reached too far for some of them."""
         if start % SMALLEST_BLOCK:
             return await self._rows(ids, start, True, chain)
@@ -198,26 +207,26 @@ class VllmEngine(RemoteEngine):
         # which predicts the first new one, is not computed: that one is asked for by itself.
         first = asyncio.create_task(self._next_logprob(ids[:start], ids[start], chain))
         try:
-            rest = _Found(np.empty(0), start)
+            rest = FoundLogprobs(np.empty(0), start)
             if start + 1 < len(ids):
                 found = await self._rows(ids, start + 1, True, chain)
                 if found is None:
                     return None
                 rest = found
             logprobs = np.concatenate([[await first], rest.logprobs])
-            return _Found(logprobs, min(rest.cached_tokens, start))
+            return FoundLogprobs(logprobs, min(rest.cached_tokens, start))
         finally:
             first.cancel()
 
     async def _rows(
         self, ids: list[int], start: int, reuse: bool, chain: ChainMark | None
-    ) -> _Found | None:
+    ) -> FoundLogprobs | None:
         if self._scoring is Scoring.TOKEN_IDS:
             reply = await self._send_tokens(ids, _by_token_ids(ids, start, reuse), chain)
             encoded = field(reply, "prompt_token_id_logprobs")
             if encoded is None:  # the server drops what it cannot compute
                 return None
-            return _Found(self._decoded(encoded), _cached(reply) or 0)
+            return FoundLogprobs(self._decoded(encoded), _cached(reply) or 0)
         if self._scoring is Scoring.COMPLETIONS:
             options = {"prompt_logprobs": 0, "max_tokens": 1, "temperature": 0.0}
             reply = await self._send_completion(ids, options, chain)
@@ -243,7 +252,7 @@ class VllmEngine(RemoteEngine):
         ]
         if any(not isinstance(logprob, int | float) for logprob in logprobs):
             raise self.unusable("a log-probability is null, or belongs to another token")
-        return _Found(np.array(logprobs, dtype=np.float64), _cached(reply) or 0)
+        return FoundLogprobs(np.array(logprobs, dtype=np.float64), _cached(reply) or 0)
 
     async def _next_logprob(self, ids: list[int], token_id: int, chain: ChainMark | None) -> float:
         """Log-probability of one token after ``ids``."""

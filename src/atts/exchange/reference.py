@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from atts.errors import StoreError
-from atts.grading.choices import LETTERS
-from atts.types import Author, Chain, Decision, Problem, Segment, Timings, Turn
+from atts.types import LETTERS, Author, Chain, Decision, Problem, Segment, Timings, Turn
 
 INVALID = "invalid"
 """The final answer of a chain that has none."""

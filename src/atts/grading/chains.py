@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
-from atts.grading.choices import LETTERS, choice_letter
+from atts.grading.choices import choice_letter
 from atts.grading.equivalence import compare_exactly
 from atts.grading.grader import Grader, Pair, Verdicts
 from atts.grading.metrics import Grade
-from atts.types import Chain, ChainKey, Problem
+from atts.types import LETTERS, Chain, ChainKey, Problem
 
 _FORMULA = re.compile(r"[\\^=+*/]")
 """An answer without any of these needs no algebra."""

@@ -6,9 +6,7 @@ from collections.abc import Callable, Sequence
 
 from atts.grading.equivalence import equivalent
 from atts.grading.values import same_value
-
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-"""What the options of a multiple-choice question are called, in order."""
+from atts.types import LETTERS
 
 _FONT = re.compile(
     r"\\(?:text(?:bf|it|rm|sf|tt)?|math(?:bf|rm|sf|it|tt)|boldsymbol|bm|mbox|bf|rm)(?![A-Za-z])"

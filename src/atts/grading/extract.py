@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from atts.grading.boxes import joins_on, last_answer
 from atts.grading.choices import choice_letter, stated_letter
-from atts.grading.thought import Parts, divide
+from atts.models.thought import Parts, divide
 
 _END_OF_WORD = re.compile(r"(?<!\w)\w{1,40}\Z")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import ValidationError
 
 from atts.errors import StoreError
-from atts.grading.thought import divide
+from atts.models.thought import divide
 from atts.types import Record
 
 if TYPE_CHECKING:

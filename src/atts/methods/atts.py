@@ -11,9 +11,10 @@ import numpy as np
 
 from atts import registry
 from atts.config import TurnsOptions
-from atts.conformal.scores import Score, SegmentLogprobs, all_scores
+from atts.conformal.scores import TOP, Score, SegmentLogprobs, all_scores
 from atts.engines.base import GenerateRequest
 from atts.engines.prefetch import Prefetch
+from atts.errors import ConfigError
 from atts.methods.chain import OpenChain, Written
 from atts.methods.decider import ControlDecider, Decider, Ruling, Scores, Siblings
 from atts.methods.method import Method
@@ -42,12 +43,12 @@ async def take_turns(chain: OpenChain) -> ChainEnd:
 
 
 async def _take_turns(chain: OpenChain, decider: Decider, ahead: Prefetch) -> ChainEnd:
-    turns = chain.config.turns
+    turns, kind = chain.config.turns, _kind(chain)
     if turns.opening == "target" and (end := await _target_begins(chain)):
         return end
     longest = turns.draft_tokens
     for _ in range(turns.max_turns):
-        written = await chain.generate("draft", longest, ahead=ahead)
+        written = await chain.generate("draft", longest, ahead=ahead, logprobs=kind.needs_draft)
         if written.is_empty:
             return chain.stopped()
         if not decider.has_barrier:
@@ -72,6 +73,23 @@ async def _take_turns(chain: OpenChain, decider: Decider, ahead: Prefetch) -> Ch
     return "turns"
 
 
+def _kind(chain: OpenChain) -> Score:
+    """The kind of score that decides.
+
+    Raises:
+        ConfigError: it needs models of one vocabulary, and these are not.
+    """
+    kind: Score = registry.SCORES.found[chain.config.take_over.score.kind]
+    if kind.needs_draft:
+        vocabularies = {model.tokenizer.vocabulary for model in chain.models.values()}
+        if len(vocabularies) > 1:
+            raise ConfigError(
+                f"take_over.score.kind={kind.name} compares what both models think of the same "
+                "tokens, and their vocabularies differ: take another kind, such as largest-surprise"
+            )
+    return kind
+
+
 async def _target_begins(chain: OpenChain) -> ChainEnd | None:
     """Have the target write the opening, as part of the first turn; how the chain ends, if so."""
     written = await chain.generate("target", chain.config.turns.target_tokens)
@@ -91,10 +109,13 @@ async def _decide(chain: OpenChain, written: Written, decider: Decider) -> tuple
         The decision, and before which token to cut the segment if the mode is ``rewind``.
     """
     options = chain.config.take_over
-    kind: Score = registry.SCORES.found[options.score.kind]
+    kind = _kind(chain)
     prefix = chain.token_ids["target"]
-    scored = await chain.score(prefix + written.token_ids["target"], len(prefix))
-    segment = SegmentLogprobs(scored.logprobs)
+    scored = await chain.score(
+        prefix + written.token_ids["target"], len(prefix), top=TOP if kind.needs_top else 0
+    )
+    draft = None if written.logprobs is None else np.array(written.logprobs)
+    segment = SegmentLogprobs(scored.logprobs, draft, scored.top)
     scores = all_scores(segment, options.score)
     rewinds = options.mode == "rewind"
     running: list[float] = []
@@ -115,7 +136,9 @@ async def _decide(chain: OpenChain, written: Written, decider: Decider) -> tuple
     verdict = ruling.verdict
     if chain.watcher:
         chain.watcher.decided(verdict.take_over)
-    surprises = np.round(-scored.logprobs, 2).tolist() if options.records_surprises else ()
+    surprises: list[float] = []
+    if options.records_surprises:
+        surprises = (np.round(-scored.logprobs, 2) + 0.0).tolist()  # and never -0.0
     chain.decision = Decision(
         score=scores[kind.name],
         p_value=verdict.p_value,
@@ -123,7 +146,7 @@ async def _decide(chain: OpenChain, written: Written, decider: Decider) -> tuple
         threshold=verdict.threshold,
         order=ruling.order,
         scores=scores,
-        surprises=surprises,
+        surprises=tuple(surprises),
         scored_tokens=len(scored.logprobs),
         cached_tokens=scored.cached_tokens,
         timings=scored.timings,
@@ -159,13 +182,11 @@ async def _take_over(chain: OpenChain, written: Written, cut: int) -> Written:
 def longest_after(longest: int, turns: TurnsOptions, take_over: bool) -> int:
     """The longest draft segment after one of at most ``longest`` tokens.
 
-    >>> turns = TurnsOptions(draft_tokens=64, draft_tokens_range=(48, 100))
+    >>> turns = TurnsOptions(draft_tokens=64, draft_tokens_min=48, draft_tokens_max=100)
     >>> longest_after(64, turns, take_over=False), longest_after(64, turns, take_over=True)
     (100, 48)
     """
-    if turns.draft_tokens_range is None:
-        return longest
-    least, most = turns.draft_tokens_range
+    least, most = turns.draft_bounds
     return max(longest // 2, least) if take_over else min(longest * 2, most)
 
 
@@ -186,7 +207,8 @@ def _write_ahead(chain: OpenChain, written: Written, ahead: Prefetch, longest: i
         return
     ids = chain.token_ids["draft"] + written.token_ids["draft"]
     sampling = chain.sampling("draft", longest, seed_at(*chain.seed_path, number, "draft"))
-    request = GenerateRequest(ids, sampling, chain.mark, number)
+    logprobs = _kind(chain).needs_draft
+    request = GenerateRequest(ids, sampling, chain.mark, number, logprobs=logprobs)
     ahead.start(chain.models["draft"].engine, request)
 
 

@@ -23,9 +23,9 @@ from atts.engines.base import (
 from atts.engines.prefetch import Prefetch
 from atts.errors import EngineError
 from atts.grading.extract import extract_answer
-from atts.grading.thought import united_ends
 from atts.methods.decider import Decider
 from atts.models.prompts import Tokenizer
+from atts.models.thought import united_ends
 from atts.seeds import seed_at
 from atts.types import (
     Author,
@@ -50,7 +50,7 @@ class Written(NamedTuple):
     stop: tuple[str, ...] = ()
     """The texts at which its author was to stop for a while."""
     logprobs: tuple[float, ...] | None = None
-    """Of its author's token ids, in nats, where they were asked for."""
+    """Of its token ids under its author, in nats, where they were asked for."""
 
     @property
     def at_stop_string(self) -> bool:
@@ -216,6 +216,7 @@ class OpenChain:
         begin_with: str = "",
         purpose: Purpose = "write",
         ahead: Prefetch | None = None,
+        logprobs: bool = False,
     ) -> Written:
         """Have a model continue the chain; the result is not part of it yet.
 
@@ -226,12 +227,19 @@ class OpenChain:
             begin_with: what is put before its text, as the beginning of it.
             purpose: what for.
             ahead: may have made this very request already.
+            logprobs: ask for those of what it writes, too. The models must have one vocabulary, and
+                all see the tokens that were written.
         """
         engine, tokenizer = self.models[author]
         begun = tokenizer.encode(begin_with) if begin_with else []
         sampling = self.sampling(author, max_tokens, self.next_seed(author), stop)
         request = GenerateRequest(
-            self.token_ids[author] + begun, sampling, self.mark, self.turn, purpose
+            self.token_ids[author] + begun,
+            sampling,
+            self.mark,
+            self.turn,
+            purpose,
+            logprobs=logprobs,
         )
         completion = await ahead.take(request) if ahead else None
         if completion is None:
@@ -245,15 +253,21 @@ class OpenChain:
             cached_tokens=completion.cached_tokens,
             timings=completion.timings,
         )
+        if logprobs:
+            found = None if completion.logprobs is None else completion.logprobs[: len(ids)]
+            return Written(segment, dict.fromkeys(self.models, ids), stop, found)
         return Written(segment, self._for_all_models(segment, begun + ids), stop)
 
-    async def score(self, ids: list[int], start: int, purpose: Purpose = "score") -> Scored:
-        """The target's log-probabilities of ``ids[start:]``, one each and all finite.
+    async def score(
+        self, ids: list[int], start: int, purpose: Purpose = "score", top: int = 0
+    ) -> Scored:
+        """The target's log-probabilities of ``ids[start:]``, one each and all finite; and the
+        ``top`` largest at each position, if its engine gives them.
 
         Raises:
             EngineError: the target gave no usable log-probabilities.
         """
-        request = ScoreRequest(ids, start, self.mark, self.turn, purpose)
+        request = ScoreRequest(ids, start, self.mark, self.turn, purpose, top=top)
         scored = await self.models["target"].engine.score(request)
         if len(scored.logprobs) != len(ids) - start or not np.isfinite(scored.logprobs).all():
             raise EngineError(

@@ -4,18 +4,19 @@ The template is applied once, to the problem. After that a chain only ever appen
 is never tokenised again, and text crosses from one model to the other a segment at a time.
 """
 
+import hashlib
 import re
 from collections.abc import Iterable
+from functools import cached_property
 
 import tokenizers
 from jinja2 import TemplateError
 
 from atts.config import ModelOptions, PromptOptions, Thinking
 from atts.errors import ConfigError
-from atts.grading.choices import LETTERS
-from atts.grading.thought import opens_thought, special_marks
 from atts.models.model_files import ChatTemplate, model_folder, read_tokenizer
-from atts.types import Problem
+from atts.models.thought import opens_thought, special_marks
+from atts.types import LETTERS, Problem
 
 _AN_ANSWER = "An answer of the model."
 _LONGEST_MARK = 64
@@ -77,6 +78,12 @@ class Tokenizer:
                 raise
             raise ConfigError(f"cannot load the tokenizer of {options.model}: {error}") from error
         return cls(tokenizer, template, options.model, options.thinking, options.thought_ends)
+
+    @cached_property
+    def vocabulary(self) -> str:
+        """Hash of all tokens and their ids: two models with the same one can read each other's."""
+        tokens = sorted(self._tokenizer.get_vocab().items())
+        return hashlib.sha256(repr(tokens).encode()).hexdigest()
 
     def prompt(self, problem: Problem, options: PromptOptions) -> list[int]:
         """Ids of the problem in the model's chat template, ready for the model's answer.
@@ -149,10 +156,10 @@ class Tokenizer:
         if self._marks.keys().isdisjoint(token_ids):
             return self._tokenizer.decode(token_ids, skip_special_tokens=True)
         parts, begin = [], 0
-        for place, token_id in enumerate(token_ids):
+        for index, token_id in enumerate(token_ids):
             if token_id in self._marks:
-                parts += [self._decode(token_ids[begin:place]), self._marks[token_id]]
-                begin = place + 1
+                parts += [self._decode(token_ids[begin:index]), self._marks[token_id]]
+                begin = index + 1
         return "".join([*parts, self._decode(token_ids[begin:])])
 
     def _decode(self, token_ids: list[int]) -> str:
@@ -182,7 +189,7 @@ class Tokenizer:
 def question(problem: Problem, options: PromptOptions | None = None) -> str:
     """What the user message says.
 
-    >>> from atts.types import Problem
+    >>> from atts.types import LETTERS, Problem
     >>> print(question(Problem(id="1", question="Which?", answer="B", choices=("x", "y"))))
     Which?
     <BLANKLINE>

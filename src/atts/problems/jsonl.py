@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, NoReturn, Self
 
 from atts.errors import ProblemError
-from atts.grading.choices import LETTERS, choice_letter
+from atts.grading.choices import choice_letter
 from atts.grading.equivalence import equivalent
-from atts.types import Problem
+from atts.types import LETTERS, Problem
 
 _REQUIRED = ("id", "question", "answer")
 

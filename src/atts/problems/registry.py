@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 
 from atts import registry
 from atts.errors import ConfigError, ProblemError
-from atts.grading.choices import LETTERS
-from atts.types import Problem
+from atts.types import LETTERS, Problem
 
 Row = Mapping[str, Any]
 """A row as the hub has it, or an object of a JSONL file."""

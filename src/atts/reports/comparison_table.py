@@ -35,7 +35,7 @@ from atts.types import Author
 LABELS, COLUMN = 28, 15
 """Widths of the table's first column and of each other one, with the space between two."""
 
-Figure = Callable[[ComparedRun], str]
+Cell = Callable[[ComparedRun], str]
 
 
 def tables(comparison: Comparison, width: int) -> Iterator[Table]:
@@ -126,7 +126,7 @@ def _caption(comparison: Comparison) -> str:
     return "\n".join(lines)
 
 
-def _rows(comparison: Comparison) -> list[tuple[str, Figure]]:
+def _rows(comparison: Comparison) -> list[tuple[str, Cell]]:
     runs = comparison.runs
     ks = sorted({k for run in runs for k in powers_of_two(max(run.summary.pass_at_k, default=0))})
     return [
@@ -191,15 +191,15 @@ def _ratio(ratio: Interval | None) -> str:
     return f"{ratio.estimate:.2f}\n({ratio.low:.2f}-{ratio.high:.2f})"
 
 
-def _against(figure: Callable[[Against], str]) -> Figure:
+def _against(figure: Callable[[Against], str]) -> Cell:
     return lambda run: figure(run.against) if run.against else ABSENT
 
 
-def _speed(figure: Callable[[Speed], str]) -> Figure:
+def _speed(figure: Callable[[Speed], str]) -> Cell:
     return lambda run: figure(run.speed) if run.speed else ABSENT
 
 
-def _pass_at(k: int) -> Figure:
+def _pass_at(k: int) -> Cell:
     return lambda run: _percent(run.summary.pass_at_k[k]) if k in run.summary.pass_at_k else ABSENT
 
 
@@ -212,11 +212,11 @@ def _selected(run: ComparedRun) -> str:
     return _percent(run.summary.selected) if run.summary.selected else ABSENT
 
 
-def _thrown_away(author: Author) -> Figure:
+def _thrown_away(author: Author) -> Cell:
     return lambda run: count(run.thrown_away[author])
 
 
-def _on_frontier(comparison: Comparison, cost: str) -> Figure:
+def _on_frontier(comparison: Comparison, cost: str) -> Cell:
     """Of the accuracy per chain."""
     names = next(f.runs for f in comparison.frontiers if (f.value, f.cost) == (ACCURACY, cost))
     return lambda run: "yes" if run.name in names else "no"

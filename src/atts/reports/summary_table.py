@@ -13,7 +13,7 @@ from atts.text import safe_markup
 
 ABSENT = "-"
 
-Figure = Callable[[Summary], str]
+Cell = Callable[[Summary], str]
 """One figure of a run as it stands in the table; ``ABSENT`` where the run has none."""
 
 
@@ -50,7 +50,7 @@ def plain_table(caption: str) -> Table:
     )
 
 
-def _rows(summaries: Sequence[Summary]) -> list[tuple[str, Figure]]:
+def _rows(summaries: Sequence[Summary]) -> list[tuple[str, Cell]]:
     ks = sorted(
         {k for summary in summaries for k in powers_of_two(max(summary.pass_at_k, default=0))}
     )
@@ -120,7 +120,7 @@ def share(share: float) -> str:
     return f"{100 * share:.1f}" if share else ABSENT
 
 
-def _difference(summaries: Sequence[Summary]) -> Figure:
+def _difference(summaries: Sequence[Summary]) -> Cell:
     """By how much the accuracy is above that of the first run, over the same problems."""
 
     def difference(summary: Summary) -> str:
@@ -132,7 +132,7 @@ def _difference(summaries: Sequence[Summary]) -> Figure:
     return difference
 
 
-def _p_value(summaries: Sequence[Summary]) -> Figure:
+def _p_value(summaries: Sequence[Summary]) -> Cell:
     def p_value(summary: Summary) -> str:
         if not _comparable(summaries[0], summary):
             return ABSENT
@@ -147,7 +147,7 @@ def _comparable(first: Summary, summary: Summary) -> bool:
     return summary is not first and same and summary.chains == summary.expected_chains
 
 
-def _pass_at(k: int) -> Figure:
+def _pass_at(k: int) -> Cell:
     return lambda s: percent(s.pass_at_k[k]) if k in s.pass_at_k else ABSENT
 
 
@@ -189,7 +189,7 @@ def _turns(summary: Summary) -> Sequence[TurnRate]:
     return summary.take_over.by_turn
 
 
-def _in_turn(turn: int) -> Figure:
+def _in_turn(turn: int) -> Cell:
     """The realised take-over rate of one turn, and of how many decisions."""
 
     def rate(summary: Summary) -> str:
@@ -199,7 +199,7 @@ def _in_turn(turn: int) -> Figure:
     return rate
 
 
-def _wall_ratio(summaries: Sequence[Summary]) -> Figure:
+def _wall_ratio(summaries: Sequence[Summary]) -> Cell:
     """Wall time as a multiple of that of target-only over the same problems and samples."""
 
     def work(summary: Summary) -> tuple[str, int]:

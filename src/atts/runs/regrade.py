@@ -16,8 +16,8 @@ from atts.grading.choices import choice_letter
 from atts.grading.extract import extract_answer
 from atts.grading.grader import Grader
 from atts.grading.judge import Cost, Judge
-from atts.grading.thought import begin_in_thought, united_ends
 from atts.methods import authors_of
+from atts.models.thought import begin_in_thought, united_ends
 from atts.store.grades import GRADES, ChainGrade, ExtractedBy, text_digest
 from atts.store.run_directory import PROBLEMS, SUMMARY, RecordedRun, lock_run, read_run
 from atts.types import Chain, ChainKey, Problem

@@ -80,7 +80,7 @@ class Setup:
         """
         take_over = self.config.take_over.model_copy(update={"calibration": path})
         config = self.config.model_copy(update={"take_over": take_over})
-        return set_up(config, self.problems, calibration, _read_certificate(config))
+        return set_up(config, self.problems, calibration, self.certificate)
 
     def check_directory(self, directory: Path) -> None:
         """Check that a directory can take the chains, before any model is loaded.
@@ -163,7 +163,7 @@ def prepare_run(config: Config, calibrations: Path | None = None) -> Setup:
         conditional = config.take_over.coverage == "conditional"
         made = prepare_calibration(config, problems if conditional else None)
         lacking = MissingCalibration(made, calibrations / calibration_name(made))
-        return Setup(config, problems, lacking=lacking)
+        return Setup(config, problems, certificate=_read_certificate(config), lacking=lacking)
     return set_up(config, problems, read_calibration(config), _read_certificate(config))
 
 

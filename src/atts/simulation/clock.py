@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 
 
 class _Selector(selectors.DefaultSelector):
-    """Looks for input as always, but lets virtual time pass in place of waiting for it."""
+    """Looks for input as always, but lets virtual time pass instead of waiting for it."""
 
     now = 0.0
 

@@ -6,7 +6,6 @@ from pydantic import Field
 
 from atts.config import Config, Options
 from atts.errors import ConfigError
-from atts.simulation.gpus import Gpus
 from atts.simulation.hardware import (
     BYTES,
     GPUS,
@@ -14,10 +13,11 @@ from atts.simulation.hardware import (
     Efficiency,
     Gpu,
     Shape,
+    SharedGpus,
     cache_tokens,
     shape_of,
 )
-from atts.simulation.server import Server, ServerOptions
+from atts.simulation.server import Scheduling, Server
 from atts.types import Author
 
 
@@ -79,19 +79,19 @@ def make_servers(
     }
     if hardware.shared and hardware.draft.gpus != hardware.target.gpus:
         raise ConfigError("models that share GPUs must have the same number of them")
-    shared = [Gpus() for _ in range(hardware.target.gpus)] if hardware.shared else []
+    shared = [SharedGpus() for _ in range(hardware.target.gpus)] if hardware.shared else []
     servers: dict[Author, list[Server]] = {}
     for author in authors:
         options = hardware.of(author)
         copies = _copies(author, hardware)
         costs = Costs.of(shapes[author], gpu, options.tensor_parallel, options.efficiency)
-        server_options = ServerOptions(
+        scheduling = Scheduling(
             cache_tokens=options.cache_tokens or _cache_tokens(author, shapes, gpu, hardware),
             max_running=options.max_running,
             mixed=hardware.mixed,
         )
-        places = shared[:copies] or [Gpus() for _ in range(copies)]
-        servers[author] = [Server(costs, server_options, place) for place in places]
+        copies_gpus = shared[:copies] or [SharedGpus() for _ in range(copies)]
+        servers[author] = [Server(costs, scheduling, gpus) for gpus in copies_gpus]
     return servers
 
 

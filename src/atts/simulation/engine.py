@@ -7,7 +7,6 @@ of the script; all ids of a segment are the same number, which stands for its tu
 """
 
 import asyncio
-import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -17,11 +16,15 @@ from atts.config import PromptOptions
 from atts.engines.base import Completion, GenerateRequest, Load, Scored, ScoreRequest
 from atts.errors import ContextLengthError, EmptyInputError, EngineError
 from atts.models.prompts import Tokenizer
-from atts.simulation.server import Request, Server
+from atts.simulation.server import Server, SimulatedRequest
 from atts.types import Author, FinishReason, Problem, Timings
 
 _PROMPT_ID = 0
-_SEGMENT = re.compile(r"\[(\d+)\*(\d+)\]")
+_FIRST_CHARACTER = 0xE000
+"""Of those that mean nothing: a token is one of them, so that a text can be cut anywhere."""
+_LAST_CHARACTER = 0xF8FF
+_POSITIONS = "".join(map(chr, range(0xF0000, 0xFFFFE)))
+"""What stands behind the tokens of a segment, so that no text repeats itself."""
 
 
 class ScriptTurn(NamedTuple):
@@ -32,6 +35,8 @@ class ScriptTurn(NamedTuple):
     """Of the target's segment, should it take over."""
     score: float
     """Of the draft's segment: mean negative log-likelihood, in nats."""
+    surprises: tuple[float, ...] = ()
+    """Of each of its tokens, in nats; empty where they were not recorded."""
 
 
 class Script(NamedTuple):
@@ -63,20 +68,24 @@ def place_of(segment: int) -> tuple[int, Author]:
 
 
 class ScriptTokenizer(Tokenizer):
-    """The prompts and texts of one chain, which only name its segments and their lengths.
+    """The prompts and texts of one chain: each token is a character, which stands for its segment,
+    and one for its position.
 
     >>> script = Script(7, 0, 3, (ScriptTurn(4, 5, 0.1),), "42")
     >>> tokenizer = ScriptTokenizer(script)
     >>> ids, text = tokenizer.decode_whole_characters([1, 1, 1, 1])
     >>> text
-    '[1*4] \\\\boxed{42}'
+    '\ue001\U000f0000\ue001\U000f0001\ue001\U000f0002\ue001\U000f0003 \\\\boxed{42}'
     >>> tokenizer.encode(text)
     [1, 1, 1, 1]
+    >>> tokenizer.decode([1, 1])
+    '\ue001\U000f0000\ue001\U000f0001'
     """
 
     def __init__(self, script: Script) -> None:
         self.name = "script"
         self._script = script
+        self._written: dict[int, int] = {}  # by segment: its length, which is decoded first
 
     def prompt(self, problem: Problem, options: PromptOptions) -> list[int]:  # noqa: ARG002
         """The number of the script, and as many further ids as the prompt had."""
@@ -88,17 +97,25 @@ class ScriptTokenizer(Tokenizer):
 
     def encode(self, text: str) -> list[int]:
         """The ids of a segment; both models' tokenizers cut a text into equally many."""
-        match = _SEGMENT.match(text)
-        return [int(match[1])] * int(match[2]) if match else []
+        codes = map(ord, text)
+        return [c - _FIRST_CHARACTER for c in codes if _FIRST_CHARACTER <= c <= _LAST_CHARACTER]
 
     def decode(self, token_ids: list[int]) -> str:
-        """The text of a segment, with the answer if the chain ends with it."""
+        """The text of a segment, with the answer if the chain ends with it and nothing is cut."""
         if not token_ids:
             return ""
-        text = f"[{token_ids[0]}*{len(token_ids)}]"
-        if self._script.answer is not None and self._script.ends_with(token_ids[0]):
+        segment, length = token_ids[0], len(token_ids)
+        character = chr(_FIRST_CHARACTER + segment)
+        positions = _POSITIONS * (1 + length // len(_POSITIONS))
+        text = character + character.join(positions[:length])
+        whole = length >= self._written.setdefault(segment, length)
+        if whole and self._script.answer is not None and self._script.ends_with(segment):
             text += f" \\boxed{{{self._script.answer}}}"
         return text
+
+    def is_in_thought(self, prompt: list[int]) -> bool:  # noqa: ARG002
+        """Never: a script ends where its recording did."""
+        return False
 
     def decode_whole_characters(self, token_ids: list[int]) -> tuple[list[int], str]:
         """As ``decode``: no segment ends in the middle of a character."""
@@ -137,7 +154,10 @@ class SimulatedEngine:
         script = self._scripts[token_ids[0]]
         number, _ = place_of(token_ids[start])
         done = await self._serve(script, token_ids, start, 0, 1, token_ids[-1])
-        logprobs = np.full(len(token_ids) - start, -script.turns[number].score)
+        turn = script.turns[number]
+        logprobs = np.full(len(token_ids) - start, -turn.score)
+        if turn.surprises:
+            logprobs = -np.array(turn.surprises)[: len(logprobs)]
         return Scored(logprobs, done.cached, _timings(done))
 
     async def meter(self) -> Load:
@@ -155,14 +175,14 @@ class SimulatedEngine:
         write: int,
         max_tokens: int,
         last_id: int,
-    ) -> Request:
+    ) -> SimulatedRequest:
         capacity = self._server.options.cache_tokens
         if len(token_ids) + write > capacity:
             raise ContextLengthError(
                 f"{len(token_ids) + write} tokens do not fit a key-value cache of {capacity}"
             )
         loop = asyncio.get_running_loop()
-        request = Request(
+        request = SimulatedRequest(
             chain=script.number,
             problem=-1 - script.problem,
             prompt=script.prompt_tokens,
@@ -183,7 +203,7 @@ class SimulatedEngine:
         return request
 
 
-def _timings(request: Request) -> Timings:
+def _timings(request: SimulatedRequest) -> Timings:
     return Timings(
         queued=request.queued,
         started=request.started,

@@ -24,13 +24,13 @@ from atts.simulation.clock import run_virtually
 from atts.simulation.contender import SimulatedMethod
 from atts.simulation.deployment import Hardware, ModelHardware, make_servers
 from atts.simulation.hardware import Efficiency
-from atts.simulation.server import Request, Server
+from atts.simulation.server import Server, SimulatedRequest
 from atts.simulation.simulate import simulate
 from atts.simulation.workload import load_workload, prompt_lengths
 from atts.store.run_directory import RecordedRun, read_run
 from atts.types import Author, Chain, Record
 
-Phase = Literal["draft segment", "score", "target segment"]
+RequestPhase = Literal["draft segment", "score", "target segment"]
 Floats = NDArray[np.float64]
 
 _STEPS = (0.4, 0.15, 0.05)
@@ -47,7 +47,7 @@ class Measured(NamedTuple):
     """A request of a measured run."""
 
     author: Author
-    phase: Phase
+    phase: RequestPhase
     problem_id: str
     queued: float
     """When it was made, before the limit on requests held it back."""
@@ -63,7 +63,7 @@ class Measured(NamedTuple):
 class PhaseError(Record):
     """How far simulated requests of one kind are off, on problems that the fit did not see."""
 
-    phase: Phase
+    phase: RequestPhase
     requests: int
     measured_seconds: float
     """Mean over the requests."""
@@ -296,7 +296,7 @@ async def _replay(
         asked = loop.time()
         copies = servers[each.author]
         async with rooms[each.author].slot(each.length):
-            request = Request(
+            request = SimulatedRequest(
                 chain=number,
                 problem=-1 - number,
                 prompt=1,

@@ -23,9 +23,9 @@ class Prefix:
 
 
 class PrefixCache:
-    """Room for ``capacity`` tokens, of which ``in_use`` belong to running requests.
+    """Holds ``capacity`` tokens, of which ``in_use`` belong to running requests.
 
-    What is left keeps prefixes of others, the longest unused of which make room first, from their
+    What is left keeps prefixes of others, the longest unused of which are dropped first, from their
     ends. A prompt that several running requests share is counted for each of them.
     """
 
@@ -62,15 +62,15 @@ class PrefixCache:
         return 0
 
     def keep(self, chain: int, problem: int, prompt: int, prefix: Prefix) -> None:
-        """Keep what a request leaves behind, as far as there is room."""
+        """Keep what a request leaves behind, as far as it fits."""
         if problem not in self._kept:
             self._put(problem, Prefix(prompt, prompt, None))
         if old := self._kept.pop(chain, None):
             self._kept_tokens -= old.length
         self._put(chain, prefix)
-        self.make_room()
+        self.drop_excess()
 
-    def make_room(self) -> None:
+    def drop_excess(self) -> None:
         """Drop what no longer fits beside the running requests."""
         excess = self.in_use + self._kept_tokens - self.capacity
         while excess > 0 and self._kept:

@@ -13,16 +13,15 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from atts.engines.base import Load
-from atts.simulation.gpus import Gpus
-from atts.simulation.hardware import Costs
+from atts.simulation.hardware import Costs, SharedGpus
 from atts.simulation.prefixes import Prefix, PrefixCache
 from atts.types import Record
 
 CLIPPED_NEW_TOKENS = 4096
-"""A request's ``max_tokens`` counts as no more than this when room is reserved for it."""
+"""A request's ``max_tokens`` counts as no more than this when some of the cache is reserved."""
 
 
-class ServerOptions(Record):
+class Scheduling(Record):
     """How a server schedules. The defaults are SGLang's."""
 
     cache_tokens: int
@@ -58,7 +57,7 @@ class Usage:
 
 
 @dataclass(eq=False, slots=True)
-class Request:
+class SimulatedRequest:
     """A request on its way through a server."""
 
     chain: int
@@ -98,23 +97,23 @@ class Request:
 class Server:
     """Runs requests; ``submit`` and then await ``request.future``."""
 
-    def __init__(self, costs: Costs, options: ServerOptions, gpus: Gpus) -> None:
+    def __init__(self, costs: Costs, options: Scheduling, gpus: SharedGpus) -> None:
         self.options = options
         self.costs = costs
         self.usage = Usage()
         self._gpus = gpus
-        self._work = gpus.place(self._finish)
+        self._work = gpus.work_of(self._finish)
         self._cache = PrefixCache(options.cache_tokens)
-        self._waiting: deque[Request] = deque()
-        self._running: dict[int, Request] = {}
+        self._waiting: deque[SimulatedRequest] = deque()
+        self._running: dict[int, SimulatedRequest] = {}
         self._ends: list[tuple[int, int]] = []  # (step, number): a heap; some are gone by then
         self._numbers = count()
         self._context = 0  # tokens of all running requests
         self._reserved = 0
         self._step = 0  # of decoding: a running request has written a token in each since it joined
-        self._aborted: list[Request] = []
+        self._aborted: list[SimulatedRequest] = []
         # What is under way: prefill of so many tokens of some requests, or steps of decoding.
-        self._batch: list[tuple[Request, int]] = []
+        self._batch: list[tuple[SimulatedRequest, int]] = []
         self._decoding = 0
         self._working = False
         self._busy_since = 0.0
@@ -127,7 +126,7 @@ class Server:
             cache_use=self._cache.in_use / self.options.cache_tokens,
         )
 
-    def submit(self, request: Request) -> None:
+    def submit(self, request: SimulatedRequest) -> None:
         """Let a request queue. It must fit the cache on its own."""
         self._waiting.append(request)
         self.usage.requests += 1
@@ -141,7 +140,7 @@ class Server:
         elif len(self._waiting) == 1 and self._decoding and not self._batch:
             self._stop_after_this_step()
 
-    def abort(self, request: Request) -> None:
+    def abort(self, request: SimulatedRequest) -> None:
         """Let go of a request, at the end of the step that is under way if it is part of it."""
         if request in self._waiting:
             self._waiting.remove(request)
@@ -198,8 +197,8 @@ class Server:
             self._batch.append((request, new))
             budget -= new
 
-    def _admit(self, request: Request) -> bool:
-        """Give a request its room in the cache, if there is enough for it and to spare."""
+    def _admit(self, request: SimulatedRequest) -> bool:
+        """Give a request its part of the cache, if there is enough for it and to spare."""
         length = len(request.ids) + request.written
         reserved = int(
             self.options.reserved * min(request.max_tokens - request.written, CLIPPED_NEW_TOKENS)
@@ -218,7 +217,7 @@ class Server:
         request.compute = length - request.cached
         request.length, request.reserved = length, reserved
         self._cache.in_use += length
-        self._cache.make_room()
+        self._cache.drop_excess()
         self._reserved += reserved
         self.usage.cached_tokens += request.cached
         if request.started < 0.0:
@@ -265,7 +264,7 @@ class Server:
             while self._running and self._next_end() <= self._step:
                 _, number = heapq.heappop(self._ends)
                 self._leave(self._running[number])
-            self._cache.make_room()
+            self._cache.drop_excess()
         now = asyncio.get_running_loop().time()
         for request, new in self._batch:
             request.compute -= new
@@ -274,7 +273,7 @@ class Server:
                 self._computed(request)
         self._next()
 
-    def _computed(self, request: Request) -> None:
+    def _computed(self, request: SimulatedRequest) -> None:
         """Prefill is done: it gives the scores, or the first token."""
         left = 0
         if request.scored_from is None:
@@ -291,13 +290,13 @@ class Server:
         self._context += request.length
         heapq.heappush(self._ends, (self._step + left, request.number))
 
-    def _leave(self, request: Request) -> None:
+    def _leave(self, request: SimulatedRequest) -> None:
         """A running request has written its last token."""
         context = self._stop(request)
         self._release(request, context)
         self._resolve(request)
 
-    def _stop(self, request: Request) -> int:
+    def _stop(self, request: SimulatedRequest) -> int:
         """Take a request out of those running; its context now."""
         del self._running[request.number]
         request.number = -1
@@ -305,8 +304,8 @@ class Server:
         self._context -= context
         return context
 
-    def _release(self, request: Request, context: int, comes_back: bool = False) -> None:
-        """Give back a request's room, and keep its prefix while nobody else needs it."""
+    def _release(self, request: SimulatedRequest, context: int, comes_back: bool = False) -> None:
+        """Give back a request's part of the cache, and keep its prefix until others need it."""
         self._cache.in_use -= context
         self._reserved -= request.reserved
         if comes_back:
@@ -317,7 +316,7 @@ class Server:
         prefix = Prefix(branch, context, request.last_id if context > branch else None)
         self._cache.keep(request.chain, request.problem, request.prompt, prefix)
 
-    def _resolve(self, request: Request) -> None:
+    def _resolve(self, request: SimulatedRequest) -> None:
         loop = asyncio.get_running_loop()
         request.done = loop.time() + self.costs.request
         if self.costs.request:

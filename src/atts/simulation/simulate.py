@@ -1,11 +1,11 @@
 """One method over a workload, in virtual time: a run like any other, on simulated engines."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
 
+from atts import registry
 from atts.config import Config, MethodName
 from atts.conformal.calibration import Calibration
 from atts.engines.base import Engine
@@ -39,7 +39,7 @@ class ModelUse(Record):
     """Mean over requests, from their arrival to their prefill."""
     peak_running: int
     put_back: int
-    """Requests that had to make room, and were computed again."""
+    """Requests that lost their cache to others, and were computed again."""
 
 
 class SimulationOutcome(Record):
@@ -105,12 +105,14 @@ def _calibration(config: Config, workload: Workload, problems: int) -> Calibrati
     options = config.take_over
     if not METHODS[config.method].needs_calibration:
         return None
-    if options.score.kind == "unlikely-share":
+    kind = options.score.kind
+    score = registry.SCORES.found[kind]
+    if kind == "unlikely-share" or score.needs_draft or score.needs_top:
         raise ConfigError(
-            "take_over.score.kind=unlikely-share cannot be simulated: of a recorded segment only "
-            "the mean is played back; take mean"
+            f"take_over.score.kind={kind} cannot be simulated: of a recorded segment only the mean "
+            "is played back, or what surprised the target; take mean or largest-surprise"
         )
-    return None if options.control == "online" else workload.calibration(config, problems)
+    return None if options.control in ("online", "coin") else workload.calibration(config, problems)
 
 
 class _Run:
@@ -242,24 +244,23 @@ class _Tally:
 
     def __init__(self) -> None:
         self.chains = self.failed = self.scored = self.take_overs = self.decisions = 0
-        self.tokens: Counter[Author] = Counter()
+        self.tokens: dict[Author, int] = {"draft": 0, "target": 0}
         self.waited = self.seconds = 0.0
         self.first_error: str | None = None
 
     def add(self, chain: Chain) -> None:
         self.chains += 1
-        self.seconds += chain.done - chain.started
+        self.seconds += chain.seconds
+        self.waited += chain.waited_seconds
         if chain.end == "failed":
             self.failed += 1
             self.first_error = self.first_error or chain.error
-        for turn in chain.turns:
-            self.waited += turn.waited_seconds
-            for segment in turn.segments:
-                self.tokens[segment.author] += segment.tokens
-            if turn.decision:
-                self.scored += turn.decision.scored_tokens
-                self.decisions += 1
-                self.take_overs += turn.decision.take_over
+        for author in self.tokens:
+            self.tokens[author] += chain.written(author)
+        self.scored += chain.scored_tokens
+        for _, decision in chain.decisions:
+            self.decisions += 1
+            self.take_overs += decision.take_over
 
 
 def check(outcome: SimulationOutcome) -> None:

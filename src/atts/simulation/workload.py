@@ -10,9 +10,10 @@ import gzip
 import json
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from atts.config import Config
@@ -34,17 +35,25 @@ TRACE_PROMPT = 150
 """Tokens of a prompt, where the recording does not hold the question."""
 
 
-class RecordedTurn(NamedTuple):
+class FollowedTurn(NamedTuple):
     draft_tokens: int
     """0 where the draft took no part."""
     target_tokens: int | None
     """None where the target did not take over."""
     score: float | None
     """None where the segment was not scored."""
+    surprises: tuple[float, ...] = ()
+    """Of each of the draft's tokens, where they were recorded."""
+    scores: Mapping[str, float] = MappingProxyType({})
+    """By every kind of score, where they were recorded."""
+
+    def score_by(self, kind: str) -> float | None:
+        """The score by a kind, as the played back log-probabilities have it."""
+        return self.scores.get(kind, self.score) if self.surprises else self.score
 
 
-class RecordedChain(NamedTuple):
-    turns: tuple[RecordedTurn, ...]
+class FollowedChain(NamedTuple):
+    turns: tuple[FollowedTurn, ...]
     answer: str | None
 
     @property
@@ -53,16 +62,16 @@ class RecordedChain(NamedTuple):
         return sum(turn.draft_tokens + (turn.target_tokens or 0) for turn in self.turns)
 
 
-class RecordedProblem(NamedTuple):
+class FollowedProblem(NamedTuple):
     id: str
     prompt_tokens: int
-    chains: tuple[RecordedChain, ...]
+    chains: tuple[FollowedChain, ...]
 
 
 class Workload:
     """Recorded chains to follow, by problem."""
 
-    def __init__(self, name: str, problems: Sequence[RecordedProblem]) -> None:
+    def __init__(self, name: str, problems: Sequence[FollowedProblem]) -> None:
         """Raises StoreError if there is no chain with a turn."""
         self.name = name
         self.problems = [problem for problem in problems if any(c.turns for c in problem.chains)]
@@ -80,8 +89,8 @@ class Workload:
 
     def problem(self, number: int) -> Problem:
         """The problem of this number; past the last recorded one they come again, as others."""
-        copy, place = divmod(number, len(self.problems))
-        name = self.problems[place].id
+        copy, index = divmod(number, len(self.problems))
+        name = self.problems[index].id
         return Problem(id=f"{name}#{copy + 1}" if copy else name, question="?", answer="?")
 
     def script(self, number: int, sample: int, config: Config, target_only_ratio: float) -> Script:
@@ -93,6 +102,12 @@ class Workload:
         Raises:
             ConfigError: a recorded segment is longer than the configuration permits.
         """
+        limits = config.turns
+        if limits.draft_bounds != (limits.draft_tokens,) * 2 or limits.opening == "target":
+            raise ConfigError(
+                "turns.draft_tokens_min, draft_tokens_max and opening cannot be simulated: a "
+                "recording does not say how chains go on after other segments than its own"
+            )
         problem = self.problems[number % len(self.problems)]
         chains = [chain for chain in problem.chains if chain.turns]
         chain = chains[sample % len(chains)]
@@ -104,8 +119,8 @@ class Workload:
             turns = (ScriptTurn(tokens, tokens, 0.0),)
         else:
             turns = tuple(
-                self._turn(turn, place == len(chain.turns), config, (number, sample, place))
-                for place, turn in enumerate(chain.turns, 1)
+                self._turn(turn, count == len(chain.turns), config, (number, sample, count))
+                for count, turn in enumerate(chain.turns, 1)
             )
         return Script(
             number=number * config.samples + sample,
@@ -116,7 +131,7 @@ class Workload:
         )
 
     def _turn(
-        self, turn: RecordedTurn, last: bool, config: Config, place: tuple[int, int, int]
+        self, turn: FollowedTurn, last: bool, config: Config, position: tuple[int, int, int]
     ) -> ScriptTurn:
         if turn.draft_tokens == 0:
             raise ConfigError(
@@ -132,10 +147,16 @@ class Workload:
         target_tokens = turn.target_tokens
         if target_tokens is None:
             others = self._take_overs[last] or self._take_overs[not last]
-            drawn = seed_at(config.seed, "length of a take-over", *place)
+            drawn = seed_at(config.seed, "length of a take-over", *position)
             target_tokens = others[drawn % len(others)] if others else config.turns.target_tokens
+        if config.take_over.mode == "rewind" and not turn.surprises:
+            raise ConfigError(
+                f"{self.name} does not say where the target was surprised, so "
+                "take_over.mode=rewind cannot be simulated: take a run that was made with it, or "
+                "with take_over.record_surprises=on"
+            )
         score = self._usual_score if turn.score is None else turn.score
-        return ScriptTurn(turn.draft_tokens, max(1, target_tokens), score)
+        return ScriptTurn(turn.draft_tokens, max(1, target_tokens), score, turn.surprises)
 
     def calibration(self, config: Config, problems: int) -> Calibration:
         """The recorded scores of all chains: of the very chains that are followed, so that the
@@ -143,9 +164,9 @@ class Workload:
         """
         scores: dict[str, tuple[ChainScores, ...]] = {}
         for number in range(problems if config.take_over.coverage == "conditional" else 0):
-            scores[self.problem(number).id] = self._scores(number % len(self.problems))
+            scores[self.problem(number).id] = self._scores(number % len(self.problems), config)
         for number, problem in enumerate(self.problems):
-            scores[problem.id] = self._scores(number)
+            scores[problem.id] = self._scores(number, config)
         return Calibration(
             version=2,
             fingerprint=config.calibration_fingerprint(),
@@ -153,11 +174,13 @@ class Workload:
             scores=scores,
         )
 
-    def _scores(self, number: int) -> tuple[ChainScores, ...]:
+    def _scores(self, number: int, config: Config) -> tuple[ChainScores, ...]:
+        def score(turn: FollowedTurn) -> float:
+            found = turn.score_by(config.take_over.score.kind)
+            return self._usual_score if found is None else found
+
         return tuple(
-            tuple(self._usual_score if t.score is None else t.score for t in chain.turns)
-            for chain in self.problems[number].chains
-            if chain.turns
+            tuple(map(score, chain.turns)) for chain in self.problems[number].chains if chain.turns
         )
 
 
@@ -170,7 +193,7 @@ def load_workload(path: Path) -> Workload:
     if path.is_dir():
         return _of_run(path)
     opened = gzip.open if path.suffix == ".gz" else Path.open
-    chains: dict[str, list[RecordedChain]] = defaultdict(list)
+    chains: dict[str, list[FollowedChain]] = defaultdict(list)
     try:
         with opened(path, "rt", encoding="utf-8") as file:
             for line in file:
@@ -184,18 +207,18 @@ def load_workload(path: Path) -> Workload:
         ) from error
     return Workload(
         path.name.split(".")[0],
-        [RecordedProblem(name, TRACE_PROMPT, tuple(each)) for name, each in chains.items()],
+        [FollowedProblem(name, TRACE_PROMPT, tuple(each)) for name, each in chains.items()],
     )
 
 
-def _traced(tree: dict[str, Any]) -> RecordedChain:
+def _traced(tree: dict[str, Any]) -> FollowedChain:
     """A chain of the reference, whose segments are counted in characters."""
 
     def tokens(characters: int) -> int:
         return min(TRACE_SEGMENT, max(1, round(characters / CHARACTERS_A_TOKEN)))
 
     turns = tuple(
-        RecordedTurn(
+        FollowedTurn(
             tokens(turn["draft_chars"]),
             tokens(turn["target_chars"]) if turn["rejected"] else None,
             None if turn["ppl"] is None else math.log(turn["ppl"]),
@@ -203,7 +226,7 @@ def _traced(tree: dict[str, Any]) -> RecordedChain:
         for turn in tree["turns"]
     )
     answer = tree["reextracted"]
-    return RecordedChain(turns, None if answer is None else str(answer))
+    return FollowedChain(turns, None if answer is None else str(answer))
 
 
 def _of_run(path: Path) -> Workload:
@@ -222,7 +245,7 @@ def _of_run(path: Path) -> Workload:
     return Workload(
         path.resolve().name,
         [
-            RecordedProblem(
+            FollowedProblem(
                 problem.id,
                 lengths[problem.id],
                 tuple(_recorded(chain, rate) for chain in chains[problem.id]),
@@ -245,7 +268,7 @@ def prompt_lengths(run: RecordedRun, characters_a_token: float) -> dict[str, int
     }
 
 
-def _recorded(chain: Chain, characters_a_token: float) -> RecordedChain:
+def _recorded(chain: Chain, characters_a_token: float) -> FollowedChain:
     turns = []
     for turn in chain.turns:
         lengths: dict[str, int] = {}
@@ -253,11 +276,25 @@ def _recorded(chain: Chain, characters_a_token: float) -> RecordedChain:
             tokens = segment.tokens or round(len(segment.text) / characters_a_token)
             lengths[segment.author] = lengths.get(segment.author, 0) + max(1, tokens)
         if lengths:
+            draft, decision = lengths.get("draft", 0), turn.decision
             turns.append(
-                RecordedTurn(
-                    lengths.get("draft", 0),
+                FollowedTurn(
+                    draft,
                     lengths.get("target"),
-                    turn.decision.score if turn.decision else None,
+                    decision.score if decision else None,
+                    _over(decision.surprises, draft) if decision else (),
+                    decision.scores if decision else {},
                 )
             )
-    return RecordedChain(tuple(turns), chain.answer)
+    return FollowedChain(tuple(turns), chain.answer)
+
+
+def _over(surprises: Sequence[float], tokens: int) -> tuple[float, ...]:
+    """As many surprises as there are tokens of the draft's; they were of the target's.
+
+    >>> _over((0.5, 4.0), 4)
+    (0.5, 0.5, 4.0, 4.0)
+    """
+    if not surprises:
+        return ()
+    return tuple(surprises[token * len(surprises) // tokens] for token in range(tokens))

@@ -160,7 +160,7 @@ def new_window() -> Window:
 def as_row(window: Window, plain: Plain) -> Row:
     """Sort keys and values into the groups of the window's layout."""
     groups: list[list[torch.Tensor]] = [[] for _ in window.buffers]
-    for layer, states in zip(window._layout.places, plain, strict=True):
+    for layer, states in zip(window._layout.layers, plain, strict=True):
         for (group, plane), tensor in zip(layer, states, strict=True):
             assert plane == len(groups[group])
             groups[group].append(tensor)

@@ -48,7 +48,7 @@ than for few.
 
 
 @dataclass(eq=False)
-class Request:
+class BatchedRequest:
     """A request on its way through a batcher; ``sampling`` is None for scoring."""
 
     token_ids: list[int]
@@ -60,6 +60,10 @@ class Request:
     """One number in [0, 1) for each token that may be written."""
     stops: StopStrings | None = None
     written: list[int] = field(default_factory=list)
+    logprobs: list[float] | None = None
+    """Of what is written, where they were asked for."""
+    top: int = 0
+    """How many of the largest log-probabilities of a score are asked for."""
     row: Row | None = None
     """Stored keys and values that begin like this request; set when it is about to join."""
     new_tokens: int = 0
@@ -100,14 +104,14 @@ class Batcher:
         self._cache_argument = cache_argument(model)
         self._trims_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._store = PrefixStore(cache_tokens)
-        self._waiting: list[Request] = []
+        self._waiting: list[BatchedRequest] = []
         self._joins = 0
         # Row i of the window belongs to the i-th running request.
-        self._running: list[Request] = []
+        self._running: list[BatchedRequest] = []
         self._window = Window(self._layout)
         self._joining_window = Window(self._layout)
 
-    def add(self, request: Request) -> None:
+    def add(self, request: BatchedRequest) -> None:
         self._waiting.append(request)
 
     @property
@@ -143,7 +147,7 @@ class Batcher:
             request.fail(EngineError(reason))
         self._waiting, self._running = [], []
 
-    def _guard(self, work: Callable[[], None], requests: list[Request]) -> bool:
+    def _guard(self, work: Callable[[], None], requests: list[BatchedRequest]) -> bool:
         """Whether the work succeeded; if not, it fails these requests and no others."""
         try:
             work()
@@ -174,7 +178,7 @@ class Batcher:
             if self._running[index].future.cancelled():
                 self._leave(index)
 
-    def _next_to_join(self) -> tuple[list[Request], list[Request]]:
+    def _next_to_join(self) -> tuple[list[BatchedRequest], list[BatchedRequest]]:
         """Waiting requests that can run at once, and some for one pass that computes the rest.
 
         Those for the pass are about as long as the oldest, and none is computed twice: a
@@ -182,8 +186,8 @@ class Batcher:
         problem, say) waits for the next pass and finds them cached.
         """
         being_computed: set[int] = set()
-        ready: list[Request] = []
-        joining: list[Request] = []
+        ready: list[BatchedRequest] = []
+        joining: list[BatchedRequest] = []
         shortest = longest = 0
         for request in self._waiting:
             row, cached = self._store.find(request.token_ids)
@@ -208,7 +212,7 @@ class Batcher:
             joining.append(request)
         return ready, joining
 
-    def _resume(self, requests: list[Request]) -> None:
+    def _resume(self, requests: list[BatchedRequest]) -> None:
         """Run requests on whose cached rows lack nothing but the last token."""
         for request in requests:
             request.started = time.monotonic()
@@ -216,12 +220,12 @@ class Batcher:
             self._enter(request, request.row, request.cached_tokens)
             request.row = None
 
-    def _enter(self, request: Request, row: Row | None, length: int) -> None:
+    def _enter(self, request: BatchedRequest, row: Row | None, length: int) -> None:
         # In this order: if the window fails, it shows that the running batch is affected.
         self._running.append(request)
         self._window.add(row, length)
 
-    def _join(self, requests: list[Request]) -> None:
+    def _join(self, requests: list[BatchedRequest]) -> None:
         """One pass over the new tokens of all: scores are then done, the others run on."""
         if not requests:
             return
@@ -284,8 +288,11 @@ class Batcher:
             else:
                 finish = "length"
         self._leave(index)
+        written, logprobs = tuple(request.written), request.logprobs
+        # An end-of-sequence has a log-probability too, and is no part of what was written.
+        found = None if logprobs is None else tuple(logprobs[: len(written)])
         request.resolve(
-            Completion(tuple(request.written), finish, request.cached_tokens, request.timings())
+            Completion(written, finish, request.cached_tokens, request.timings(), found)
         )
 
     def _leave(self, index: int) -> None:
@@ -298,13 +305,18 @@ class Batcher:
         self._running[index] = self._running[-1]
         self._running.pop()
 
-    def _resolve_score(self, request: Request, logits: Tensor) -> None:
+    def _resolve_score(self, request: BatchedRequest, logits: Tensor) -> None:
         asked = len(request.token_ids) - request.needed_from - 1
         distributions = logits[-asked - 1 : -1].float()
         tokens = torch.tensor(request.token_ids[-asked:], device=logits.device)
         chosen = distributions.gather(-1, tokens[:, None])[:, 0]
-        logprobs = (chosen - distributions.logsumexp(dim=-1)).double().cpu().numpy()
-        request.resolve(Scored(logprobs, request.cached_tokens, request.timings()))
+        totals = distributions.logsumexp(dim=-1)
+        logprobs = (chosen - totals).double().cpu().numpy()
+        top = None
+        if request.top:
+            largest = distributions.topk(min(request.top, distributions.shape[-1])).values
+            top = (largest - totals[:, None]).double().cpu().numpy()
+        request.resolve(Scored(logprobs, request.cached_tokens, request.timings(), top))
 
     def _forward(self, ids: Sequence[Sequence[int]], window: Window, needed: int) -> Tensor:
         """Logits of the last ``needed`` columns: (rows, needed, vocabulary)."""
@@ -324,12 +336,17 @@ class Batcher:
         window.advance(new)
         return logits
 
-    def _sample(self, logits: Tensor, requests: Sequence[Request]) -> list[int]:
+    def _sample(self, logits: Tensor, requests: Sequence[BatchedRequest]) -> list[int]:
         if not requests:
             return []
         with torch.inference_mode():
-            return sample(
+            tokens = sample(
                 logits,
                 [r.sampling for r in requests if r.sampling],
                 [r.uniforms[len(r.written)] for r in requests],
             )
+            for row, (request, token) in enumerate(zip(requests, tokens, strict=True)):
+                if request.logprobs is not None and token >= 0:
+                    of_row = logits[row].float()
+                    request.logprobs.append(float(of_row[token] - of_row.logsumexp(dim=-1)))
+        return tokens

@@ -23,7 +23,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from atts.config import ModelOptions
 from atts.engines.base import Completion, GenerateRequest, Load, Scored, ScoreRequest
-from atts.engines.inprocess.batching import Batcher, Request
+from atts.engines.inprocess.batching import BatchedRequest, Batcher
 from atts.engines.inprocess.kv_cache import cache_argument
 from atts.engines.inprocess.sampling import Decode, StopStrings
 from atts.errors import (
@@ -75,9 +75,9 @@ class InProcessEngine:
         self._decode = decode
         self._stops: dict[tuple[str, ...], StopStrings] = {}
         self._cache_tokens = cache_tokens
-        self._requests: set[Request] = set()
+        self._requests: set[BatchedRequest] = set()
         # None asks the thread to stop.
-        self._inbox: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[BatchedRequest | None] = queue.SimpleQueue()
         self._closed = False
         self._closing = threading.Lock()
         # The thread alone holds the model, so that it is freed when the thread ends.
@@ -100,17 +100,23 @@ class InProcessEngine:
 
     async def generate(self, request: GenerateRequest) -> Completion:
         ids, sampling = self._checked(request.token_ids), request.sampling
-        room = self.context_length - len(ids)
-        if room <= 0:
+        left = self.context_length - len(ids)
+        if left <= 0:
             raise ContextLengthError(
-                f"{len(ids)} tokens leave no room in a context of {self.context_length}"
+                f"{len(ids)} tokens fill a context of {self.context_length}: none can be written"
             )
         # Drawn here by position: what the request is batched with cannot change its text.
         generator = np.random.Generator(np.random.Philox(key=sampling.seed))
-        uniforms = generator.random(min(sampling.max_tokens, room))
+        uniforms = generator.random(min(sampling.max_tokens, left))
         completion: Completion = await self._submit(
-            Request(
-                ids, len(ids) - 1, Future(), sampling, uniforms, self._stop_strings(sampling.stop)
+            BatchedRequest(
+                ids,
+                len(ids) - 1,
+                Future(),
+                sampling,
+                uniforms,
+                self._stop_strings(sampling.stop),
+                logprobs=[] if request.logprobs else None,
             )
         )
         return completion
@@ -135,7 +141,9 @@ class InProcessEngine:
                 f"cannot score from token {start} of {len(ids)}: start must be at least 1, as the "
                 "first token has no log-probability, and less than the number of tokens"
             )
-        scored: Scored = await self._submit(Request(ids, start - 1, Future()))
+        scored: Scored = await self._submit(
+            BatchedRequest(ids, start - 1, Future(), top=request.top)
+        )
         return scored
 
     async def meter(self) -> Load:
@@ -162,7 +170,7 @@ class InProcessEngine:
                 )
         return ids
 
-    async def _submit(self, request: Request) -> Any:  # noqa: ANN401 - as the caller knows
+    async def _submit(self, request: BatchedRequest) -> Any:  # noqa: ANN401 - as the caller knows
         with self._closing:  # so that no request comes after the last one that is served
             if self._closed:
                 raise EngineError("the engine is closed")

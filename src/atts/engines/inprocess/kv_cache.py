@@ -32,7 +32,7 @@ def cache_argument(model: PreTrainedModel) -> str:
     return next((name for name in ("cache", "past_key_values") if name in taken), "")
 
 
-class Place(NamedTuple):
+class Plane(NamedTuple):
     """Where the keys, or the values, of one layer lie."""
 
     group: int
@@ -47,11 +47,11 @@ class Layout:
 
     def __init__(self, layers: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Lay out keys and values like those given: per layer, (rows, heads, length, head_dim)."""
-        self.places: list[tuple[Place, Place]] = []
+        self.layers: list[tuple[Plane, Plane]] = []
         self._planes: dict[tuple[int, int], int] = {}
         self._like = layers[0][0]
         for keys, values in layers:
-            self.places.append((self._place(keys), self._place(values)))
+            self.layers.append((self._plane_of(keys), self._plane_of(values)))
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> Self:
@@ -69,26 +69,26 @@ class Layout:
             for (heads, head_dim), planes in self._planes.items()
         ]
 
-    def _place(self, states: Tensor) -> Place:
+    def _plane_of(self, states: Tensor) -> Plane:
         shape = states.shape[1], states.shape[3]
         plane = self._planes.setdefault(shape, 0)
         self._planes[shape] += 1
-        return Place(list(self._planes).index(shape), plane)
+        return Plane(list(self._planes).index(shape), plane)
 
 
 class _WindowLayer(DynamicLayer):
     """One layer of a ``Window``; transformers calls ``update`` with each step's states."""
 
-    def __init__(self, window: "Window", places: tuple[Place, Place]) -> None:
+    def __init__(self, window: "Window", planes: tuple[Plane, Plane]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.window = window
-        self.places = places
+        self.planes = planes
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *_args: object, **_kwargs: object
     ) -> tuple[Tensor, Tensor]:
         window = self.window
-        keys, values = (window.buffers[group][plane] for group, plane in self.places)
+        keys, values = (window.buffers[group][plane] for group, plane in self.planes)
         rows, begin, end = len(window), window.begin, window.end + key_states.shape[2]
         keys[:rows, :, window.end : end] = key_states
         values[:rows, :, window.end : end] = value_states
@@ -107,7 +107,7 @@ class Window(Cache):
     """
 
     def __init__(self, layout: Layout) -> None:
-        super().__init__(layers=[_WindowLayer(self, places) for places in layout.places])
+        super().__init__(layers=[_WindowLayer(self, planes) for planes in layout.layers])
         self._layout = layout
         self.buffers = layout.allocate(0, 0)
         self.starts: list[int] = []
@@ -123,7 +123,7 @@ class Window(Cache):
         self.begin = self.end
 
     def reserve(self, rows: int, before: int, after: int) -> None:
-        """Make room for ``rows`` rows, ``before`` columns up to ``end`` and ``after`` past it."""
+        """Provide for ``rows`` rows, ``before`` columns up to ``end`` and ``after`` past it."""
         if (
             rows <= self._row_capacity
             and before <= self.end
@@ -134,7 +134,7 @@ class Window(Cache):
         left = max(before, used)
         old = self.buffers
         if rows > self._row_capacity or left + after > self._column_capacity:
-            # With room to grow, so that this happens seldom.
+            # More than is needed now, so that this happens seldom.
             self._row_capacity = max(self._row_capacity, rows * 3 // 2)
             self._column_capacity = left + after + max(64, left // 2)
             self.buffers = self._layout.allocate(self._row_capacity, self._column_capacity)
@@ -160,7 +160,7 @@ class Window(Cache):
                 buffer[:, index, :, start : self.end] = tensor[:, :, :length]
 
     def remove(self, index: int) -> None:
-        """Remove a row; the last row takes its place."""
+        """Remove a row; the last row gets its index."""
         last = len(self.starts) - 1
         if index != last:
             start = self.starts[last]

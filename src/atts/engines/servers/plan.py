@@ -210,6 +210,8 @@ def _environment(options: ModelOptions) -> dict[str, str]:
     if options.engine == "sglang":
         # Many scores at a time would otherwise need rows x vocabulary x 4 bytes at once.
         environment["SGLANG_ENABLE_LOGITS_PROCESSER_CHUNK"] = "1"
+        # Log-probabilities of what it writes: at temperature 1, like those of what it scores.
+        environment["SGLANG_RETURN_ORIGINAL_LOGPROB"] = "1"
     elif options.api_key_env:
         environment["VLLM_API_KEY"] = os.environ.get(options.api_key_env, "")
     return environment | options.server.environment

@@ -129,7 +129,7 @@ def special_marks(known_as_special: Iterable[str], ends: Iterable[str] | None = 
 
 
 def _spoken(text: str, ends: Sequence[str], begin: int) -> str:
-    """The text from a place on, without thoughts that begin there."""
+    """The text from ``begin`` on, without thoughts that begin there."""
     parts = []
     while start := _search(_STARTS, text, begin):
         parts.append(text[begin : start.start()])
