@@ -91,10 +91,6 @@ class ScriptTokenizer(Tokenizer):
         """The number of the script, and as many further ids as the prompt had."""
         return [self._script.number, *[_PROMPT_ID] * (self._script.prompt_tokens - 1)]
 
-    def is_in_thought(self, prompt: list[int]) -> bool:  # noqa: ARG002
-        """No script says so: its answer is a box."""
-        return False
-
     def encode(self, text: str) -> list[int]:
         """The ids of a segment; both models' tokenizers cut a text into equally many."""
         codes = map(ord, text)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from atts.grading.extract import extract_answer
-from atts.grading.thought import KNOWN_ENDS, begin_in_thought, divide, opens_thought, special_marks
+from atts.models.thought import KNOWN_ENDS, begin_in_thought, divide, opens_thought, special_marks
 
 CHOICES = ("red", "green", "blue", "grey")
 MARKS = [
