@@ -2,7 +2,6 @@
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from typing import NamedTuple
 
 FEWEST = 100
 """How many calibration scores a group of turns should have at least.
@@ -11,14 +10,6 @@ A p-value is uniform for any number N of scores, but the rate that one calibrati
 a standard deviation of about sqrt(rate (1 - rate) / (N + 2)), 0.05 for 100 scores at 0.4, and more
 where scores are clustered.
 """
-
-
-class Group(NamedTuple):
-    """A Mondrian category (Vovk, Gammerman and Shafer 2005, chapter 4); None leaves it open."""
-
-    problem_id: str | None
-    first_turn: int | None
-    """The first of the turns, all before the next group's."""
 
 
 class TurnGroups:
