@@ -104,7 +104,8 @@ def lost(
     return (
         right[chain.key]
         and look is not None
-        and extract_answer(look.text, problem.choices) != chain.answer
+        and extract_answer(look.text, problem.choices)
+        != extract_answer(chain.text, problem.choices)
     )
 
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from atts.config import (
-    BEFORE_THE_KEY,
+    FORMER_DEFAULTS,
     PRESETS,
     Config,
     differing_keys,
@@ -312,7 +312,7 @@ def test_a_preset_that_is_not_there_is_refused(name: object) -> None:
 
 def test_a_run_from_before_a_key_is_read_as_it_was_made(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("take_over: {rate: 0.3}\n")
-    old = load_config(tmp_path / "config.yaml", defaults=BEFORE_THE_KEY)
+    old = load_config(tmp_path / "config.yaml", defaults=FORMER_DEFAULTS)
     assert (old.take_over.control, old.take_over.rate, old.stop.repeating) == ("split", 0.3, False)
     assert load_config(tmp_path / "config.yaml").take_over.control == "adaptive"
 

@@ -144,6 +144,9 @@ def test_scores_that_shift_give_the_alarm_and_its_direction() -> None:
         assert f"scores are {word} than those of the calibration" in message
         assert f"given at problem {drift.since}" in message
         assert "calibrate on problems like these" in message
+        held = drift.message(calibrated=True, holds=True) or ""
+        assert "the take-over rate holds all the same" in held
+        assert "may miss" not in held
         assert drift.upwards == (shift > 0)
 
 

@@ -181,9 +181,7 @@ def test_methods_without_a_nominal_rate_have_no_rows_by_turn(make_chain: MakeCha
 
 def test_a_split_run_shows_what_its_calibration_promises(make_summary: MakeSummary) -> None:
     summary = make_summary("atts")
-    assert summary.take_over
     assert not any("promised" in line for line in lines(("it", summary), width=80))
     promised = Interval(estimate=0.4, low=0.315, high=0.498)
-    with_it = summary.take_over.model_copy(update={"promised": promised})
-    table = lines(("it", summary.model_copy(update={"take_over": with_it})), width=80)
+    table = lines(("it", summary.model_copy(update={"promised_rate": promised})), width=80)
     assert any("promised by calibration, %" in line and "31.5-49.8" in line for line in table)

@@ -17,11 +17,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atts.config import Config, load_config, parse_config
+from atts.config import FORMER_DEFAULTS, Config, load_config, parse_config
 from atts.conformal.calibration import Calibration
 from atts.errors import ConfigError, StoreError
 from atts.files import to_jsonl
-from atts.store.run_directory import RunStore, check_run, read_run
+from atts.store.run_directory import RunStore, check_run, former_defaults, read_run
 from atts.types import Chain, ChainKey, Decision, Problem, Segment, Timings, Turn
 
 TIMINGS = Timings(queued=0.0, started=0.1, first_token=0.2, done=0.3)
@@ -433,3 +433,22 @@ def test_a_line_is_json_that_others_can_read(tmp_path: Path) -> None:
     create(tmp_path, chain())
     (line,) = (tmp_path / "chains.jsonl").read_text().splitlines()
     assert json.loads(line)["turns"][0]["decision"]["p_value"] == 0.25
+
+
+def test_what_a_command_leaves_out_is_as_the_run_was_made(tmp_path: Path) -> None:
+    assert former_defaults(None) == former_defaults(tmp_path) == {}
+    former = parse_config({}, "a test", FORMER_DEFAULTS)
+    with RunStore.open(tmp_path / "old", former, PROBLEMS, None):
+        pass
+    assert former_defaults(tmp_path / "old") == FORMER_DEFAULTS
+    said = parse_config({"take_over": {"control": "online"}}, "a test", FORMER_DEFAULTS)
+    with RunStore.open(tmp_path / "said", said, PROBLEMS, None):
+        pass
+    kept = former_defaults(tmp_path / "said")
+    assert kept["stop"] == FORMER_DEFAULTS["stop"]
+    assert kept["take_over"] == {}
+    with RunStore.open(tmp_path / "new", Config(), PROBLEMS, None):
+        pass
+    assert not any(former_defaults(tmp_path / "new").values())
+    (tmp_path / "old" / "config.yaml").write_text("{")
+    assert former_defaults(tmp_path / "old") == {}, "told where the run is opened"

@@ -48,9 +48,6 @@ class TakeOver(Record):
     score: turns in which the target wrote on, as a share of those in which the draft wrote."""
     decisions: int
     by_turn: tuple[TurnRate, ...]
-    promised: Interval | None = None
-    """With split control: where the realised rate lies by what one calibration of that size can
-    know, 95 %; see ``promised_rate``."""
     tracked: tuple[Tracked, ...] = ()
     """With adaptive and online control: where all decisions and each group stand against the
     guarantee."""
@@ -99,6 +96,8 @@ class Summary(Record):
     because it took too long. The accuracy may be higher by as much."""
     take_over: TakeOver | None
     """None where only one model writes to a chain."""
+    promised_rate: Interval | None = None
+    """With ``split`` control: where the realised rate lies, by what one calibration can know."""
     certificate: Certificate | None = None
     """What vouches for the accuracy, if the run was given anything."""
     drift: Drift | None = None
@@ -156,7 +155,10 @@ def summarise(graded_run: GradedRun) -> Summary:
         pass_at_k={} if not_needed else {k: pass_at_k(grades, k) for k in range(1, fewest + 1)},
         invalid=sum(grade.answer is None for grade in every) / len(every),
         ungraded=sum(not grade.graded for grade in every) / len(every),
-        take_over=_take_over(config, chains, calibration),
+        take_over=_take_over(config, chains),
+        promised_rate=promised_rate(calibration, config.take_over, len(problems))
+        if calibration and config.take_over.control == "split"
+        else None,
         certificate=certificate,
         drift=_drift(config, problems, chains, calibration),
         tokens=tokens,
@@ -185,9 +187,7 @@ def _selected(graded_run: GradedRun, majority: dict[str, float]) -> dict[str, fl
     }
 
 
-def _take_over(
-    config: Config, chains: Sequence[Chain], calibration: Calibration | None
-) -> TakeOver | None:
+def _take_over(config: Config, chains: Sequence[Chain]) -> TakeOver | None:
     if not METHODS[config.method].takes_over:
         return None
     aims = METHODS[config.method].aims_at_rate
@@ -213,9 +213,6 @@ def _take_over(
             for turn, decisions in sorted(by_turn.items())
         ),
         tracked=_tracked(config, chains),
-        promised=promised_rate(calibration, config.take_over, len(by_problem))
-        if calibration and config.take_over.control == "split"
-        else None,
     )
 
 

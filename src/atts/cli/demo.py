@@ -16,6 +16,7 @@ from atts.errors import ConfigError, StoreError
 from atts.grading.grader import Grader, VerdictCache
 from atts.reports.summary_table import comparison
 from atts.runs import jobs, setup
+from atts.store.run_directory import former_defaults
 
 PROBLEMS = 40
 SAMPLES = 8
@@ -124,7 +125,7 @@ def demo_configs(problems: int, samples: int, directory: Path) -> dict[str, Conf
                 **changes["take_over"],
                 "calibration": str(path),
             }
-        configs[name] = parse_config(tree, "the demo")
+        configs[name] = parse_config(tree, "the demo", former_defaults(directory / name))
     return configs
 
 

@@ -12,7 +12,7 @@ from atts.cli.commands import command_line, new_app
 from atts.cli.options import ConfigFile, Settings
 from atts.cli.problems import Folder
 from atts.cli.terminal import EXIT_CODES, out, say
-from atts.config import BEFORE_THE_KEY, Config, flatten, load_config, parse_config
+from atts.config import FORMER_DEFAULTS, Config, flatten, load_config, parse_config
 from atts.errors import StoreError
 from atts.exchange.calibration import calibration_from
 from atts.exchange.reference import read_folder, read_settings, write_folder
@@ -134,7 +134,7 @@ def _import_run(
     imported = read_folder(source, known, samples)
     named = [f"{key}={value}" for key, value in flatten(read_settings(source)).items()]
     fixed = [f"samples={imported.samples}", f"problems.source={json.dumps(str(source))}"]
-    config = load_config(config_file, [*named, *(settings or []), *fixed], BEFORE_THE_KEY)
+    config = load_config(config_file, [*named, *(settings or []), *fixed], FORMER_DEFAULTS)
     with RunStore.open(target, config, imported.problems, None) as store:
         for chain in imported.chains:
             if chain.key not in store.chains:

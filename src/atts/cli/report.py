@@ -66,7 +66,7 @@ def report(
         return
     out().print(comparison(list(zip(names, summaries, strict=True))), soft_wrap=False)
     for each in reported:
-        say_guarantee(each.name, each.summary, each.run.calibration is not None)
+        say_guarantee(each.name, each.summary, each.run.config.take_over)
 
 
 def _write_figures(reported: list[RunReport], html: Path | None, folder: Path | None) -> None:

@@ -31,7 +31,7 @@ from atts.config import load_config
 from atts.conformal.calibration import Calibration
 from atts.reports.summary_table import comparison
 from atts.runs import jobs, setup
-from atts.store.run_directory import CALIBRATION, config_yaml
+from atts.store.run_directory import CALIBRATION, config_yaml, former_defaults
 
 CALIBRATE_EXAMPLES = f"""Examples:
 
@@ -90,7 +90,7 @@ def calibrate(
     chains on the problems of the run itself. Their scores are written to calibration.json.
     """
     settings = with_folder(settings, problems_folder)
-    config = load_config(config_file, settings)
+    config = load_config(config_file, settings, former_defaults(directory))
     # What is wrong with the input shows here, before the models are loaded.
     prepared = setup.prepare_calibration(config)
     directory = directory or Path("runs") / setup.calibration_name(prepared)
@@ -138,7 +138,7 @@ def run(
     the same run.
     """
     settings = with_folder(settings, problems_folder)
-    config = load_config(config_file, settings)
+    config = load_config(config_file, settings, former_defaults(directory))
     if show_config:
         typer.echo(config_yaml(config), nl=False)
         return
@@ -153,7 +153,7 @@ def run(
         echo_json({"run": str(directory), **summary.model_dump(mode="json")})
     else:
         out().print(comparison([(directory.name, summary)]), soft_wrap=False)
-        say_guarantee(directory.name, summary, config.take_over.calibration is not None)
+        say_guarantee(directory.name, summary, config.take_over)
         say(f"Everything is in {directory}")
     exit_if_failed(
         [(directory, summary)], same_command(context, directory=directory, retry_failed=True)

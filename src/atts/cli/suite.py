@@ -43,12 +43,12 @@ def suite(
     run, and the servers are ended. An entry that fails is reported and the others go on. The same
     command goes on where a suite was stopped, in the middle of an entry too.
     """
-    entries = load_suite(file)
+    directory = directory or Path("runs") / file.stem
+    entries = load_suite(file, directory)
     if list_only:
         for entry in entries:
             typer.echo(f"{entry.pair}/{entry.name}")
         return
-    directory = directory or Path("runs") / file.stem
     with resumable(context, directory=directory):
         outcomes = asyncio.run(_run(entries, directory))
     out().print(_table(outcomes), soft_wrap=False)

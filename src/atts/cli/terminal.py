@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from atts.analysis.summary import Summary
+    from atts.config import TakeOverOptions
 
 FAILED = 1
 WRONG_USE = 2
@@ -60,11 +61,12 @@ def echo_json(figures: object) -> None:
     typer.echo(json.dumps(figures, indent=2))
 
 
-def say_guarantee(name: str, summary: "Summary", calibrated: bool) -> None:
+def say_guarantee(name: str, summary: "Summary", options: "TakeOverOptions") -> None:
     """Quote the certificate of a run, and say what its drift alarm has found."""
     if summary.certificate:
         say(f"{name}: {summary.certificate.quote}")
-    if summary.drift and (message := summary.drift.message(calibrated)):
+    calibrated, holds = options.calibration is not None, options.control != "split"
+    if summary.drift and (message := summary.drift.message(calibrated, holds)):
         say(f"{name}: {message}", style="yellow")
 
 

@@ -36,11 +36,11 @@ from atts.config.options import (
     Track,
     TurnsOptions,
 )
-from atts.config.presets import BEFORE_THE_KEY, PRESETS
+from atts.config.presets import FORMER_DEFAULTS, PRESETS
 from atts.config.run import Config, differing_keys, flatten
 
 __all__ = [
-    "BEFORE_THE_KEY",
+    "FORMER_DEFAULTS",
     "PRESETS",
     "AdaptiveOptions",
     "BudgetOptions",

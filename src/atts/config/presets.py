@@ -38,8 +38,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 """``paper``: what arXiv 2509.15148 describes. ``reference``: what its own implementation does, as
 far as it can be said in these keys (docs/reference.md has the rest)."""
 
-BEFORE_THE_KEY: dict[str, Any] = {
+FORMER_DEFAULTS: dict[str, Any] = {
     "take_over": {"control": "split"},
     "stop": {"repeating": False},
 }
-"""What held in a run whose ``config.yaml`` is so old that it lacks the key."""
+"""Defaults that have changed. They hold in a run whose ``config.yaml`` is so old that it lacks the
+key, and where such a run is gone on with by a command that does not say otherwise."""

@@ -22,42 +22,18 @@ class Tracked(Record):
 
 
 class AdaptiveControl(Control):
-    r"""Moves the threshold on the p-values of another control, after every decision.
+    """Moves the threshold on the p-values of another control, after every decision.
 
     With err_t = 1 where the t-th p-value is at most the threshold q_t, and the nominal rate eps,
 
         q_{t+1} = q_t + eta_t (eps - err_t),    q_1 = eps
 
     A take-over lowers the threshold and a decision without one raises it. No assumption is made
-    on the scores, which may drift, switch, or be chosen by an adversary that knows q_t.
-
-    *One tracker, constant step eta.* Above 1 everything is taken over, below 0 nothing, so q stays
-    in [-eta, 1 + eta], and the sum of the updates telescopes: after T decisions
-
-        |rate - eps| <= (max(eps, 1 - eps) + eta) / (eta T)
-
-    (adaptive conformal inference: Gibbs and Candes, arXiv 2106.00170, proposition 4.1; the
-    quantile tracker of arXiv 2307.16895 in the scale of p-values, which are bounded as it needs).
-
-    *One tracker, decaying steps* eta_t = eta t^-decay, which settle if the scores do:
-
-        |rate - eps| <= (1 + eta) / (eta_T T)
-
-    (Angelopoulos, Barber and Bates, arXiv 2402.01139, the bound for arbitrary sequences).
-
-    With a tracker for each turn or each problem this holds for each, with T its own decisions.
-
-    *Turns and problems at the same time*: q_t = eps + a[turn] + b[problem], and every decision
-    moves both by eta (eps - err_t). This is gradient descent on the quantile loss with indicator
-    features, whose iterates stay small because the loss is restorative (gradient equilibrium:
-    Angelopoulos, Jordan and Tibshirani, arXiv 2501.08330). Here, each step adds at most
-    2 eta eps (1 - eps) + 2 eta^2 m^2 to the squared length of (a, b), with m = max(eps, 1 - eps),
-    and the deviations of a group add up to -a / eta. So for each turn and each problem, with T_g
-    decisions out of all T,
-
-        |rate_g - eps| <= sqrt(T (2 eps (1 - eps) / eta + 2 m^2)) / T_g
-
-    ``tracked`` gives these bounds, and where each group stands.
+    on the scores, which may drift, switch, or be chosen by an adversary that knows q_t: ``tracked``
+    gives the bound on how far off the rate can be, and where each group stands. With a tracker for
+    each turn or problem it holds for each; for both at once q_t = eps + a[turn] + b[problem], and
+    every decision moves both. docs/statistics.md has the bounds and where they come from (arXiv
+    2106.00170, 2307.16895, 2402.01139, 2501.08330).
 
     >>> from atts.conformal.online import OnlineControl
     >>> control = AdaptiveControl(OnlineControl(0.5, "marginal"), 0.5, AdaptiveOptions(track="all"))

@@ -63,5 +63,5 @@ class BudgetControl(Control):
         self._spent[problem_id, turn] += decision.take_over
 
     def take_over_done(self) -> None:
-        """There is room on the target for one more."""
+        """One take-over fewer is in flight on the target."""
         self._in_flight -= 1

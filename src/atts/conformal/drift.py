@@ -35,21 +35,28 @@ class Drift(Record):
     upwards: bool | None = None
     """Whether the scores had become larger, so that the target took over more often."""
 
-    def message(self, calibrated: bool) -> str | None:
-        """What to tell the user; None without an alarm."""
+    def message(self, calibrated: bool, holds: bool = False) -> str | None:
+        """What to tell the user; None without an alarm.
+
+        Args:
+            calibrated: whether the run decides by a calibration.
+            holds: whether its control holds the rate for any scores.
+        """
         if not self.alarm:
             return None
         than = "of the calibration" if calibrated else "before"
-        remedy = (
-            "calibrate on problems like these, or set take_over.control to online or adaptive"
-            if calibrated
-            else "set take_over.control=adaptive, which holds the rate for any scores"
-        )
+        if holds:
+            effect = "the control follows, so that the take-over rate holds all the same"
+        else:
+            effect = (
+                "the take-over rate may miss the nominal one: calibrate on problems like these, or "
+                "set take_over.control=adaptive, which holds the rate for any scores"
+            )
         return (
             f"drift: from turn {self.first_turn} on, scores are "
             f"{'higher' if self.upwards else 'lower'} than those {than} (evidence "
             f"{self.evidence:,.0f}, alarm at {self.needed:,.0f}; given at problem {self.since}); "
-            f"the take-over rate may miss the nominal one: {remedy}"
+            f"{effect}"
         )
 
 
@@ -132,7 +139,7 @@ class DriftAlarm:
         counted = {name: _scored_turns(chains[-1]) for name, chains in problems.items()}
         last = max((turn for scores in counted.values() for turn in scores), default=0)
         counts = [sum(turn in scores for scores in counted.values()) for turn in range(last + 1)]
-        self._groups = TurnGroups(counts, FEWEST)
+        self._groups = TurnGroups(counts, FEWEST, turn_0_alone=False)
         self._own: dict[str, list[dict[int, float]]] | None = None
         self._seen: dict[int, SortedScores] = defaultdict(SortedScores)
         if calibration and calibration.coverage == "conditional":

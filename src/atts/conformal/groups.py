@@ -2,7 +2,6 @@
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from typing import NamedTuple
 
 FEWEST = 100
 """How many calibration scores a group of turns should have at least.
@@ -11,14 +10,6 @@ A p-value is uniform for any number N of scores, but the rate that one calibrati
 a standard deviation of about sqrt(rate (1 - rate) / (N + 2)), 0.05 for 100 scores at 0.4, and more
 where scores are clustered.
 """
-
-
-class Group(NamedTuple):
-    """A Mondrian category (Vovk, Gammerman and Shafer 2005, chapter 4); None leaves it open."""
-
-    problem_id: str | None
-    first_turn: int | None
-    """The first of the turns, all before the next group's."""
 
 
 class TurnGroups:
@@ -38,20 +29,23 @@ class TurnGroups:
     [0, 1]
     """
 
-    def __init__(self, counts: Sequence[int], fewest: int = FEWEST) -> None:
+    def __init__(
+        self, counts: Sequence[int], fewest: int = FEWEST, turn_0_alone: bool = True
+    ) -> None:
         """``counts`` holds the number of scores of each turn, from turn 0."""
-        self.first_turns = [0]
-        first, total = 1, 0
-        for turn, count in enumerate(counts[1:], start=1):
+        # A turn 0 without any score has nothing to be compared with by itself.
+        alone = 1 if turn_0_alone and counts and counts[0] else 0
+        firsts: list[int] = []
+        first, total = alone, 0
+        for turn, count in enumerate(counts[alone:], start=alone):
             total += count
             if total >= fewest:
-                self.first_turns.append(first)
+                firsts.append(first)
                 first, total = turn + 1, 0
         # What is left is too little for a group of its own, and joins the last one but turn 0.
-        if total and self.first_turns == [0]:
-            self.first_turns.append(1)
-        if len(self.first_turns) > 1 and not counts[0]:  # turn 0 has nothing to be compared with
-            del self.first_turns[1]
+        if total and not firsts:
+            firsts = [alone]
+        self.first_turns = [0, *firsts] if alone else firsts or [0]
 
     def of(self, turn: int) -> int:
         """The first turn of the group that a turn belongs to."""

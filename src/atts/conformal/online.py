@@ -4,7 +4,6 @@ from collections import defaultdict
 
 from atts.config import Coverage
 from atts.conformal.control import Control, Verdict, checked_rate
-from atts.conformal.groups import Group
 from atts.conformal.pvalues import require_finite, smoothed_rank, two_draws
 from atts.conformal.ranks import Counts, SortedScores
 from atts.types import Decision
@@ -51,7 +50,7 @@ class OnlineControl(Control):
         self._rate = checked_rate(rate)
         self._conditional = coverage == "conditional"
         self._by_turn = by_turn
-        self._seen: dict[Group, SortedScores] = defaultdict(SortedScores)
+        self._seen: dict[tuple[str | None, int | None], SortedScores] = defaultdict(SortedScores)
 
     def decide(self, problem_id: str, turn: int, score: float, u: float) -> Verdict:
         """Rank the score among the earlier ones of its group, then add it to them.
@@ -87,6 +86,6 @@ class OnlineControl(Control):
 
     def _groups(self, problem_id: str, turn: int) -> list[SortedScores]:
         """The scores to compare with: of all problems, and then of this one, if conditional."""
-        first = turn if self._by_turn else None
+        own_turn = turn if self._by_turn else None
         names = [None, problem_id] if self._conditional else [None]
-        return [self._seen[Group(name, first)] for name in names]
+        return [self._seen[name, own_turn] for name in names]

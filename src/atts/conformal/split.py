@@ -31,13 +31,10 @@ class SplitControl(Control):
     if its scores are exchangeable.
 
     Conditional: with those of the score's own problem, which are too few for groups by turn. By
-    turn, what the problems' turns have in common is therefore taken out, twice. Each group of turns
-    has an effect, found by median polish over problems and turns (Tukey, *Exploratory Data
-    Analysis*, 1977, chapter 11), and what is compared, over all turns of the problem, is the score
-    less the effect of its turn. And of that p-value what counts is how many of the calibration's
-    scores in the same group of turns, of all problems, have as small a p-value among the other
-    chains of their problems: so turns may differ in spread, too. Both come from the calibration
-    alone.
+    turn, what the problems' turns have in common is therefore taken out, twice: the effect of each
+    group of turns from the scores (median polish: Tukey, *Exploratory Data Analysis*, 1977, chapter
+    11), and the spread of each from the p-values; docs/statistics.md has both. Both come from the
+    calibration alone.
 
     What is compared does not change during a run, so a chain's decisions do not depend on what
     the other chains do.
@@ -183,12 +180,12 @@ def _mean_of_uniforms(ends: NDArray[np.float64]) -> _Shares:
 
     Knots and values of a broken line, each of shape (knots,).
     """
-    knots, place = np.unique(ends, return_inverse=True)
+    knots, index = np.unique(ends, return_inverse=True)
     density = 1.0 / (ends[:, 1] - ends[:, 0])
-    place = place.reshape(ends.shape)
+    index = index.reshape(ends.shape)
     slopes = np.zeros(len(knots))
-    np.add.at(slopes, place[:, 0], density)
-    np.subtract.at(slopes, place[:, 1], density)
+    np.add.at(slopes, index[:, 0], density)
+    np.subtract.at(slopes, index[:, 1], density)
     rise = np.cumsum(slopes)[:-1] * np.diff(knots) / len(ends)
     return knots, np.concatenate([[0.0], np.cumsum(rise)])
 

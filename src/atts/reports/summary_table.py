@@ -163,9 +163,9 @@ def _realised(summary: Summary) -> str:
 
 def _promised(summary: Summary) -> str:
     """What split control may realise, by the size of its calibration."""
-    if summary.take_over is None or summary.take_over.promised is None:
+    if summary.promised_rate is None:
         return ABSENT
-    low, high = summary.take_over.promised.low, summary.take_over.promised.high
+    low, high = summary.promised_rate.low, summary.promised_rate.high
     return f"{100 * low:.1f}-{100 * high:.1f}"
 
 

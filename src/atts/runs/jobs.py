@@ -226,7 +226,8 @@ async def _make_missing(
             observer.chain_done(chain)
         if alarm and not alarm.drift.alarm:
             alarm.chain_done(chain)
-            message = alarm.drift.message(setup.calibration is not None)
+            holds = config.take_over.control != "split"
+            message = alarm.drift.message(setup.calibration is not None, holds)
             if observer and message:
                 observer.warned(message)
 

@@ -24,6 +24,7 @@ from atts.methods import METHODS, authors_of
 from atts.methods.chain import Models
 from atts.runs.jobs import Observe, complete
 from atts.runs.setup import Setup, finished_run, open_models, prepare_run
+from atts.store.run_directory import former_defaults
 from atts.types import Author
 
 Fragment = dict[str, Any]
@@ -66,8 +67,10 @@ class EntryOutcome(NamedTuple):
     status: Literal["done", "done before", "failed"]
 
 
-def load_suite(path: Path) -> list[Entry]:
+def load_suite(path: Path, directory: Path | None = None) -> list[Entry]:
     """Read a suite's file; every entry's configuration is checked.
+
+    Entries that ``directory`` already holds keep the defaults that they were made with.
 
     Raises:
         ConfigError: the file or a configuration cannot be read, or a key or value is wrong.
@@ -77,10 +80,10 @@ def load_suite(path: Path) -> list[Entry]:
     except ValidationError as error:
         faults = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
         raise ConfigError(f"wrong suite in {path}:\n  " + "\n  ".join(faults)) from None
-    return list(_entries(suite, path))
+    return list(_entries(suite, path, directory))
 
 
-def _entries(suite: Suite, path: Path) -> Iterator[Entry]:
+def _entries(suite: Suite, path: Path, directory: Path | None) -> Iterator[Entry]:
     for pair, pair_fragment in suite.pairs.items():
         if isinstance(pair_fragment, str):
             pair_fragment = _read(path.parent / pair_fragment)
@@ -99,7 +102,9 @@ def _entries(suite: Suite, path: Path) -> Iterator[Entry]:
                         last,
                     ):
                         tree = _merged(tree, fragment)
-                    yield Entry(pair, name, parse_config(tree, f"{path}, {pair}/{name}"))
+                    former = former_defaults(directory / pair / name if directory else None)
+                    config = parse_config(tree, f"{path}, {pair}/{name}", former)
+                    yield Entry(pair, name, config)
 
 
 async def run_suite(

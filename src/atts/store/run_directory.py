@@ -19,13 +19,13 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import yaml
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from atts.config import BEFORE_THE_KEY, Config, load_config
+from atts.config import FORMER_DEFAULTS, Config, load_config
 from atts.conformal.calibration import Calibration
 from atts.conformal.risk import Certificate
 from atts.errors import CalibrationError, ConfigError, StoreError
@@ -323,9 +323,26 @@ def _grown(
     return grown
 
 
+def former_defaults(directory: Path | None) -> dict[str, Any]:
+    """The defaults that a run in this directory was made with, where they have changed since.
+
+    What a command leaves out is taken from here, so that it goes on with the run that it has begun.
+    """
+    if directory is None or not (directory / CONFIG).is_file():
+        return {}
+    try:
+        recorded = _read_config(directory).model_dump(mode="json")
+    except StoreError:  # to be told where the run is opened
+        return {}
+    return {
+        group: {key: value for key, value in keys.items() if recorded[group][key] == value}
+        for group, keys in FORMER_DEFAULTS.items()
+    }
+
+
 def _read_config(directory: Path) -> Config:
     try:
-        return load_config(directory / CONFIG, defaults=BEFORE_THE_KEY)
+        return load_config(directory / CONFIG, defaults=FORMER_DEFAULTS)
     except ConfigError as error:
         raise StoreError(f"the run directory {directory} cannot be read: {error}") from error
 

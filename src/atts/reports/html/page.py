@@ -114,7 +114,9 @@ def _notes(runs: Sequence[RunReport]) -> list[str]:
         summary, found = run.summary, run.profile
         if summary.certificate:
             notes.append(f"{run.name}: {summary.certificate.quote}")
-        if summary.drift and (message := summary.drift.message(run.run.calibration is not None)):
+        holds = run.run.config.take_over.control != "split"
+        calibrated = run.run.calibration is not None
+        if summary.drift and (message := summary.drift.message(calibrated, holds)):
             notes.append(f"{run.name}: {message}")
         if summary.chains < summary.expected_chains:
             missing = summary.expected_chains - summary.chains
