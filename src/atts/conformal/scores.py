@@ -146,7 +146,7 @@ def excess_surprises(segment: SegmentLogprobs, options: ScoreOptions) -> Floats:
 
     >>> sure, unsure = np.log([[0.98, 0.02], [0.5, 0.5]])
     >>> segment = SegmentLogprobs(np.log([0.02, 0.5]), top=np.stack([sure, unsure]))
-    >>> excess_surprises(segment, ScoreOptions()).round(2).tolist()
+    >>> (excess_surprises(segment, ScoreOptions()).round(2) + 0.0).tolist()
     [3.81, 0.0]
     """
     if segment.top is None:
