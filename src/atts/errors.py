@@ -15,7 +15,7 @@
         - ``EngineUnavailableError``: a passing condition; worth another try
             - ``EngineConnectionError``: no server there, or the connection broke
             - ``EngineTimeoutError``: a server took too long; it may hang
-            - ``EngineBusyError``: a server has no room now, and may say until when
+            - ``EngineBusyError``: a server has no capacity now, and may say until when
             - ``EngineServerError``: a server failed inside
             - ``EngineReplyError``: a server's reply is not what was asked for
     - ``ServerError``: a model server cannot be started or stopped
@@ -88,7 +88,7 @@ class EngineTimeoutError(EngineUnavailableError):
 
 
 class EngineBusyError(EngineUnavailableError):
-    """A server has no room for the request now."""
+    """A server has no capacity for the request now."""
 
 
 class EngineServerError(EngineUnavailableError):

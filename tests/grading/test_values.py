@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from atts.grading.algebra import read_structure
 from atts.grading.choices import choice_letter, stated_letter
+from atts.grading.equivalence import compare_values
 from atts.grading.expressions import value
 from atts.grading.extract import find_boxes
 from atts.grading.normalize import normalize
 from atts.grading.units import read_measure
-from atts.grading.values import compare_values
 
 PIECES = [
     *("\\frac", "\\sqrt", "\\text", "\\mathbf", "\\pi", "\\{", "\\}", "\\boxed", "\\left", "\\\\"),

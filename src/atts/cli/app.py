@@ -41,7 +41,7 @@ class Commands(LazyGroup):
             "Run several methods over the same problems and seeds, and put them side by side.",
         ),
         "profile": (
-            "atts.cli.profile",
+            "atts.cli.report",
             "Show where the time of runs went: phases, waits, stragglers, and how the budget "
             "was kept.",
         ),

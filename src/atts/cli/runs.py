@@ -7,19 +7,8 @@ from typing import Annotated
 import typer
 
 from atts.analysis.summary import Summary, promised_rate
-from atts.cli.commands import (
-    CONFIGURATION,
-    AsJson,
-    ConfigFile,
-    ProblemsFolder,
-    Settings,
-    command_line,
-    given,
-    new_app,
-    resumable,
-    same_command,
-    with_folder,
-)
+from atts.cli.commands import CONFIGURATION, command_line, given, new_app, resumable, same_command
+from atts.cli.options import AsJson, ConfigFile, ProblemsFolder, Settings, with_folder
 from atts.cli.progress import Display
 from atts.cli.terminal import (
     EXIT_CODES,

@@ -9,7 +9,8 @@ import typer
 from rich.live import Live
 from rich.table import Table
 
-from atts.cli.commands import ConfigFile, Settings, new_app
+from atts.cli.commands import new_app
+from atts.cli.options import ConfigFile, Settings
 from atts.cli.terminal import EXIT_CODES, FAILED, INTERRUPTED, err, out, say
 from atts.config import Config, load_config
 from atts.engines.servers import lifecycle

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from atts.cli.commands import ConfigFile, Settings, new_app
+from atts.cli.commands import new_app
+from atts.cli.options import ConfigFile, Settings
 from atts.cli.terminal import EXIT_CODES, echo_json, out, say
 from atts.config import Config, load_config
 from atts.errors import ConfigError

@@ -7,15 +7,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from atts.cli.commands import (
-    CONFIGURATION,
-    ConfigFile,
-    Settings,
-    command_line,
-    given,
-    new_app,
-    resumable,
-)
+from atts.cli.commands import CONFIGURATION, command_line, given, new_app, resumable
+from atts.cli.options import ConfigFile, Settings
 from atts.cli.progress import Display
 from atts.cli.terminal import EXIT_CODES, FAILED, err, out, say
 from atts.config import flatten, load_config

@@ -173,7 +173,7 @@ class Engine(Protocol):
     Raises, from both calls:
         EmptyInputError: there is nothing to continue or to score.
         TokenIdError: an id lies outside the model's vocabulary.
-        ContextLengthError: the input leaves no room in the model's context.
+        ContextLengthError: the input leaves nothing of the model's context.
         EngineUnavailableError: a passing condition; the request may be sent again.
         EngineError: anything else that went wrong with this request.
     """

@@ -114,7 +114,7 @@ class RemoteEngine(ABC):
         capacity = self._capacity(facts, len(ids))
         if capacity <= 0:
             raise ContextLengthError(
-                f"{len(ids)} tokens leave no room in a context of {facts.context_length}"
+                f"{len(ids)} tokens leave nothing of a context of {facts.context_length}"
             )
         sent = time.monotonic()
         if sampling.max_tokens > capacity:

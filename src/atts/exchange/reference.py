@@ -97,16 +97,16 @@ def read_folder(
     problems: dict[int, Problem] = {}
     chains = []
     for number, (path, _) in sorted(files.items()):
-        place, sample = divmod(number, samples)
-        if place not in problems:
-            problems[place] = _problem(place, questions[number], golds, path)
+        position, sample = divmod(number, samples)
+        if position not in problems:
+            problems[position] = _problem(position, questions[number], golds, path)
             first = number
         if questions[number] != questions[first]:
             raise StoreError(
                 f"{path} asks another question than {files[first][0].name}, but both belong to "
-                f"problem {place} if there are {samples} chains per problem; set --samples"
+                f"problem {position} if there are {samples} chains per problem; set --samples"
             )
-        chains.append(_chain(problems[place].id, sample, number, files))
+        chains.append(_chain(problems[position].id, sample, number, files))
     return Imported(list(problems.values()), chains, samples)
 
 
@@ -122,19 +122,19 @@ def write_folder(
         The number of files; chains that failed or were not needed get none, because the format
         knows of none.
     """
-    places = {problem.id: place for place, problem in enumerate(problems)}
+    positions = {problem.id: position for position, problem in enumerate(problems)}
     count = 0
     for chain in chains:
         if not chain.is_finished:
             continue
-        place = places[chain.problem_id]
-        number = place * samples + chain.sample
+        position = positions[chain.problem_id]
+        number = position * samples + chain.sample
         content = {
             "problem_index": number,
             "final_answer": chain.answer if chain.answer is not None else INVALID,
             "duration_seconds": chain.seconds,
             "full_history": _history(chain),
-            "question": _shown_question(problems[place]),
+            "question": _shown_question(problems[position]),
         }
         write(f"problem_{number:04}.json", json.dumps(content, indent=4) + "\n")
         count += 1
@@ -187,12 +187,12 @@ def _samples(questions: Mapping[int, tuple[str, ...]]) -> int:
 
 
 def _problem(
-    place: int, question: tuple[str, ...], golds: Mapping[str, Problem], path: Path
+    position: int, question: tuple[str, ...], golds: Mapping[str, Problem], path: Path
 ) -> Problem:
     text, *choices = question
     known = golds.get(_normal(text))
     if choices:
-        problem_id = known.id if known else f"problem-{place}"
+        problem_id = known.id if known else f"problem-{position}"
         # As the reference shows them: the right one is always A.
         return Problem(id=problem_id, question=text, answer="A", choices=tuple(choices))
     if known is None:

@@ -12,11 +12,10 @@ import re
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
-from atts.grading.equivalence import compare_exactly, without_idle_spaces
+from atts.grading.equivalence import compare_exactly, compare_values, ends_of, without_idle_spaces
 from atts.grading.expressions import value
 from atts.grading.normalize import normalize
 from atts.grading.units import read_measure
-from atts.grading.values import compare_values, ends_of
 
 Kind = Literal["single", "list", "set", "round", "square", "half"]
 
@@ -84,20 +83,20 @@ def _split(text: str) -> list[str]:
     # Where commas with spaces part the numbers, one without parts thousands.
     if re.search(r",\s", text):
         text = _THOUSANDS.sub("", text)
-    parts, depth, begin, place = [], 0, 0, 0
-    while place < len(text):
-        character = text[place]
-        if character == "\\" and text[place + 1 : place + 2] in ("{", "}"):
-            place += 1
-            character = text[place]
+    parts, depth, begin, position = [], 0, 0, 0
+    while position < len(text):
+        character = text[position]
+        if character == "\\" and text[position + 1 : position + 2] in ("{", "}"):
+            position += 1
+            character = text[position]
         if character in _OPENING:
             depth += 1
         elif character in _CLOSING:
             depth -= 1
         elif character in ",;" and depth == 0:
-            parts.append(text[begin:place])
-            begin = place + 1
-        place += 1
+            parts.append(text[begin:position])
+            begin = position + 1
+        position += 1
     parts.append(text[begin:])
     if "\\begin" in text or len(parts) > _MOST_PARTS:
         return [text]
@@ -105,15 +104,15 @@ def _split(text: str) -> list[str]:
 
 
 def _closes(text: str, begin: int) -> bool:
-    """Whether the bracket at a place is closed by the last one of the text."""
+    """Whether the bracket at a position is closed by the last one of the text."""
     depth = 0
-    for place in range(begin, len(text)):
-        if text[place] in _OPENING:
+    for position in range(begin, len(text)):
+        if text[position] in _OPENING:
             depth += 1
-        elif text[place] in _CLOSING:
+        elif text[position] in _CLOSING:
             depth -= 1
             if depth == 0:
-                return place == len(text) - 1
+                return position == len(text) - 1
     return False
 
 

@@ -4,8 +4,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 
-from atts.grading.equivalence import equivalent
-from atts.grading.values import same_value
+from atts.grading.equivalence import equivalent, same_value
 from atts.types import LETTERS
 
 _FONT = re.compile(

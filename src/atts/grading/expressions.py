@@ -56,12 +56,12 @@ class _UnknownError(Exception):
 
 
 @lru_cache(maxsize=4096)
-def value(text: str, place: int = 0) -> Value | None:
+def value(text: str, point: int = 0) -> Value | None:
     r"""The value of a normalised expression; a fraction where it is rational by its form.
 
     Args:
         text: the expression.
-        place: above 0, variables have a value too, another one at each place.
+        point: above 0, variables have a value too, another one at each point.
 
     >>> value("1\\frac{1}{2}"), value("x"), value("9^{9^{9^9}}")
     (Fraction(3, 2), None, None)
@@ -71,7 +71,7 @@ def value(text: str, place: int = 0) -> Value | None:
     if (special := _special(text.strip())) is not None:
         return special
     try:
-        reader = _Reader(text, place)
+        reader = _Reader(text, point)
         found = reader.sum(0)
         reader.expect_end()
         if isinstance(found, complex) and not cmath.isfinite(found):
@@ -102,7 +102,7 @@ def _special(text: str) -> Value | None:
 class _Reader:
     """Reads an expression from left to right."""
 
-    def __init__(self, text: str, place: int) -> None:
+    def __init__(self, text: str, point: int) -> None:
         self._tokens: list[tuple[str, str]] = []
         end = 0
         text = text.strip()
@@ -115,7 +115,7 @@ class _Reader:
             self._tokens.append((match.lastgroup or "", match[match.lastgroup or 0]))
             end = match.end()
         self._at = 0
-        self._place = place
+        self._point = point
 
     def sum(self, depth: int) -> Value:
         if depth > _DEEPEST:
@@ -209,19 +209,19 @@ class _Reader:
             return self._function(text, depth)
         if text in _CONSTANTS:
             return _CONSTANTS[text]
-        if self._place and (
+        if self._point and (
             kind == "letter" or text in ("\\theta", "\\alpha", "\\beta", "\\lambda")
         ):
-            return complex(0.5 + zlib.crc32(f"{text} {self._place}".encode()) % 9973 / 5003)
+            return complex(0.5 + zlib.crc32(f"{text} {self._point}".encode()) % 9973 / 5003)
         return self._fail()
 
     def _mixed(self, whole: Fraction, depth: int) -> Value:
-        place = self._at
+        before = self._at
         self._take()
         over, under = self._argument(depth), self._argument(depth)
         if isinstance(over, Fraction) and isinstance(under, Fraction) and 0 < over < under:
             return whole + over / under
-        self._at = place
+        self._at = before
         return whole
 
     def _function(self, name: str, depth: int) -> Value:

@@ -108,7 +108,7 @@ def last_answer(text: str, since: int = 0) -> str | None:
 
     Args:
         text: what is searched.
-        since: boxes that end before this place do not count.
+        since: boxes that end before this position do not count.
 
     >>> last_answer(r"The roots are $\boxed{3}$ and $\boxed{5}$.")
     '3, 5'
@@ -195,7 +195,7 @@ def extract_answer(
         choices: of the question.
         ends: the ends of a thought; None takes those that are known.
         in_thought: whether the text begins inside a thought that the prompt has opened.
-        since: only what stands after this place is an answer.
+        since: only what stands after this position is an answer.
         finished: whether the text is all that there will be. If not, a last word or a list of boxes
             that may go on is no answer yet, nor is the box of a thought that has ended.
 
@@ -223,7 +223,7 @@ def extract_answer(
 
 
 def _after(text: str, ends: tuple[str, ...] | None, in_thought: bool, since: int) -> Parts:
-    """The parts of the text after a place; what comes before says only whether it is a thought."""
+    """The parts of the text from a position; what is before says only whether it is a thought."""
     if not since:
         return divide(text, ends, in_thought)
     before = divide(text[:since], ends, in_thought)

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Self
 from platformdirs import user_cache_path
 
 from atts.grading import algebra
-from atts.grading.equivalence import LONGEST, compare_exactly
-from atts.grading.values import compare_values
+from atts.grading.equivalence import LONGEST, compare_exactly, compare_values
 
 if TYPE_CHECKING:
     from pebble import ProcessPool

@@ -250,18 +250,18 @@ def _is_formula(inside: str, formula_font: bool, command: str) -> bool:
 
 
 def _closing(text: str, begin: int) -> int:
-    """Where the brace that was opened before a place is closed; -1 if it is not."""
+    """Where the brace that was opened before a position is closed; -1 if it is not."""
     depth = 1
-    place = begin
-    while place < len(text):
-        character = text[place]
+    position = begin
+    while position < len(text):
+        character = text[position]
         if character == "\\":
-            place += 1
+            position += 1
         elif character == "{":
             depth += 1
         elif character == "}":
             depth -= 1
             if not depth:
-                return place
-        place += 1
+                return position
+        position += 1
     return -1

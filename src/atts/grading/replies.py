@@ -74,7 +74,7 @@ def parse_reply(text: str, form: type[_R], last: bool = False) -> tuple[_R, str]
 
 
 def _object_at(text: str, begin: int) -> tuple[dict[str, Any] | None, int]:
-    """The object that begins at a place, and where to go on."""
+    """The object that begins at a position, and where to go on."""
     decoder = json.JSONDecoder(strict=False, parse_float=str)
     try:
         value, end = decoder.raw_decode(text, begin)

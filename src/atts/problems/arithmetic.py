@@ -240,7 +240,7 @@ _EVENT_WEIGHTS = (6, 6, 4, 4, 3, 3)
 
 
 def _event(
-    rng: random.Random, scene: _Scene, total: int, source: int | None, index: int, room: int
+    rng: random.Random, scene: _Scene, total: int, source: int | None, index: int, steps_left: int
 ) -> _Event | None:
     """Draw an event; None if the one drawn does not fit the total or the steps left.
 
@@ -257,7 +257,7 @@ def _event(
     if kind in ("add groups", "subtract groups"):
         n, m = rng.randint(2, 9), rng.randint(2, 25)
         product = Step(n, "*", m, n * m)
-        if room < 2:
+        if steps_left < 2:
             return None
         numbers = {"n": n, "m": m}
         if kind == "add groups" and total + n * m < LIMIT:

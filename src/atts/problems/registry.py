@@ -106,8 +106,8 @@ def _problem(problem_id: str, row: Row, question: str, answer: str) -> Problem:
 
 def _aime(year: int) -> ReadRow:
     def read(number: int, row: Row, _seed: int) -> Problem:
-        part, place = ("I", "II")[number // 15], number % 15 + 1
-        return _problem(f"aime-{year}-{part}-{place}", row, "problem", "answer")
+        part, position = ("I", "II")[number // 15], number % 15 + 1
+        return _problem(f"aime-{year}-{part}-{position}", row, "problem", "answer")
 
     return read
 
@@ -157,7 +157,7 @@ def _gpqa(number: int, row: Row, seed: int) -> Problem:
     return problem.model_copy(
         update={
             "answer": LETTERS[order.index(0)],
-            "choices": tuple(choices[place] for place in order),
+            "choices": tuple(choices[position] for position in order),
         }
     )
 
@@ -171,7 +171,7 @@ def _math500_paper(entries: Sequence[Entry]) -> Sequence[Entry]:
         raise ProblemError(
             f"math500/paper is drawn from the 500 problems in their order, got {len(entries)}"
         )
-    return [entries[place] for place in random.Random(42).sample(range(500), 100)]
+    return [entries[position] for position in random.Random(42).sample(range(500), 100)]
 
 
 def _olympiad_paper(entries: Sequence[Entry]) -> Sequence[Entry]:

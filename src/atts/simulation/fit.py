@@ -277,23 +277,26 @@ def replay(requests: Sequence[Measured], config: Config, hardware: Hardware) -> 
     authors = sorted({request.author for request in requests})
     servers = make_servers(config, authors, hardware)
     limits = config.limits
-    places: dict[Author, int] = {"draft": limits.draft_requests, "target": limits.target_requests}
-    return run_virtually(_replay(requests, servers, places))
+    capacities: dict[Author, int] = {
+        "draft": limits.draft_requests,
+        "target": limits.target_requests,
+    }
+    return run_virtually(_replay(requests, servers, capacities))
 
 
 async def _replay(
     requests: Sequence[Measured],
     servers: Mapping[Author, Sequence[Server]],
-    places: Mapping[Author, int],
+    capacities: Mapping[Author, int],
 ) -> Floats:
     loop = asyncio.get_running_loop()
-    rooms = {author: Slots(count) for author, count in places.items()}
+    slots = {author: Slots(count) for author, count in capacities.items()}
     zero = requests[0].queued
 
     async def serve(number: int, each: Measured) -> float:
         asked = loop.time()
         copies = servers[each.author]
-        async with rooms[each.author].slot(each.length):
+        async with slots[each.author].slot(each.length):
             request = SimulatedRequest(
                 chain=number,
                 problem=-1 - number,

@@ -1,0 +1,50 @@
+"""Options that several commands have."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", "-c", metavar="FILE", help="A YAML configuration.", show_default="the defaults"
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change one key of the configuration, e.g. take_over.rate=0.3; may be repeated. "
+        "atts run --show-config prints every key.",
+    ),
+]
+
+ProblemsFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--problems-dir",
+        metavar="DIR",
+        help="A folder of JSONL files named after the problem sets; sets problems.folder.",
+        show_default="the Hugging Face hub",
+    ),
+]
+
+AsJson = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        help="Print the figures as JSON at the end; meanwhile standard error has the progress as "
+        "JSON, an object a line.",
+    ),
+]
+
+
+def with_folder(settings: list[str] | None, folder: Path | None) -> list[str] | None:
+    """The settings, and that of ``--problems-dir``."""
+    if folder is None:
+        return settings
+    # JSON is YAML: a path with a colon or a brace in it stays one text.
+    return [*(settings or []), f"problems.folder={json.dumps(str(folder))}"]
