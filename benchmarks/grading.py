@@ -19,10 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from atts.grading.chains import grade_chains
+from atts.grading.chains import accuracy, grade_chains, majority_vote, pass_at_k
 from atts.grading.equivalence import compare_exactly
 from atts.grading.grader import Grader, Pair, VerdictCache
-from atts.grading.metrics import accuracy, majority_vote, pass_at_k
 from atts.types import Chain, Problem
 
 PAIRS = 20_000

@@ -36,8 +36,7 @@ from atts.analysis.spans import Phase
 from atts.config import Config, MethodName, parse_config
 from atts.runs import jobs
 from atts.runs.setup import open_models
-from atts.simulation.contender import SimulatedMethod
-from atts.simulation.deployment import Hardware, ModelHardware
+from atts.simulation.deployment import Hardware, ModelHardware, SimulatedMethod
 from atts.simulation.simulate import simulate
 from atts.simulation.workload import load_workload
 from atts.store.run_directory import RecordedRun, read_run

@@ -43,7 +43,7 @@ from atts.models.prompts import Tokenizer
 from atts.runs import jobs
 from atts.runs.pool import Clock, run_chains
 from atts.runs.setup import PlannedChain, open_models
-from atts.simulation.clock import run_virtually
+from atts.simulation.simulate import run_virtually
 from atts.store.run_directory import read_run
 from atts.types import Chain, ChainKey, Problem, Timings
 

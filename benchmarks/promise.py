@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from atts.analysis.promise import promised_rate
 from atts.analysis.recording import load_recording
+from atts.analysis.summary import promised_rate
 from atts.config import TakeOverOptions
 from atts.conformal.calibration import Calibration, ProblemScores
-from atts.conformal.groups import TurnGroups
+from atts.conformal.pvalues import TurnGroups
 from atts.grading.intervals import Interval
 
 Problems = Mapping[str, ProblemScores]

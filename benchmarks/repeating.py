@@ -21,7 +21,7 @@ from rich.table import Table
 from atts.grading.chains import grade_chains
 from atts.grading.extract import extract_answer
 from atts.grading.grader import Grader, VerdictCache
-from atts.methods.repetition import repeats
+from atts.methods.atts import repeats
 from atts.store.run_directory import read_run
 from atts.types import Chain, ChainKey, Problem
 

@@ -27,13 +27,11 @@ from rich.console import Console
 from rich.table import Table
 
 from atts.config import Config, parse_config
-from atts.simulation.clock import run_virtually
-from atts.simulation.contender import SimulatedMethod
-from atts.simulation.deployment import Hardware, ModelHardware
+from atts.simulation.deployment import Hardware, ModelHardware, SimulatedMethod
 from atts.simulation.fit import least_squares
 from atts.simulation.hardware import GPUS, SHAPES, Costs, Efficiency, Shape, SharedGpus
 from atts.simulation.server import Scheduling, Server, SimulatedRequest
-from atts.simulation.simulate import check, simulate
+from atts.simulation.simulate import check, run_virtually, simulate
 from atts.simulation.workload import load_workload
 
 

@@ -23,9 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 from atts.config import StopOptions, StopRule
-from atts.grading.chains import grade_chains
+from atts.grading.chains import grade_chains, majority_vote
 from atts.grading.grader import Grader, VerdictCache
-from atts.grading.metrics import majority_vote
 from atts.runs.stopping import Stopping
 from atts.types import Chain, Problem
 

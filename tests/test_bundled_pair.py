@@ -76,9 +76,9 @@ async def test_calibrate_run_and_resume(tmp_path: Path) -> None:
         name: small(config) for name, config in demo_configs(3, 2, tmp_path).items()
     }  # the four runs of the demo, and a conditional calibration
     marginal = configs["atts-marginal"]
-    path = tmp_path / "calibration-conditional" / "calibration.json"
+    where = tmp_path / "calibration-conditional" / "calibration.json"
     conditional = marginal.take_over.model_copy(
-        update={"coverage": "conditional", "calibration": path}
+        update={"coverage": "conditional", "calibration": where}
     )
     configs["atts-conditional"] = marginal.model_copy(update={"take_over": conditional})
     async with open_models(marginal) as models:

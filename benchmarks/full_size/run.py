@@ -41,11 +41,9 @@ from atts.engines.loading import server_urls
 from atts.methods import METHODS
 from atts.methods.chain import Model, OpenChain
 from atts.methods.decider import Decider, Siblings
-from atts.runs.admission import adapting_capacity
-from atts.runs.pool import Clock, run_chains
+from atts.runs.pool import Clock, adapting_capacity, run_chains
 from atts.runs.setup import PlannedChain
-from atts.simulation.contender import SimulatedMethod
-from atts.simulation.deployment import Hardware, ModelHardware
+from atts.simulation.deployment import Hardware, ModelHardware, SimulatedMethod
 from atts.simulation.engine import Script, ScriptTokenizer
 from atts.simulation.simulate import simulate
 from atts.simulation.workload import Workload, load_workload

@@ -23,10 +23,16 @@ from rich.console import Console
 from rich.table import Table
 
 from atts.analysis.tokens import count_tokens
-from atts.grading.chains import GradedChains, grade_chains
+from atts.grading.chains import (
+    GradedChains,
+    accuracy,
+    accuracy_by_problem,
+    grade_chains,
+    majority_by_problem,
+    pass_at_k,
+)
 from atts.grading.grader import Grader, VerdictCache
 from atts.grading.intervals import clustered_interval
-from atts.grading.metrics import accuracy, accuracy_by_problem, majority_by_problem, pass_at_k
 from atts.grading.paired import paired_difference
 from atts.store.run_directory import RecordedRun, read_run
 

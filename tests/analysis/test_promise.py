@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from atts.analysis.promise import promised_rate
+from atts.analysis.summary import promised_rate
 from atts.config import Coverage, TakeOverOptions
 from atts.conformal.calibration import Calibration, ProblemScores
 from atts.conformal.split import SplitControl, taken_over

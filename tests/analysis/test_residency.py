@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atts.analysis.residency import peak_target_tokens
+from atts.analysis.tokens import peak_target_tokens
 from atts.types import Author, Chain, Decision, Rating, Segment, Timings, Turn
 
 

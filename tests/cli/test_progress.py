@@ -10,8 +10,7 @@ import pytest
 from rich.console import Console
 
 from atts.cli import progress
-from atts.cli.live import stages
-from atts.cli.progress import Display, Stage
+from atts.cli.progress import Display, Stage, stages
 from atts.reports.snapshot import WINDOW_SECONDS
 from atts.types import Chain, Decision, Timings, Turn
 

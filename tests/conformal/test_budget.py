@@ -6,9 +6,8 @@ from hypothesis import strategies as st
 
 from atts.config import AdaptiveOptions, BudgetOptions, parse_config
 from atts.conformal.adaptive import AdaptiveControl
-from atts.conformal.budget import BudgetControl
 from atts.conformal.calibration import Calibration
-from atts.conformal.control import Control
+from atts.conformal.control import BudgetControl, Control
 from atts.conformal.factory import calibrating_control, make_control
 from atts.conformal.online import OnlineControl
 from atts.conformal.split import SplitControl

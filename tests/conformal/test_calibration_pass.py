@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from atts.config import AdaptiveOptions, Coverage
 from atts.conformal.adaptive import AdaptiveControl
 from atts.conformal.calibration import Calibration
-from atts.conformal.calibration_pass import CalibratingControl, rounds
 from atts.conformal.control import Control
 from atts.conformal.online import OnlineControl
-from atts.conformal.split import SplitControl
+from atts.conformal.split import CalibratingControl, SplitControl, rounds
 from atts.errors import CalibrationError
 from atts.types import ChainKey
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atts.conformal.groups import TurnGroups
+from atts.conformal.pvalues import TurnGroups
 
 
 @given(st.lists(st.integers(0, 50), max_size=20), st.integers(1, 60))

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atts.conformal.ranks import Counts, SortedScores
+from atts.conformal.pvalues import Counts, SortedScores
 
 SCORES = st.lists(st.integers(-3, 3).map(float) | st.floats(-9, 9))
 

@@ -9,12 +9,10 @@ from hypothesis import strategies as st
 
 from atts.config import AdaptiveOptions, BudgetOptions
 from atts.conformal.adaptive import AdaptiveControl
-from atts.conformal.budget import BudgetControl
 from atts.conformal.calibration import Calibration
-from atts.conformal.calibration_pass import CalibratingControl
-from atts.conformal.control import Control
+from atts.conformal.control import BudgetControl, Control
 from atts.conformal.online import OnlineControl
-from atts.conformal.split import SplitControl
+from atts.conformal.split import CalibratingControl, SplitControl
 
 # A grid with many ties, and anything else.
 SCORE = st.integers(-3, 3).map(lambda n: n / 4) | st.floats(-1e3, 1e3)

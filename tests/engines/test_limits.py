@@ -10,9 +10,8 @@ from fakes import FakeEngine
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from atts.engines.base import Completion, GenerateRequest, Load, Sampling, ScoreRequest
+from atts.engines.base import Completion, GenerateRequest, Load, Prefetch, Sampling, ScoreRequest
 from atts.engines.limits import LimitedEngine, Slots
-from atts.engines.prefetch import Prefetch
 from atts.errors import ContextLengthError, EngineError, EngineUnavailableError
 
 SAMPLING = Sampling(max_tokens=8, temperature=0.8, top_p=1.0, seed=1)

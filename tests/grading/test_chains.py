@@ -2,9 +2,8 @@
 
 import pytest
 
-from atts.grading.chains import grade_chains
+from atts.grading.chains import Grade, grade_chains, majority_vote
 from atts.grading.grader import Grader
-from atts.grading.metrics import Grade, majority_vote
 from atts.types import Chain, ChainEnd, ChainKey, Problem
 
 OPEN = Problem(id="open", question="?", answer="x+1")

@@ -5,8 +5,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from atts.grading.boxes import extract_boxed
-from atts.grading.extract import extract_answer
+from atts.grading.extract import extract_answer, extract_boxed
 
 
 @pytest.mark.parametrize(

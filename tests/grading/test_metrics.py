@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atts.errors import GradingError
-from atts.grading.metrics import (
+from atts.grading.chains import (
     Grade,
     Grades,
     accuracy,

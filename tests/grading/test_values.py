@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atts.grading.boxes import find_boxes
+from atts.grading.algebra import read_structure
 from atts.grading.choices import choice_letter, stated_letter
 from atts.grading.expressions import value
+from atts.grading.extract import find_boxes
 from atts.grading.normalize import normalize
-from atts.grading.structure import read_structure
 from atts.grading.units import read_measure
 from atts.grading.values import compare_values
 

@@ -15,9 +15,8 @@ from atts.config import Config, parse_config
 from atts.conformal.calibration import Calibration
 from atts.conformal.control import Control, Verdict
 from atts.conformal.split import SplitControl
-from atts.engines.base import Completion, GenerateRequest, Sampling, Scored, ScoreRequest
+from atts.engines.base import Completion, GenerateRequest, Prefetch, Sampling, Scored, ScoreRequest
 from atts.engines.limits import LimitedEngine
-from atts.engines.prefetch import Prefetch
 from atts.errors import ContextLengthError, EngineError, EngineUnavailableError
 from atts.methods import METHODS
 from atts.methods.atts import take_turns

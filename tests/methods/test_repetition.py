@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 
 from atts.config import parse_config
 from atts.conformal.online import OnlineControl
-from atts.methods.atts import take_turns
+from atts.methods.atts import PROBE, TIMES, repeats, take_turns
 from atts.methods.chain import Model, Models, OpenChain
-from atts.methods.repetition import PROBE, TIMES, repeats
 from atts.types import Problem
 
 passages = st.text(st.characters(codec="utf-8"), min_size=1, max_size=PROBE)

@@ -18,10 +18,9 @@ from atts.conformal.online import OnlineControl
 from atts.conformal.split import SplitControl
 from atts.engines.base import Completion, GenerateRequest, Scored, ScoreRequest
 from atts.errors import ConfigError, EngineError
-from atts.methods.atts import take_turns
+from atts.methods.atts import kept_part, take_turns
 from atts.methods.chain import Model, Models, OpenChain, Written
 from atts.methods.decider import ControlDecider, Scores
-from atts.methods.rewind import kept_part
 from atts.methods.sync_ranking import Ranking
 from atts.models.prompts import Tokenizer
 from atts.types import Chain, Problem, Segment, Timings

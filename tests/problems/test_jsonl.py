@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atts.errors import ProblemError
-from atts.grading.boxes import extract_boxed
 from atts.grading.equivalence import equivalent
+from atts.grading.extract import extract_boxed
 from atts.problems.jsonl import read_problems
 from atts.types import Problem
 

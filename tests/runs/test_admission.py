@@ -17,9 +17,9 @@ from atts.engines.base import Load
 from atts.engines.limits import LimitedEngine
 from atts.errors import EngineConnectionError
 from atts.methods.chain import Model
-from atts.runs import admission, jobs
+from atts.runs import jobs, pool
 from atts.runs.activity import Activity
-from atts.runs.admission import Admission, Capacity
+from atts.runs.pool import Admission, Capacity
 from atts.types import Chain
 
 IDLE, SOME, HALF = Load(9, 0, 0.02), Load(9, 0, 0.2), Load(9, 0, 0.5)
@@ -27,7 +27,7 @@ IDLE, SOME, HALF = Load(9, 0, 0.02), Load(9, 0, 0.2), Load(9, 0, 0.5)
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admission, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(pool, "POLL_SECONDS", 0.0)
 
 
 class Scripted(FakeEngine):

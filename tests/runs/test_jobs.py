@@ -19,7 +19,8 @@ from atts.conformal.calibration import Calibration
 from atts.errors import CalibrationError, ConfigError, EngineError, ProblemError
 from atts.methods.chain import Model
 from atts.runs import jobs, setup
-from atts.store.run_directory import CALIBRATION, CHAINS, read_run
+from atts.store.contents import CALIBRATION, CHAINS
+from atts.store.run_directory import read_run
 from atts.types import Chain
 
 TESTS = Path(__file__).parents[1]

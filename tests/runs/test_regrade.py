@@ -14,8 +14,9 @@ from atts.errors import GradingError, ProblemError, StoreError
 from atts.grading.grader import Grader, VerdictCache
 from atts.grading.judge import Endpoint, Judge
 from atts.runs.regrade import Change, ExtractBy, JudgeBy, Regraded, regrade
+from atts.store.contents import CHAINS, SUMMARY
 from atts.store.grades import GRADES, LEDGER, read_grades
-from atts.store.run_directory import CHAINS, SUMMARY, RunStore, lock_run, read_run
+from atts.store.run_directory import RunStore, lock_run, read_run
 from atts.types import Chain, ChainKey, Problem, Segment, Timings, Turn
 
 NOW = Timings(queued=0.0, started=0.0, first_token=0.0, done=0.0)

@@ -14,7 +14,7 @@ from atts.grading.grader import Grader
 from atts.runs import setup
 from atts.runs.jobs import complete
 from atts.runs.setup import finished_run, lacks_calibration, prepare_run
-from atts.store.run_directory import CALIBRATION, CHAINS
+from atts.store.contents import CALIBRATION, CHAINS
 from atts.types import Chain
 
 

@@ -30,7 +30,8 @@ from atts.runs.pool import Clock, run_chains, solve
 from atts.runs.regrade import regrade
 from atts.runs.setup import PlannedChain, prepare_run
 from atts.runs.stopping import Stopping
-from atts.store.run_directory import CHAINS, RecordedRun, read_run
+from atts.store.contents import CHAINS
+from atts.store.run_directory import RecordedRun, read_run
 from atts.types import Chain, ChainKey, Problem
 
 ALONE = METHODS["draft-only"]

@@ -14,7 +14,8 @@ from atts.config import Config
 from atts.errors import ConfigError, EngineError
 from atts.methods.chain import Models, OpenChain
 from atts.runs import jobs, setup
-from atts.store.run_directory import CHAINS, read_run
+from atts.store.contents import CHAINS
+from atts.store.run_directory import read_run
 from atts.types import Chain
 
 

@@ -20,7 +20,8 @@ from atts.methods.chain import Models
 from atts.problems import load_problems
 from atts.runs import setup
 from atts.runs.tuning import certify, prepare_tuning, tune
-from atts.store.run_directory import CALIBRATION, RecordedRun, read_run
+from atts.store.contents import CALIBRATION
+from atts.store.run_directory import RecordedRun, read_run
 from atts.types import Chain, Problem
 
 PROBLEMS = [Problem(id=f"p{n}", question="2 + 2?", answer="4") for n in range(60)]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atts.simulation.clock import run_virtually
+from atts.simulation.simulate import run_virtually
 
 
 def test_a_day_passes_at_once_and_to_the_instant() -> None:

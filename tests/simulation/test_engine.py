@@ -7,10 +7,10 @@ import pytest
 
 from atts.engines.base import Completion, GenerateRequest, Sampling, Scored, ScoreRequest
 from atts.errors import ContextLengthError, EmptyInputError, EngineError
-from atts.simulation.clock import run_virtually
 from atts.simulation.engine import Script, ScriptTokenizer, ScriptTurn, SimulatedEngine
 from atts.simulation.hardware import GPUS, SHAPES, Costs, Efficiency, SharedGpus
 from atts.simulation.server import Scheduling, Server
+from atts.simulation.simulate import run_virtually
 from atts.types import Author, Problem
 
 SCRIPT = Script(3, 0, 4, (ScriptTurn(6, 5, 0.5), ScriptTurn(2, 3, 1.5)), "42")

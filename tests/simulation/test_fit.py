@@ -9,8 +9,7 @@ from atts.config import Config
 from atts.errors import ConfigError
 from atts.simulation import fit
 from atts.simulation import workload as workload_module
-from atts.simulation.contender import SimulatedMethod
-from atts.simulation.deployment import Hardware, ModelHardware
+from atts.simulation.deployment import Hardware, ModelHardware, SimulatedMethod
 from atts.simulation.fit import Measured, fit_run, least_squares, read_fit, replay, with_efficiency
 from atts.simulation.hardware import Efficiency
 from atts.simulation.simulate import simulate

@@ -4,8 +4,7 @@ import pytest
 
 from atts.config import Config
 from atts.errors import ConfigError
-from atts.simulation.contender import SimulatedMethod
-from atts.simulation.deployment import Hardware, ModelHardware
+from atts.simulation.deployment import Hardware, ModelHardware, SimulatedMethod
 from atts.simulation.simulate import SimulationOutcome, simulate
 from atts.simulation.workload import FollowedTurn, Workload
 from atts.types import Chain

@@ -17,8 +17,9 @@ from atts.analysis.summary import summarise
 from atts.cli.app import app
 from atts.conformal.calibration import Calibration
 from atts.exchange.tables import read_records
+from atts.store.contents import CALIBRATION, CHAINS, CONFIG, SUMMARY
 from atts.store.environment import read_environments
-from atts.store.run_directory import CALIBRATION, CHAINS, CONFIG, SUMMARY, read_run
+from atts.store.run_directory import read_run
 
 BEFORE = Path(__file__).parents[1] / "data" / "before"
 ALONE = Path("suite/bundled/arithmetic/target-only")

@@ -10,14 +10,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from atts.analysis.graded_run import grade_run
-from atts.analysis.residency import peak_target_tokens
 from atts.analysis.summary import Summary, summarise
-from atts.analysis.tokens import TokenBudget, Tokens, accepted_tokens, count_tokens
+from atts.analysis.tokens import (
+    TokenBudget,
+    Tokens,
+    accepted_tokens,
+    count_tokens,
+    peak_target_tokens,
+)
 from atts.config import Config, differing_keys
 from atts.errors import GradingError
+from atts.grading.chains import mean_over_problems
 from atts.grading.grader import Grader
 from atts.grading.intervals import Interval
-from atts.grading.metrics import mean_over_problems
 from atts.grading.paired import Difference, holm, paired_difference, paired_ratio
 from atts.methods import METHODS
 from atts.store.run_directory import RecordedRun
@@ -44,7 +49,7 @@ class Speed(Record):
     accepted_tokens_per_second: float
     """Tokens that are part of finished chains, by either model."""
     peak_target_tokens: int
-    """See ``atts.analysis.residency``."""
+    """See ``atts.analysis.tokens``."""
 
 
 class Against(Record):

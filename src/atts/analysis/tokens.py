@@ -1,11 +1,14 @@
-"""Tokens of recorded chains: written, scored, accepted, saved, and what they cost."""
+"""Tokens of recorded chains: written, scored, accepted, saved, held, and what they cost."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from statistics import mean
+from typing import NamedTuple
+
+import numpy as np
 
 from atts.config import Config
-from atts.types import Author, Chain, Discarded, Record
+from atts.types import Author, Chain, Decision, Discarded, Rating, Record, Segment
 
 
 class Tokens(Record):
@@ -119,3 +122,119 @@ def tokens_saved(chains: Sequence[Chain]) -> int:
 
 def _written(chain: Chain) -> int:
     return chain.written("draft") + chain.written("target")
+
+
+class Jump(NamedTuple):
+    """Tokens that are there from one moment on; fewer, if negative."""
+
+    time: float
+    tokens: float
+
+
+class Growth(NamedTuple):
+    """Tokens that come evenly between two moments."""
+
+    begin: float
+    end: float
+    tokens: float
+
+
+def peak_target_tokens(chains: Iterable[Chain]) -> int:
+    """The most tokens that the target holds at any time; 0 where it serves no chain.
+
+    The target holds a chain from the moment when it begins to work on the chain's first request
+    until the chain ends: between two of its requests too, because it is then that a prefix cache
+    must keep the chain, or compute it again. A chain counts with the tokens that the target has of
+    it, in the target's own vocabulary:
+
+    - a scored segment from when its scoring begins; one that is replaced until the scoring ends;
+    - a text that is rated like one that is scored, and the request for it while it is rated;
+    - other text of the draft, from the target's next request (in the draft's tokens);
+    - what the target writes as it grows, evenly between its first token and its last.
+
+    Prompts are left out: they are not recorded, and a server keeps one for all chains of a problem.
+    All times are put on the run's clock: that of a process starts elsewhere when a run is resumed.
+    """
+    steps: list[Jump] = []
+    growths: list[Growth] = []
+    for chain in chains:
+        of_chain, grows = _held(chain)
+        steps += of_chain
+        growths += grows
+    if not steps:
+        return 0
+    return round(_peak(steps, growths))
+
+
+def _held(chain: Chain) -> tuple[list[Jump], list[Growth]]:
+    """What the target comes to hold of a chain, and loses when the chain ends."""
+    requests = _requests(chain)
+    if not requests:
+        return [], []
+    # The run's clock is that of the process, moved; a chain makes its first request at once.
+    moved = chain.started - requests[0].timings.queued
+    steps: list[Jump] = []
+    growths: list[Growth] = []
+    unseen = 0.0  # tokens of the draft that the target was not sent yet
+    last: Segment | None = None
+    for request in requests:
+        times = request.timings
+        begin, first = moved + times.started, moved + times.first_token
+        end = max(first, moved + times.done)
+        replaced = last is not None and last.author == "draft" and not last.kept
+        if isinstance(request, Segment):
+            last = request
+            if request.author == "draft":
+                unseen += request.kept_tokens
+                continue
+            steps.append(Jump(begin, unseen))
+            growths.append(Growth(first, end, request.tokens))
+            leaves = 0.0 if request.kept else float(request.tokens)
+        elif isinstance(request, Decision):
+            steps.append(Jump(begin, request.scored_tokens))
+            leaves = float(request.scored_tokens) if replaced else 0.0
+        else:
+            # What the target has just written itself it has already.
+            known = last.tokens if last is not None and last.author == "target" else 0
+            new = float(max(0, request.read_tokens - known))
+            steps.append(Jump(begin, new))
+            leaves = new if replaced else max(0.0, new - unseen)
+        steps.append(Jump(end, -leaves))
+        unseen = 0.0
+    held = sum(step.tokens for step in steps) + sum(growth.tokens for growth in growths)
+    if steps:
+        # Not before its last request ended: the two clocks are not read at the same instant.
+        end = max(chain.done, moved + max(request.timings.done for request in requests))
+        steps.append(Jump(end, -held))
+    return steps, growths
+
+
+def _requests(chain: Chain) -> list[Segment | Decision | Rating]:
+    """Everything that was asked of a model for a chain: by turn, and by time in a turn."""
+    requests: list[Segment | Decision | Rating] = []
+    for turn in chain.turns:
+        of_turn: list[Segment | Decision | Rating] = [*turn.segments]
+        of_turn += [each for each in (turn.decision, turn.rating) if each]
+        requests += sorted(of_turn, key=lambda request: request.timings.started)
+    return requests
+
+
+def _peak(steps: Sequence[Jump], growths: Sequence[Growth]) -> float:
+    """The highest value of a sum of steps and ramps: it lies at the end of a ramp or at a step."""
+    sudden = np.array(
+        [*steps, *((g.end, g.tokens) for g in growths if g.end == g.begin)], dtype=np.float64
+    )
+    ramps = np.array([g for g in growths if g.end > g.begin], dtype=np.float64).reshape(-1, 3)
+    begins, ends, sizes = ramps.T
+    slopes = sizes / (ends - begins)
+    # At one moment what grows is counted before what leaves.
+    times = np.concatenate([sudden[:, 0], begins, ends])
+    jumps = np.concatenate([sudden[:, 1], np.zeros(2 * len(ramps))])
+    bends = np.concatenate([np.zeros(len(sudden)), slopes, -slopes])
+    order = np.lexsort((-jumps, times))
+    times, jumps, bends = times[order], jumps[order], bends[order]
+    grown = np.concatenate([[0.0], np.cumsum(np.cumsum(bends)[:-1] * np.diff(times))])
+    stepped = np.cumsum(jumps)
+    # Just before each event, and just after it.
+    before = np.concatenate([[0.0], stepped[:-1]])
+    return float(np.max(grown + np.maximum(before, stepped)))

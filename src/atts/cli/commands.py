@@ -1,17 +1,63 @@
-"""How the commands are put together: groups that import a command when it is asked for, and the
-command line that goes on where a command was stopped.
+"""How the commands are put together: groups that import a command when it is asked for, options
+that several have, and the command line that goes on where a command was stopped.
 """
 
+import json
 import shlex
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from atts.cli.terminal import INTERRUPTED, say
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", "-c", metavar="FILE", help="A YAML configuration.", show_default="the defaults"
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change one key of the configuration, e.g. take_over.rate=0.3; may be repeated. "
+        "atts run --show-config prints every key.",
+    ),
+]
+
+ProblemsFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--problems-dir",
+        metavar="DIR",
+        help="A folder of JSONL files named after the problem sets; sets problems.folder.",
+        show_default="the Hugging Face hub",
+    ),
+]
+
+AsJson = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        help="Print the figures as JSON at the end; meanwhile standard error has the progress as "
+        "JSON, an object a line.",
+    ),
+]
+
+
+def with_folder(settings: list[str] | None, folder: Path | None) -> list[str] | None:
+    """The settings, and that of ``--problems-dir``."""
+    if folder is None:
+        return settings
+    # JSON is YAML: a path with a colon or a brace in it stays one text.
+    return [*(settings or []), f"problems.folder={json.dumps(str(folder))}"]
+
 
 CONFIGURATION = ("config_file", "settings", "problems_folder")
 """The parameters of a command that make its configuration."""

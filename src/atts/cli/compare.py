@@ -9,8 +9,16 @@ import typer
 from atts.analysis import comparison as analysis
 from atts.analysis.comparison import Comparison
 from atts.analysis.tokens import TokenBudget
-from atts.cli.commands import new_app, resumable, same_command
-from atts.cli.options import AsJson, ConfigFile, ProblemsFolder, Settings, with_folder
+from atts.cli.commands import (
+    AsJson,
+    ConfigFile,
+    ProblemsFolder,
+    Settings,
+    new_app,
+    resumable,
+    same_command,
+    with_folder,
+)
 from atts.cli.progress import Display, counting
 from atts.cli.terminal import EXIT_CODES, FAILED, echo_json, err, exit_if_failed, out, say
 from atts.errors import ConfigError

@@ -8,8 +8,7 @@ from importlib import metadata
 import typer
 from rich.table import Table
 
-from atts.cli.commands import new_app
-from atts.cli.options import ConfigFile, Settings
+from atts.cli.commands import ConfigFile, Settings, new_app
 from atts.cli.terminal import EXIT_CODES, FAILED, err, out
 from atts.config import Config, load_config
 from atts.engines.checks import Check, check_model

@@ -8,8 +8,7 @@ import typer
 
 from atts.analysis.graded_run import grade_run
 from atts.analysis.summary import summarise
-from atts.cli.commands import command_line, new_app
-from atts.cli.options import ConfigFile, Settings
+from atts.cli.commands import ConfigFile, Settings, command_line, new_app
 from atts.cli.problems import Folder
 from atts.cli.terminal import EXIT_CODES, out, say
 from atts.config import FORMER_DEFAULTS, Config, flatten, load_config, parse_config

@@ -6,17 +6,20 @@ from typing import Annotated
 
 import typer
 
-from atts.analysis.promise import promised_rate
-from atts.analysis.summary import Summary
+from atts.analysis.summary import Summary, promised_rate
 from atts.cli.commands import (
     CONFIGURATION,
+    AsJson,
+    ConfigFile,
+    ProblemsFolder,
+    Settings,
     command_line,
     given,
     new_app,
     resumable,
     same_command,
+    with_folder,
 )
-from atts.cli.options import AsJson, ConfigFile, ProblemsFolder, Settings, with_folder
 from atts.cli.progress import Display
 from atts.cli.terminal import (
     EXIT_CODES,
@@ -31,7 +34,8 @@ from atts.config import load_config
 from atts.conformal.calibration import Calibration
 from atts.reports.summary_table import comparison
 from atts.runs import jobs, setup
-from atts.store.run_directory import CALIBRATION, config_yaml, former_defaults
+from atts.store.contents import CALIBRATION
+from atts.store.run_directory import config_yaml, former_defaults
 
 CALIBRATE_EXAMPLES = f"""Examples:
 

@@ -9,15 +9,13 @@ import typer
 from rich.live import Live
 from rich.table import Table
 
-from atts.cli.commands import new_app
-from atts.cli.options import ConfigFile, Settings
+from atts.cli.commands import ConfigFile, Settings, new_app
 from atts.cli.terminal import EXIT_CODES, FAILED, INTERRUPTED, err, out, say
 from atts.config import Config, load_config
 from atts.engines.servers import lifecycle
-from atts.engines.servers.lifecycle import AUTHORS, answers
+from atts.engines.servers.lifecycle import AUTHORS, answers, compile_deep_gemm, warm_up
 from atts.engines.servers.plan import plan_servers
 from atts.engines.servers.processes import ServerRecord, processes, read_record, tail
-from atts.engines.servers.warm import compile_deep_gemm, warm_up
 from atts.errors import ConfigError, StoreError
 from atts.text import safe_markup, visible
 from atts.types import Author

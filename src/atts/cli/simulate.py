@@ -6,15 +6,13 @@ from typing import Annotated
 
 import typer
 
-from atts.cli.commands import new_app
-from atts.cli.options import ConfigFile, Settings
+from atts.cli.commands import ConfigFile, Settings, new_app
 from atts.cli.terminal import EXIT_CODES, echo_json, out, say
 from atts.config import Config, load_config
 from atts.errors import ConfigError
 from atts.files import atomic_write
 from atts.reports.simulation_table import fit_table, outcomes_table
-from atts.simulation.contender import SimulatedMethod
-from atts.simulation.deployment import Hardware, ModelHardware
+from atts.simulation.deployment import Hardware, ModelHardware, SimulatedMethod
 from atts.simulation.fit import fit_run, read_fit
 from atts.simulation.simulate import check
 from atts.simulation.simulate import simulate as simulate_run

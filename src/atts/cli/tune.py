@@ -7,8 +7,15 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from atts.cli.commands import CONFIGURATION, command_line, given, new_app, resumable
-from atts.cli.options import ConfigFile, Settings
+from atts.cli.commands import (
+    CONFIGURATION,
+    ConfigFile,
+    Settings,
+    command_line,
+    given,
+    new_app,
+    resumable,
+)
 from atts.cli.progress import Display
 from atts.cli.terminal import EXIT_CODES, FAILED, err, out, say
 from atts.config import flatten, load_config
@@ -16,7 +23,7 @@ from atts.conformal.risk import Certificate, problems_needed
 from atts.reports.summary_table import percent, plain_table
 from atts.runs import setup, tuning
 from atts.runs.tuning import Tuning, TuningPlan, prepare_tuning
-from atts.store.run_directory import CALIBRATION, CERTIFICATE
+from atts.store.contents import CALIBRATION, CERTIFICATE
 
 RATES = (0.8, 0.6, 0.4, 0.2)
 CERTIFIABLE = {"take_over": {"control": "split"}, "stop": {"repeating": False}}

@@ -7,7 +7,14 @@ keys are errors. ``preset`` sets many keys at once, below all others. ``atts run
 prints all keys.
 """
 
-from atts.config.loading import apply_setting, load_config, method_and_settings, parse_config
+from atts.config.loading import (
+    FORMER_DEFAULTS,
+    PRESETS,
+    apply_setting,
+    load_config,
+    method_and_settings,
+    parse_config,
+)
 from atts.config.options import (
     AdaptiveOptions,
     BudgetOptions,
@@ -36,7 +43,6 @@ from atts.config.options import (
     Track,
     TurnsOptions,
 )
-from atts.config.presets import FORMER_DEFAULTS, PRESETS
 from atts.config.run import Config, differing_keys, flatten
 
 __all__ = [

@@ -5,9 +5,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
 
 from atts.conformal.calibration import Calibration
-from atts.conformal.groups import TurnGroups
-from atts.conformal.pvalues import smoothed_rank
-from atts.conformal.ranks import SortedScores
+from atts.conformal.pvalues import SortedScores, TurnGroups, smoothed_rank
 from atts.types import Chain, Record
 
 LEVEL = 0.01

@@ -2,12 +2,10 @@
 
 from atts.config import AdaptiveOptions, TakeOverOptions
 from atts.conformal.adaptive import AdaptiveControl
-from atts.conformal.budget import BudgetControl
 from atts.conformal.calibration import Calibration
-from atts.conformal.calibration_pass import CalibratingControl
-from atts.conformal.control import Control
+from atts.conformal.control import BudgetControl, Control
 from atts.conformal.online import OnlineControl
-from atts.conformal.split import SplitControl
+from atts.conformal.split import CalibratingControl, SplitControl
 from atts.errors import CalibrationError, ConfigError
 
 

@@ -4,8 +4,7 @@ from collections import defaultdict
 
 from atts.config import Coverage
 from atts.conformal.control import Control, Verdict, checked_rate
-from atts.conformal.pvalues import require_finite, smoothed_rank, two_draws
-from atts.conformal.ranks import Counts, SortedScores
+from atts.conformal.pvalues import Counts, SortedScores, require_finite, smoothed_rank, two_draws
 from atts.types import Decision
 
 PRIOR = 4.0

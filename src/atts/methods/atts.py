@@ -6,20 +6,19 @@ over: it does iff p is at most the take-over rate.
 """
 
 import asyncio
+from collections.abc import Sequence
 
 import numpy as np
 
 from atts import registry
 from atts.config import TurnsOptions
 from atts.conformal.scores import TOP, Score, SegmentLogprobs, all_scores
-from atts.engines.base import GenerateRequest
-from atts.engines.prefetch import Prefetch
+from atts.engines.base import GenerateRequest, Prefetch
 from atts.errors import ConfigError
 from atts.methods.chain import OpenChain, Written
 from atts.methods.decider import ControlDecider, Decider, Ruling, Scores, Siblings
 from atts.methods.method import Method
-from atts.methods.repetition import repeats
-from atts.methods.rewind import kept_part
+from atts.models.prompts import Tokenizer
 from atts.seeds import seed_at, tie_breaker
 from atts.types import ChainEnd, Decision
 
@@ -216,6 +215,75 @@ def _decider(siblings: Siblings) -> Decider:
     if siblings.control is None:
         raise ValueError("there is no control to decide by")
     return ControlDecider(siblings.control, siblings.problem_id)
+
+
+def kept_part(chain: OpenChain, written: Written, tokens: int) -> Written | None:
+    """The beginning of a draft segment, up to a token of the target's; None if nothing is left.
+
+    Only whole characters are kept, and nothing before the segment is encoded anew: the target keeps
+    the tokens that it scored, the draft those that it wrote, as far as they reach.
+    """
+    text = written.segment.text
+    target, draft = chain.models["target"].tokenizer, chain.models["draft"].tokenizer
+    ids, kept = target.decode_whole_characters(written.token_ids["target"][:tokens])
+    while ids and not text.startswith(kept):  # a tokenizer may look back while it decodes
+        ids, kept = target.decode_whole_characters(ids[:-1])
+    if not kept:
+        return None
+    ours = _beginning(draft, written.token_ids["draft"], kept)
+    segment = written.segment.model_copy(
+        update={
+            "text": kept,
+            "cut": text[len(kept) :],
+            "cut_tokens": max(0, written.segment.tokens - len(ours)),
+        }
+    )
+    return written._replace(segment=segment, token_ids={"draft": ours, "target": ids})
+
+
+def _beginning(tokenizer: Tokenizer, ids: Sequence[int], text: str) -> list[int]:
+    """Ids of a text that the text of ``ids`` begins with: the same ids, up to its last token."""
+    low, high = 0, len(ids)  # the most of them whose text is not longer is between these
+    while low < high:
+        middle = (low + high + 1) // 2
+        if len(tokenizer.decode_whole_characters(list(ids[:middle]))[1]) <= len(text):
+            low = middle
+        else:
+            high = middle - 1
+    same, begins = tokenizer.decode_whole_characters(list(ids[:low]))
+    if not text.startswith(begins):
+        return tokenizer.encode(text)
+    rest = text[len(begins) :]
+    return same + tokenizer.encode(rest) if rest else same
+
+
+PROBE = 1500
+"""Characters at the end that must stand earlier too: about a segment of 500 tokens."""
+
+TIMES = 4
+"""A passage that stands so often in a row is a loop; three times may be a proof by cases."""
+
+
+def repeats(text: str) -> bool:
+    """Whether the text ends in one passage over and over again, verbatim.
+
+    The passage of p characters stands at least ``TIMES`` times in a row, and the end of the text
+    has the period p for at least ``PROBE`` + p characters. Passages of up to ``PROBE`` characters
+    are found for certain: were the probe found earlier, and nearer than the period, the end
+    would have a smaller period (Fine and Wilf 1965). Takes one search of the text from its end.
+
+    >>> repeats("So x = 2. " + "Wait, let me check again. " * 70)
+    True
+    >>> repeats("So x = 2. " + "Wait, let me check again. " * 7)
+    False
+    """
+    length = len(text)
+    earlier = text.rfind(text[-PROBE:], 0, length - 1) if length > PROBE else -1
+    if earlier < 0:
+        return False
+    period = length - PROBE - earlier
+    end = text[-TIMES * period :]
+    return len(end) == TIMES * period and end[period:] == end[:-period]
 
 
 METHOD = Method(

@@ -15,12 +15,12 @@ from atts.engines.base import (
     ChainMark,
     Engine,
     GenerateRequest,
+    Prefetch,
     Purpose,
     Sampling,
     Scored,
     ScoreRequest,
 )
-from atts.engines.prefetch import Prefetch
 from atts.errors import EngineError
 from atts.grading.extract import extract_answer
 from atts.methods.decider import Decider

@@ -9,8 +9,8 @@ from atts.analysis.graded_run import GradedRun, grade_run
 from atts.analysis.summary import Summary, drift_alarm, summarise
 from atts.config import Config
 from atts.conformal.calibration import Calibration
-from atts.conformal.calibration_pass import rounds
 from atts.conformal.factory import calibrating_control
+from atts.conformal.split import rounds
 from atts.files import atomic_write
 from atts.grading.grader import Grader, Progress, VerdictCache
 from atts.methods.chain import Models
@@ -18,9 +18,10 @@ from atts.runs.activity import Activity
 from atts.runs.pool import Clock, make_chains
 from atts.runs.setup import Setup, prepare_calibration, prepare_run
 from atts.runs.stopping import Stopping
+from atts.store.contents import CALIBRATION
 from atts.store.environment import record_environment
 from atts.store.grades import read_grades
-from atts.store.run_directory import CALIBRATION, RecordedRun, RunStore
+from atts.store.run_directory import RecordedRun, RunStore
 from atts.types import Chain, ChainKey
 
 
@@ -154,7 +155,7 @@ async def calibrate(
     """Make the calibration chains that ``directory`` still lacks, and ``calibration.json``.
 
     The chains are made in two rounds, of which the first decides for the second; see
-    ``atts.conformal.calibration_pass``.
+    ``atts.conformal.split``.
 
     Args:
         config: of the run; or what ``prepare_calibration`` made of it, for this one call.

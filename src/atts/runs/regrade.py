@@ -18,8 +18,9 @@ from atts.grading.grader import Grader
 from atts.grading.judge import Cost, Judge
 from atts.methods import authors_of
 from atts.models.thought import begin_in_thought, united_ends
+from atts.store.contents import PROBLEMS, SUMMARY
 from atts.store.grades import GRADES, ChainGrade, ExtractedBy, text_digest
-from atts.store.run_directory import PROBLEMS, SUMMARY, RecordedRun, lock_run, read_run
+from atts.store.run_directory import RecordedRun, lock_run, read_run
 from atts.types import Chain, ChainKey, Problem
 
 ExtractBy = Literal["regex", "llm"]

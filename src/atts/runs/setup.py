@@ -22,7 +22,8 @@ from atts.methods.chain import Model, Models, OpenChain
 from atts.methods.decider import Decider, Siblings
 from atts.models.prompts import Tokenizer
 from atts.problems import calibration_problems, load_problems
-from atts.store.run_directory import SUMMARY, RecordedRun, check_run, read_run
+from atts.store.contents import SUMMARY
+from atts.store.run_directory import RecordedRun, check_run, read_run
 from atts.types import Author, Chain, ChainKey, Problem
 
 ModelsOf = Callable[[Problem, int], Models]

@@ -16,15 +16,15 @@ from atts.conformal.risk import (
 )
 from atts.errors import ConfigError, EngineError
 from atts.files import atomic_write, to_jsonl
+from atts.grading.chains import majority_by_problem, majority_vote
 from atts.grading.grader import Grader, VerdictCache
 from atts.grading.intervals import Interval, ratio_interval
-from atts.grading.metrics import majority_by_problem, majority_vote
 from atts.methods import METHODS
 from atts.methods.chain import Models
 from atts.problems import calibration_problems, load_problems
 from atts.runs.jobs import Observer, calibrate, make_run
 from atts.runs.setup import Setup, prepare_calibration, set_up
-from atts.store.run_directory import CALIBRATION, CERTIFICATE
+from atts.store.contents import CALIBRATION, CERTIFICATE
 from atts.types import Problem, Record
 
 TUNING = "tuning.json"

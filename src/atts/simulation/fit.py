@@ -20,12 +20,10 @@ from atts.config import Config
 from atts.engines.limits import Slots
 from atts.errors import ConfigError
 from atts.methods import METHODS
-from atts.simulation.clock import run_virtually
-from atts.simulation.contender import SimulatedMethod
-from atts.simulation.deployment import Hardware, ModelHardware, make_servers
+from atts.simulation.deployment import Hardware, ModelHardware, SimulatedMethod, make_servers
 from atts.simulation.hardware import Efficiency
 from atts.simulation.server import Server, SimulatedRequest
-from atts.simulation.simulate import simulate
+from atts.simulation.simulate import run_virtually, simulate
 from atts.simulation.workload import load_workload, prompt_lengths
 from atts.store.run_directory import RecordedRun, read_run
 from atts.types import Author, Chain, Record

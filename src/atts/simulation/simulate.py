@@ -1,7 +1,9 @@
 """One method over a workload, in virtual time: a run like any other, on simulated engines."""
 
 import asyncio
-from collections.abc import Callable
+import selectors
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -15,12 +17,56 @@ from atts.methods import METHODS
 from atts.methods.chain import Model, Models
 from atts.runs.pool import Clock, make_chains
 from atts.runs.setup import limited, set_up
-from atts.simulation.clock import run_virtually
-from atts.simulation.contender import SimulatedMethod
-from atts.simulation.deployment import Hardware, make_servers
+from atts.simulation.deployment import Hardware, SimulatedMethod, make_servers
 from atts.simulation.engine import Script, ScriptTokenizer, SimulatedEngine
 from atts.simulation.workload import Workload
 from atts.types import Author, Chain, Problem, Record
+
+Result = TypeVar("Result")
+
+
+class _Selector(selectors.DefaultSelector):
+    """Looks for input as always, but lets virtual time pass instead of waiting for it."""
+
+    now = 0.0
+
+    def select(self, timeout: float | None = None) -> Any:  # noqa: ANN401  (an internal type)
+        if timeout is None:
+            raise RuntimeError("nothing is left that could happen: every task waits for another")
+        self.now += max(timeout, 0.0)
+        return super().select(0)
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop that never waits: its time starts at 0 and jumps from timer to timer.
+
+    So hours of waiting take as long as the work in between, and nothing depends on how fast the
+    machine is. ``async-solipsism`` does the same, but its licence (GPL) would bind all of atts.
+
+    >>> async def wait() -> float:
+    ...     await asyncio.sleep(3600)
+    ...     return asyncio.get_running_loop().time()
+    >>> run_virtually(wait())
+    3600.0
+    """
+
+    def __init__(self) -> None:
+        self._clock = _Selector()
+        super().__init__(self._clock)
+
+    def time(self) -> float:
+        """Virtual seconds since the loop was made."""
+        return self._clock.now
+
+
+def run_virtually(main: Coroutine[Any, Any, Result]) -> Result:
+    """Run a coroutine to its end in virtual time, as ``asyncio.run`` does in real time.
+
+    Raises:
+        RuntimeError: everything waits for something that nothing will bring about.
+    """
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        return runner.run(main)
 
 
 class ModelUse(Record):

@@ -14,36 +14,37 @@
 
 import contextlib
 import json
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Self
 
 import yaml
 from filelock import FileLock, Timeout
-from pydantic import ValidationError
 
-from atts.config import FORMER_DEFAULTS, Config, load_config
+from atts.config import FORMER_DEFAULTS, Config
 from atts.conformal.calibration import Calibration
 from atts.conformal.risk import Certificate
-from atts.errors import CalibrationError, ConfigError, StoreError
+from atts.errors import ConfigError, StoreError
 from atts.files import atomic_write, to_jsonl
+from atts.store.contents import (
+    ADVICE,
+    CALIBRATION,
+    CERTIFICATE,
+    CHAINS,
+    CONFIG,
+    LOCK,
+    PROBLEMS,
+    SUMMARY,
+    check_same_run,
+    read_calibration,
+    read_chains,
+    read_config,
+    read_problems,
+)
 from atts.store.grades import ChainGrade, read_grades
-from atts.store.same_run import ADVICE, check_same_run
 from atts.types import Chain, ChainKey, Problem, Record
-
-CONFIG = "config.yaml"
-PROBLEMS = "problems.jsonl"
-CALIBRATION = "calibration.json"
-CERTIFICATE = "certificate.json"
-CHAINS = "chains.jsonl"
-SUMMARY = "summary.json"
-LOCK = ".lock"
-
-_log = logging.getLogger(__name__)
-_R = TypeVar("_R", bound=Record)
 
 
 class RecordedRun(NamedTuple):
@@ -124,7 +125,7 @@ class RunStore:
                 # In this order, a process killed in between leaves a run that can still grow.
                 atomic_write(directory / PROBLEMS, to_jsonl(problems))
                 atomic_write(directory / CONFIG, config_yaml(config))
-            chains, length = _read_chains(directory, config, problems)
+            chains, length = read_chains(directory, config, problems)
             if (directory / CHAINS).exists():
                 os.truncate(directory / CHAINS, length)
             store = cls(directory, lock, chains, length)
@@ -200,10 +201,10 @@ def read_run(directory: Path) -> RecordedRun:
     if not (directory / CONFIG).is_file():
         raise StoreError(f"{directory} is not a run directory: it holds no {CONFIG}")
     try:
-        config = _read_config(directory)
-        problems = tuple(_read_problems(directory))
-        chains, _ = _read_chains(directory, config, problems)
-        calibration, certificate = _read_calibration(directory, config)
+        config = read_config(directory)
+        problems = tuple(read_problems(directory))
+        chains, _ = read_chains(directory, config, problems)
+        calibration, certificate = read_calibration(directory, config)
     except OSError as error:
         raise StoreError(f"cannot read the run directory {directory}: {error}") from error
     found = tuple(chains.values())
@@ -301,9 +302,9 @@ def _grown(
     Raises:
         ConfigError, StoreError: it holds another run, or cannot be read.
     """
-    their_problems = _read_problems(directory)
+    their_problems = read_problems(directory)
     grown = check_same_run(
-        directory, (_read_config(directory), their_problems), (config, problems), may_grow
+        directory, (read_config(directory), their_problems), (config, problems), may_grow
     )
     # Without a calibration there is nothing to compare: the directory may be that of the
     # calibration itself, which leaves the file there.
@@ -331,7 +332,7 @@ def former_defaults(directory: Path | None) -> dict[str, Any]:
     if directory is None or not (directory / CONFIG).is_file():
         return {}
     try:
-        recorded = _read_config(directory).model_dump(mode="json")
+        recorded = read_config(directory).model_dump(mode="json")
     except StoreError:  # to be told where the run is opened
         return {}
     return _still(FORMER_DEFAULTS, recorded)
@@ -344,90 +345,6 @@ def _still(former: dict[str, Any], recorded: dict[str, Any]) -> dict[str, Any]:
         for key, value in former.items()
         if isinstance(value, dict) or recorded[key] == value
     }
-
-
-def _read_config(directory: Path) -> Config:
-    try:
-        return load_config(directory / CONFIG, defaults=FORMER_DEFAULTS)
-    except ConfigError as error:
-        raise StoreError(f"the run directory {directory} cannot be read: {error}") from error
-
-
-def _read_calibration(
-    directory: Path, config: Config
-) -> tuple[Calibration | None, Certificate | None]:
-    """What the run decides by, and what vouches for it."""
-    calibration = certificate = None
-    try:
-        # The directory of a calibration pass has the file too, but did not decide by it.
-        if config.take_over.calibration and (directory / CALIBRATION).exists():
-            text = (directory / CALIBRATION).read_text(encoding="utf-8")
-            calibration = Calibration.from_json(text, str(directory / CALIBRATION))
-        if config.take_over.certificate and (directory / CERTIFICATE).exists():
-            text = (directory / CERTIFICATE).read_text(encoding="utf-8")
-            certificate = Certificate.from_json(text, str(directory / CERTIFICATE))
-    except (UnicodeDecodeError, CalibrationError) as error:
-        raise StoreError(f"the run directory {directory} cannot be read: {error}") from error
-    return calibration, certificate
-
-
-def _read_problems(directory: Path) -> list[Problem]:
-    path = directory / PROBLEMS
-    lines = path.read_bytes().split(b"\n")
-    return [
-        _parse(Problem, line, path, number) for number, line in enumerate(lines, 1) if line.strip()
-    ]
-
-
-def _read_chains(
-    directory: Path, config: Config, problems: Sequence[Problem]
-) -> tuple[dict[ChainKey, Chain], int]:
-    """The newest line of each chain, and the length in bytes up to the last good line."""
-    path = directory / CHAINS
-    known = {problem.id for problem in problems}
-    chains: dict[ChainKey, Chain] = {}
-    length = 0
-    try:
-        lines = path.read_bytes().splitlines(keepends=True)
-    except FileNotFoundError:
-        return chains, length
-    for number, line in enumerate(lines, 1):
-        if number == len(lines) and _is_torn(line):
-            _log.warning("%s: dropped line %d, which was not written to its end", path, number)
-            break
-        chain = _parse(Chain, line, path, number)
-        if chain.problem_id not in known or not 0 <= chain.sample < config.samples:
-            raise StoreError(
-                f"{path}, line {number}: chain {chain.sample} of problem {chain.problem_id!r} does "
-                "not belong to this run; remove the line, or restore the file"
-            )
-        # A retried chain goes to the end, so that the order is that of the file.
-        chains.pop(chain.key, None)
-        chains[chain.key] = chain
-        length += len(line)
-    return chains, length
-
-
-def _is_torn(line: bytes) -> bool:
-    if not line.endswith(b"\n"):
-        return True
-    try:  # a power cut can leave blocks of zeros where the line should stand
-        json.loads(line)
-    except ValueError:
-        return True
-    return False
-
-
-def _parse(kind: type[_R], line: bytes, path: Path, number: int) -> _R:
-    try:
-        return kind.model_validate_json(line)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise StoreError(
-            f"{path}, line {number} is corrupt: {where + ': ' if where else ''}{first['msg']}; "
-            "restore the file, or remove the line"
-        ) from None
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

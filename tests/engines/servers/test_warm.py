@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from atts.config import parse_config
+from atts.engines.servers.lifecycle import compile_deep_gemm
 from atts.engines.servers.plan import ServerPlan, plan_servers
-from atts.engines.servers.warm import compile_deep_gemm
 from atts.errors import ServerError
 from atts.types import Author
 

@@ -4,9 +4,14 @@ from collections.abc import Sequence
 
 from atts.analysis.report import RunReport
 from atts.reports.figures.base import Figure, save_figures
+from atts.reports.figures.decisions import (
+    p_values,
+    rate_by_problem,
+    rate_by_turn,
+    rate_over_time,
+    scores,
+)
 from atts.reports.figures.outcomes import accuracy, cost, frontier, pass_at_k
-from atts.reports.figures.rates import rate_by_problem, rate_by_turn, rate_over_time
-from atts.reports.figures.scores import p_values, scores
 from atts.reports.figures.times import intensity, phases, timeline
 
 __all__ = ["Figure", "make_figures", "save_figures"]
