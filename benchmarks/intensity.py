@@ -33,7 +33,7 @@ from rich.table import Table
 
 from atts.analysis.profile import Intensity, RunProfile, profile
 from atts.analysis.spans import Phase
-from atts.config import Config, MethodName, parse_config
+from atts.config import FORMER_DEFAULTS, Config, MethodName, parse_config
 from atts.runs import jobs
 from atts.runs.setup import open_models
 from atts.simulation.deployment import Hardware, ModelHardware, SimulatedMethod
@@ -84,7 +84,7 @@ def make_config(method: str, samples: int, problems: int, round_number: int) -> 
         "take_over": {"mode": "replace", "control": "online"},
         "limits": {"chains": 1000, "draft_requests": 1000, "target_requests": 1000},
     }
-    return parse_config(tree, "the benchmark")
+    return parse_config(tree, "the benchmark", FORMER_DEFAULTS)
 
 
 async def measure(sizes: dict[int, int], rounds: int, folder: Path) -> list[dict[str, Any]]:
@@ -121,6 +121,7 @@ def simulate_all(sizes: dict[int, int], traces: Path, in_flight: int) -> list[di
                     "take_over": {"control": "online"},
                 },
                 "the benchmark",
+                FORMER_DEFAULTS,
             )
             contender = SimulatedMethod(method, method, {})
             chains: list[Chain] = []

@@ -38,7 +38,7 @@ from tokenizers import Tokenizer as FastTokenizer
 
 import atts.methods.atts
 import atts.methods.chain
-from atts.config import Config, ModelOptions, parse_config
+from atts.config import FORMER_DEFAULTS, Config, ModelOptions, parse_config
 from atts.conformal.drift import DriftAlarm
 from atts.conformal.online import OnlineControl
 from atts.engines.base import Completion, GenerateRequest, Scored, ScoreRequest
@@ -262,6 +262,7 @@ def configuration(in_flight: int) -> Config:
             },
         },
         "the benchmark",
+        FORMER_DEFAULTS,
     )
 
 

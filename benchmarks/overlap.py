@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from atts.cli.demo import demo_configs
-from atts.config import Config, parse_config
+from atts.config import FORMER_DEFAULTS, Config, parse_config
 from atts.conformal.calibration import Calibration
 from atts.conformal.split import SplitControl
 from atts.engines import limits
@@ -214,7 +214,9 @@ async def at_once() -> None:
 async def _virtual_run(
     overlap: str, rate: float, score_seconds: float, chains: int, seed: int
 ) -> Virtual:
-    config = parse_config({"seed": seed, "limits": {"overlap": overlap}}, "the benchmark")
+    config = parse_config(
+        {"seed": seed, "limits": {"overlap": overlap}}, "the benchmark", FORMER_DEFAULTS
+    )
     draft = StandIn(DRAFT_SECONDS, 0.0)
     target = StandIn(TARGET_SECONDS, score_seconds)
     words = cast("Tokenizer", Words())

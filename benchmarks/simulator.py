@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from atts.config import Config, parse_config
+from atts.config import FORMER_DEFAULTS, Config, parse_config
 from atts.simulation.deployment import Hardware, ModelHardware, SimulatedMethod
 from atts.simulation.fit import least_squares
 from atts.simulation.hardware import GPUS, SHAPES, Costs, Efficiency, Shape, SharedGpus
@@ -59,7 +59,9 @@ def main() -> None:
 
 
 def pair(draft: str = "DeepSeek-R1-Distill-Llama-8B", target: str = "QwQ-32B") -> Config:
-    return parse_config({"draft": {"model": draft}, "target": {"model": target}}, "a benchmark")
+    return parse_config(
+        {"draft": {"model": draft}, "target": {"model": target}}, "a benchmark", FORMER_DEFAULTS
+    )
 
 
 # speed

@@ -17,6 +17,9 @@ HOSTILE = (
     "<!--<script>{{ 7*7 }} javascript:alert(1) \" ' & $x$ \u202e \x00 \x1b[31m \U0001f600"
 )
 
+SURPRISES = (0.0, 0.02, 0.0, 1.5, 0.0, 0.25, 7.25, 0.5, 0.5, 3.0)
+"""Of the tokens of a segment from which something was cut."""
+
 
 def summarised(
     config: Config,
@@ -36,12 +39,14 @@ def write_run(
     turns: int = 2,
     text: str = "1 + 1 = 2. ",
     names: str = "p",
+    cut: str = "",
     **settings: Any,  # noqa: ANN401  (whatever the configuration takes)
 ) -> None:
     """A run whose chains all have so many turns; every other turn is taken over.
 
     The last problem's chains are wrong, of each of the others the first has no answer, and the
-    very last chain failed. A turn takes 8 seconds.
+    very last chain failed. A turn takes 8 seconds. With ``cut``, a draft's segment is not replaced,
+    but loses that end of it, as in mode ``rewind``.
     """
     config = parse_config({"samples": samples, **settings}, "the test")
     solved = [
@@ -63,7 +68,7 @@ def write_run(
                         end="failed" if failed else "answer",
                         answer=None if sample == 0 and not last else "3" if last else "2",
                         turns=tuple(
-                            _turn(begin + 8 * turn, order + turn, text, turn % 2 == 0)
+                            _turn(begin + 8 * turn, order + turn, text, turn % 2 == 0, cut)
                             for turn in range(turns)
                         ),
                         started=begin - 0.5,
@@ -74,7 +79,7 @@ def write_run(
                 order += turns
 
 
-def _turn(begin: float, order: int, text: str, take_over: bool) -> Turn:
+def _turn(begin: float, order: int, text: str, take_over: bool, cut: str) -> Turn:
     at = 1000.0 + begin
 
     def timings(*moments: float) -> Timings:
@@ -88,7 +93,9 @@ def _turn(begin: float, order: int, text: str, take_over: bool) -> Turn:
         finish_reason="length",
         cached_tokens=0,
         timings=timings(0, 0.5, 1, 3),
-        kept=not take_over,
+        kept=bool(cut) or not take_over,
+        cut=cut if take_over else "",
+        cut_tokens=4 if cut and take_over else 0,
     )
     target = Segment(
         author="target",
@@ -104,7 +111,8 @@ def _turn(begin: float, order: int, text: str, take_over: bool) -> Turn:
         take_over=take_over,
         threshold=0.4,
         order=order,
-        scored_tokens=10,
+        surprises=SURPRISES if cut else (),
+        scored_tokens=len(SURPRISES),
         cached_tokens=0,
         timings=timings(3, 4, 5, 5),
     )

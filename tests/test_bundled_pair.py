@@ -74,8 +74,14 @@ class Counter(SilentObserver):
 async def test_calibrate_run_and_resume(tmp_path: Path) -> None:
     configs = {
         name: small(config) for name, config in demo_configs(3, 2, tmp_path).items()
-    }  # the four runs of the demo
-    async with open_models(configs["atts-marginal"]) as models:
+    }  # the four runs of the demo, and a conditional calibration
+    marginal = configs["atts-marginal"]
+    where = tmp_path / "calibration-conditional" / "calibration.json"
+    conditional = marginal.take_over.model_copy(
+        update={"coverage": "conditional", "calibration": where}
+    )
+    configs["atts-conditional"] = marginal.model_copy(update={"take_over": conditional})
+    async with open_models(marginal) as models:
         for config in configs.values():
             if path := config.take_over.calibration:
                 calibration = await jobs.calibrate(config, models, path.parent, Counter())

@@ -32,7 +32,7 @@ from models import DRAFT, TARGET, VOCABULARY, make_model
 from rich.console import Console
 from rich.table import Table
 
-from atts.config import Config, ModelOptions, parse_config
+from atts.config import FORMER_DEFAULTS, Config, ModelOptions, parse_config
 from atts.conformal.factory import make_control
 from atts.engines.base import Engine, GenerateRequest, Sampling, ScoreRequest
 from atts.engines.http import HttpClient
@@ -136,7 +136,7 @@ def configuration(folder: Path, gpus: int, python: str, path: str | None) -> Con
         "take_over": {"rate": 0.4},
     }
     (folder / "full_size.yaml").write_text(yaml.safe_dump(tree))
-    return parse_config(tree, "the benchmark")
+    return parse_config(tree, "the benchmark", FORMER_DEFAULTS)
 
 
 def atts(*words: object) -> None:

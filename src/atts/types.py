@@ -204,6 +204,10 @@ class Chain(Record):
         """Tokens of an author's segments, kept or not."""
         return sum(turn.written(author) for turn in self.turns)
 
+    def kept(self, author: Author) -> int:
+        """Tokens of an author's that are part of the chain: neither replaced nor cut off."""
+        return sum(each.kept_tokens for each in self.segments if each.author == author)
+
     @property
     def decisions(self) -> Iterator[tuple[int, Decision]]:
         """Each decision with the number of its turn, from 0."""

@@ -96,6 +96,17 @@ def test_a_replaced_segment_is_held_while_it_is_scored() -> None:
     assert peak_target_tokens([chain(longer, started=0, done=3)]) == 16
 
 
+def test_a_cut_is_held_while_it_is_scored() -> None:
+    cut = segment("draft", 20, at(0, 1)).model_copy(update={"cut": "...", "cut_tokens": 5})
+    turn = Turn(
+        segments=(cut, segment("target", 2, at(2, 3))),
+        decision=decision(12, at(1, 2)),  # 3 of which are those 5
+    )
+    assert peak_target_tokens([chain(turn, started=0, done=3)]) == 12
+    longer = turn.model_copy(update={"segments": (cut, segment("target", 8, at(2, 3)))})
+    assert peak_target_tokens([chain(longer, started=0, done=3)]) == 12 - 3 + 8
+
+
 def test_a_draft_that_is_not_scored_comes_with_the_next_request() -> None:
     turn = Turn(segments=(segment("draft", 11, at(0, 1)), segment("target", 6, at(2, 3))))
     assert peak_target_tokens([chain(turn, started=0, done=3)]) == 17

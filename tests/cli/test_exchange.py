@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from recorded import write_run
 from typer.testing import Result
 
 from atts.config import load_config
@@ -91,6 +92,18 @@ def test_tables_have_a_row_per_chain(invoke: Invoke, run: Path) -> None:
     assert [row["correct"] for row in lines] == [True, False, True, None]
     assert lines[0]["text"] == r"so \boxed{0}"
     assert lines[0]["scores"] == [pytest.approx(np.log(1.5))]
+
+
+def test_tables_tell_kept_from_cut_tokens(invoke: Invoke, tmp_path: Path) -> None:
+    write_run(tmp_path / "run", cut="so 3.", take_over={"mode": "rewind"})
+    assert invoke("export", "run", "t.jsonl").exit_code == 0
+    first = json.loads((tmp_path / "t.jsonl").read_text().splitlines()[0])
+    assert (first["draft_tokens"], first["draft_tokens_kept"], first["target_tokens"]) == (
+        20,
+        16,
+        7,
+    )
+    assert "so 3." not in first["text"]
 
 
 def test_jsonl_is_read_by_datasets(invoke: Invoke, run: Path) -> None:

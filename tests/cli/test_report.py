@@ -39,6 +39,31 @@ def test_the_page_and_the_figures_are_written(invoke: Invoke, tmp_path: Path) ->
     ]
 
 
+REWIND = {"mode": "rewind", "score": {"kind": "largest-surprise"}, "record_surprises": "on"}
+
+
+def test_a_run_with_cuts_is_told_by_every_command(invoke: Invoke, tmp_path: Path) -> None:
+    write_run(tmp_path / "rewind", problems=6, cut="so 3.", take_over=REWIND)
+    write_run(tmp_path / "replace", problems=6, take_over={"mode": "replace"})
+
+    def cells(label: str, *arguments: object) -> list[str]:
+        result = invoke(*arguments)
+        assert result.exit_code == (1 if arguments[0] == "compare" else 0), result.output
+        found = [line for line in result.stdout.splitlines() if line.strip().startswith(label)]
+        return found[0].strip().removeprefix(label).split() if found else []
+
+    assert cells("draft tokens written", "report", "rewind", "replace") == ["480", "480"]
+    assert cells("cut off", "report", "rewind", "replace") == ["96", "-"]
+    assert cells("cut off", "report", "replace") == []
+    # With all of the chain that failed, for which compare exits with 1.
+    assert cells("thrown away", "compare", "rewind", "replace") == ["112", "250"]
+    assert cells("cut off", "compare", "rewind", "replace") == ["96", "-"]
+    assert invoke("profile", "rewind").exit_code == 0
+    control = "adaptive,score.kind=largest-surprise"
+    replayed = ["replay", "rewind", "--recorded", "--control", control]
+    assert cells("A  as recorded", *replayed)[:2] == ["0.4", "0.500"]
+
+
 def test_a_failed_page_leaves_the_old_one(
     invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -350,34 +350,34 @@ def test_a_real_interrupt_closes_the_models_and_says_how_to_go_on(tmp_path: Path
     assert process.returncode == 130
 
 
-def test_demo_calibrates_both_ways_then_runs_four_methods(invoke: Invoke, fake: FakeJobs) -> None:
+def test_demo_runs_four_methods_and_calibrates_one_of_them(invoke: Invoke, fake: FakeJobs) -> None:
     result = invoke("demo", "--problems", "5", "--samples", "3")
     assert result.exit_code == 0, result.output
     folder = Path("runs/demo/001")
     assert [(job, directory) for job, _, directory in fake.asked] == [
         ("run", folder / "draft-only"),
         ("run", folder / "target-only"),
+        ("run", folder / "atts"),
         ("calibrate", folder / "calibration-marginal"),
         ("run", folder / "atts-marginal"),
-        ("calibrate", folder / "calibration-conditional"),
-        ("run", folder / "atts-conditional"),
     ]
     # A model that works alone is loaded alone, and has all cores.
     assert fake.closed == len(fake.opened) == 4
     assert {config.problems.count for _, config, _ in fake.asked} == {5}
     assert {config.samples for _, config, _ in fake.asked} == {3}
-    for word in ("draft-only", "target-only", "marginal", "conditional", "x that of target-only"):
+    for word in ("draft-only", "target-only", "marginal", "x that of target-only"):
         assert word in result.stdout
     assert f"atts report {folder}/draft-only {folder}/target-only" in result.stderr
 
 
-def test_the_demo_decides_by_its_own_calibrations() -> None:
+def test_the_demo_decides_as_it_comes_and_by_its_own_calibration() -> None:
     configs = demo_configs(5, 3, Path("here"))
-    for coverage in ("marginal", "conditional"):
-        take_over = configs[f"atts-{coverage}"].take_over
-        assert take_over.coverage == coverage
-        assert take_over.calibration == Path(f"here/calibration-{coverage}/calibration.json")
-        assert take_over.rate == 0.4
+    take_over = configs["atts-marginal"].take_over
+    assert (take_over.coverage, take_over.control) == ("marginal", "split")
+    assert take_over.calibration == Path("here/calibration-marginal/calibration.json")
+    assert configs["atts"].take_over == Config().take_over
+    assert {configs[name].take_over.mode for name in ("atts", "atts-marginal")} == {"rewind"}
+    assert {each.take_over.rate for each in configs.values()} == {0.4}
     assert configs["target-only"].take_over.calibration is None
     assert all(each.calibration.problems.split == "calibration" for each in configs.values())
     assert all(each.problems.split == "test" for each in configs.values())
@@ -388,7 +388,7 @@ def test_each_demo_has_a_folder_of_its_own_unless_told(invoke: Invoke, fake: Fak
         result = invoke(*arguments)
         assert result.exit_code == 0, result.output
     folders = [directory.parent for job, _, directory in fake.asked if job == "calibrate"]
-    assert folders[::2] == [*(Path(f"runs/demo/00{n}") for n in (1, 2, 2)), Path("mine")]
+    assert folders == [*(Path(f"runs/demo/00{n}") for n in (1, 2, 2)), Path("mine")]
 
 
 def test_a_demo_with_failed_chains_exits_with_1(invoke: Invoke, fake: FakeJobs) -> None:

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from recorded import HOSTILE, write_run
+from recorded import HOSTILE, SURPRISES, write_run
 
 from atts.analysis.report import read_report
 from atts.grading.grader import Grader
 from atts.reports.figures import make_figures
 from atts.reports.html import render_page
+from atts.text import visible
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 if not CHROMIUM or not DRIVER:
@@ -43,10 +44,13 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("runs")
     write_run(folder / "plain", problems=10, samples=4, turns=3)
     write_run(folder / "hostile", text=HOSTILE, names=HOSTILE)
+    rewind = {"mode": "rewind", "score": {"kind": "largest-surprise"}}
+    write_run(folder / "rewind", cut=HOSTILE, take_over=rewind)
     with Grader() as grader:
         runs = [
             read_report("plain", folder / "plain", grader),
             read_report(HOSTILE, folder / "hostile", grader),
+            read_report("rewind", folder / "rewind", grader),
         ]
     drawn = ("accuracy", "rate-by-problem", "phases")
     figures = [figure for figure in make_figures(runs) if figure.name in drawn]
@@ -213,6 +217,85 @@ def test_authors_are_told_by_words_and_lines_too(page: Page) -> None:
     page.run("history.back()")
 
 
+def test_only_the_mean_score_is_a_perplexity(page: Page) -> None:
+    for run, text in ((0, "score 0.530, perplexity 1.70"), (2, "score 0.520")):
+        page.show(f"#chain={run},1")
+        page.open_chain("Problem p0, chain 1")
+        assert page.run("document.querySelector('h4 span').textContent") == text
+
+
+def test_what_was_cut_off_is_struck_through_behind_what_was_kept(page: Page) -> None:
+    page.show("#chain=2,1")
+    page.open_chain("Problem p0, chain 1")
+    labels = "[...document.querySelectorAll('.segment p')].map(p => p.textContent)"
+    assert page.run(labels) == [
+        "Draft, 10 tokens, 4 of them cut off, p = 0.110",
+        "Target, 7 tokens",
+        "Draft, 10 tokens, p = 0.480",
+    ]
+    assert page.run("document.querySelectorAll('.segment del').length") == 1
+    struck = page.run("document.querySelector('.segment.draft del').textContent")
+    assert struck == visible(HOSTILE)
+    shown = page.run("document.querySelector('.segment.draft .text').textContent")
+    assert shown == "draft: 1 + 1 = 2. " + struck
+    line = "getComputedStyle(document.querySelector('%s')).textDecorationLine"
+    assert page.run(line % ".segment del") == "line-through"
+    assert page.run(line % ".segment.draft .text") == "none"
+    parts = "[...document.querySelectorAll('.strip span')]"
+    widths = f"{parts}.map(part => [part.className, part.style.flexGrow])"
+    assert page.run(widths) == [["draft", "6"], ["cut", "4"], ["target", "7"], ["draft", "10"]]
+
+
+def test_surprises_are_shown_on_demand(page: Page) -> None:
+    page.show("#chain=0,1")
+    page.open_chain("Problem p0, chain 1")
+    assert page.run("document.getElementById('surprises').hidden")  # none were recorded
+    page.show("#chain=2,1")
+    page.open_chain("Problem p0, chain 1")
+    pieces = "[...document.querySelectorAll('.segment.draft')[0].querySelectorAll('i')]"
+    text = "document.querySelector('.segment.draft .text').textContent"
+    plain = page.run(text)
+    assert page.run(f"{pieces}.length") == 0
+    assert not page.run("document.getElementById('scale').checkVisibility()")
+    page.run("document.getElementById('heat').focus()")
+    page.press(Keys.ENTER)
+    assert page.run("document.getElementById('heat').getAttribute('aria-pressed')") == "true"
+    assert page.run("document.getElementById('scale').checkVisibility()")
+    assert page.run(text) == plain
+    # Ten tokens, one of which the cut goes through.
+    titles = page.run(f"{pieces}.map(piece => piece.title.split(',')[0])")
+    begin = len("draft: 1 + 1 = 2. ")
+    through = begin * len(SURPRISES) // len(plain)
+    nats = [f"{surprise:.2f} nats" for surprise in SURPRISES]
+    assert titles == [*nats[: through + 1], *nats[through:]]
+    lengths = page.run(f"{pieces}.map(piece => [...piece.textContent].length)")
+    assert sum(lengths[: through + 1]) == begin
+    whole = [*lengths[:through], lengths[through] + lengths[through + 1], *lengths[through + 2 :]]
+    assert max(whole) - min(whole) <= 1
+    assert page.run(f"{pieces}[0].title").endswith("evenly over the segment's characters")
+    colours = page.run(f"{pieces}.map(piece => getComputedStyle(piece).backgroundColor)")
+    by_title = dict(zip(titles, colours, strict=True))
+    assert by_title["0.00 nats"] == "rgba(220, 38, 38, 0)"
+    assert by_title["3.00 nats"] == "rgba(220, 38, 38, 0.3)"
+    assert by_title["7.25 nats"] == "rgba(220, 38, 38, 0.6)"  # as red as can be
+    page.run("document.getElementById('next').click()")
+    page.open_chain("Problem p0, chain 2")
+    assert page.run(f"{pieces}.length") > 0
+    page.run("document.getElementById('heat').click()")
+    assert page.run(f"{pieces}.length") == 0
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_coloured_text_stands_out_from_its_ground(page: Page, dark: bool) -> None:
+    page.show("#chain=2,1", dark=dark)
+    page.open_chain("Problem p0, chain 1")
+    for selector in (".segment del", "#surprises"):
+        assert page.run(f"({_CONTRAST})({json.dumps(selector)})") >= 4.5, selector
+    page.run("document.getElementById('heat').click()")
+    for selector in (".segment i[title^='7.25']", ".segment i[title^='0.00']"):
+        assert page.run(f"({_CONTRAST})({json.dumps(selector)})") >= 4.5, selector
+
+
 @pytest.mark.parametrize("dark", [False, True])
 def test_text_stands_out_from_its_ground(page: Page, dark: bool) -> None:
     """WCAG 2.2, contrast of at least 4.5 to 1 for text."""
@@ -259,9 +342,12 @@ _CONTRAST = """selector => {
   const element = document.querySelector(selector);
   const style = getComputedStyle(element);
   const text = parse(element.closest('svg') ? style.fill : style.color);
-  let ground = element;
-  while (ground && /, 0\\)$|transparent/.test(getComputedStyle(ground).backgroundColor))
-    ground = ground.parentElement;
-  const [a, b] = [light(text), light(parse(getComputedStyle(ground).backgroundColor))];
+  let [ground, through] = [[0, 0, 0], 1];  // grounds may be half transparent
+  for (let layer = element; layer && through; layer = layer.parentElement) {
+    const [r, g, b, alpha = 1] = parse(getComputedStyle(layer).backgroundColor);
+    ground = ground.map((c, i) => c + through * alpha * [r, g, b][i]);
+    through *= 1 - alpha;
+  }
+  const [a, b] = [light(text), light(ground)];
   return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
 }"""

@@ -4,6 +4,7 @@ import base64
 import gzip
 import hashlib
 import json
+import math
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recorded import HOSTILE, write_run
 
-from atts.analysis.report import read_report
+from atts.analysis.report import RunReport, read_report
 from atts.grading.grader import Grader
 from atts.reports.figures import make_figures
 from atts.reports.html import render_page
 from atts.reports.html.chains import pack, script_safe
+from atts.reports.summary_table import comparison_rows
 
 VOID = {"meta", "input", "br", "link"}
 
@@ -144,6 +146,44 @@ def test_the_chains_are_all_there(outline: Outline) -> None:
         ["target", True, 7, "target: 1 + 1 = 2. "],
     ]
     assert chain["turns"][0]["decision"] == [0.52, 0.11, 0.4, True]
+
+
+def packed_turns(run: RunReport) -> list[dict[str, Any]]:
+    """The turns of the first chain, as the page holds them."""
+    content = json.loads(gzip.decompress(base64.b64decode(pack([run]).texts[0][1])))
+    turns: list[dict[str, Any]] = content["chains"][0]["turns"]
+    return turns
+
+
+def test_what_was_cut_off_and_the_surprises_are_there(tmp_path: Path) -> None:
+    rewind = {"mode": "rewind", "score": {"kind": "largest-surprise"}}
+    write_run(tmp_path / "run", cut="then \u202e\x1b[31m", take_over=rewind)
+    with Grader() as grader:
+        run = read_report("run", tmp_path / "run", grader)
+    taken, left = packed_turns(run)
+    assert taken["segments"] == [
+        ["draft", True, 10, "draft: 1 + 1 = 2. ", "then \\u202e\\x1b[31m", 4],
+        ["target", True, 7, "target: 1 + 1 = 2. "],
+    ]
+    assert left["segments"] == [["draft", True, 10, "draft: 1 + 1 = 2. "]]
+    for turn in (taken, left):
+        assert turn["decision"][4] == [0, 2, 0, 150, 0, 25, 725, 50, 50, 300]
+    table = dict(comparison_rows([run.summary]))
+    assert table["  cut off"] == [f"{12 * 4}"]
+
+
+def test_surprises_without_bounds_are_still_json(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", problems=1, samples=1, turns=1)
+    with Grader() as grader:
+        run = read_report("run", tmp_path / "run", grader)
+    (chain,) = run.run.chains
+    decision = chain.turns[0].decision
+    assert decision
+    boundless = decision.model_copy(update={"surprises": (math.inf, math.nan, 120.0)})
+    turn = chain.turns[0].model_copy(update={"decision": boundless})
+    recorded = run.run._replace(chains=(chain.model_copy(update={"turns": (turn,)}),))
+    (packed,) = packed_turns(run._replace(graded=run.graded._replace(run=recorded)))
+    assert packed["decision"][4] == [9999, 9999, 9999]
 
 
 def test_it_can_be_heard_and_driven_by_keyboard(outline: Outline) -> None:

@@ -16,6 +16,8 @@ class Tokens(Record):
 
     draft_written: int = 0
     """Segments that the target replaced are counted: they were written."""
+    draft_cut: int = 0
+    """Of those written, what mode ``rewind`` took back: ends of segments, and whole ones."""
     draft_discarded: int = 0
     """What the draft wrote ahead of a decision that then went the other way; not among those
     written. Of an aborted request: the seconds that it ran, or waited to, times the mean speed of
@@ -62,13 +64,16 @@ def count_tokens(config: Config, chains: Iterable[Chain]) -> Tokens:
     cached: Counter[Author] = Counter()
     seconds: dict[Author, float] = {"draft": 0.0, "target": 0.0}
     discarded: list[Discarded] = []
-    scored = 0
+    scored = cut = 0
+    rewinds = config.take_over.mode == "rewind"
     for chain in chains:
         for turn in chain.turns:
             for segment in turn.segments:
                 written[segment.author] += segment.tokens
                 cached[segment.author] += segment.cached_tokens
                 seconds[segment.author] += segment.timings.done - segment.timings.started
+                if rewinds and segment.author == "draft":
+                    cut += segment.tokens - segment.kept_tokens
             if turn.discarded:
                 discarded.append(turn.discarded)
             if turn.decision:
@@ -82,6 +87,7 @@ def count_tokens(config: Config, chains: Iterable[Chain]) -> Tokens:
     _, longest = config.turns.draft_bounds
     return Tokens(
         draft_written=written["draft"],
+        draft_cut=cut,
         draft_discarded=round(
             sum(
                 min(speed * each.seconds, longest) if each.tokens is None else each.tokens
@@ -99,8 +105,9 @@ def accepted_tokens(chains: Iterable[Chain]) -> dict[Author, int]:
     """Tokens that are part of finished chains."""
     accepted: dict[Author, int] = {"draft": 0, "target": 0}
     for chain in chains:
-        for segment in chain.segments if chain.is_finished else ():
-            accepted[segment.author] += segment.kept_tokens
+        if chain.is_finished:
+            for author in accepted:
+                accepted[author] += chain.kept(author)
     return accepted
 
 
@@ -147,7 +154,8 @@ def peak_target_tokens(chains: Iterable[Chain]) -> int:
     must keep the chain, or compute it again. A chain counts with the tokens that the target has of
     it, in the target's own vocabulary:
 
-    - a scored segment from when its scoring begins; one that is replaced until the scoring ends;
+    - a scored segment from when its scoring begins; what is replaced or cut off until
+      it ends (of a cut, the share that it is of the draft's tokens);
     - a text that is rated like one that is scored, and the request for it while it is rated;
     - other text of the draft, from the target's next request (in the draft's tokens);
     - what the target writes as it grows, evenly between its first token and its last.
@@ -192,7 +200,7 @@ def _held(chain: Chain) -> tuple[list[Jump], list[Growth]]:
             leaves = 0.0 if request.kept else float(request.tokens)
         elif isinstance(request, Decision):
             steps.append(Jump(begin, request.scored_tokens))
-            leaves = float(request.scored_tokens) if replaced else 0.0
+            leaves = request.scored_tokens * _taken_back(last)
         else:
             # What the target has just written itself it has already.
             known = last.tokens if last is not None and last.author == "target" else 0
@@ -207,6 +215,15 @@ def _held(chain: Chain) -> tuple[list[Jump], list[Growth]]:
         end = max(chain.done, moved + max(request.timings.done for request in requests))
         steps.append(Jump(end, -held))
     return steps, growths
+
+
+def _taken_back(segment: Segment | None) -> float:
+    """The share of a draft segment that is not in the chain; cuts are told in its own tokens."""
+    if segment is None or segment.author == "target":
+        return 0.0
+    if not segment.kept:
+        return 1.0
+    return segment.cut_tokens / segment.tokens if segment.cut_tokens else 0.0
 
 
 def _requests(chain: Chain) -> list[Segment | Decision | Rating]:

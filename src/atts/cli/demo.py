@@ -22,8 +22,6 @@ PROBLEMS = 40
 SAMPLES = 8
 BASE: Mapping[str, Any] = {
     "turns": {"max_turns": 15, "draft_tokens": 32, "target_tokens": 24},
-    # A model as small as the bundled target mends too few of the wrong lines that it continues.
-    "take_over": {"mode": "replace", "control": "split"},
     "calibration": {"problems": {"split": "calibration", "count": 100}, "samples": 4},
     "limits": {"chains": 400, "chains_min": 400, "draft_requests": 400, "target_requests": 400},
 }
@@ -32,8 +30,8 @@ BASE: Mapping[str, Any] = {
 METHODS: Mapping[str, Mapping[str, Any]] = {
     "draft-only": {"method": "draft-only"},
     "target-only": {"method": "target-only"},
-    "atts-marginal": {"take_over": {"coverage": "marginal"}},
-    "atts-conditional": {"take_over": {"coverage": "conditional"}},
+    "atts": {},
+    "atts-marginal": {"take_over": {"control": "split", "coverage": "marginal"}},
 }
 """The runs that are compared, and what each changes."""
 
@@ -68,8 +66,8 @@ def demo(
 ) -> None:
     """Show what atts does, from calibration to a table that compares four ways to solve problems.
 
-    The draft alone, the target alone, and atts with a marginal and a conditional calibration
-    solve the same problems, with two small language models that come with atts.
+    The draft alone, the target alone, atts as it comes, and atts by a calibration made before solve
+    the same problems, with two small language models that come with atts.
     """
     directory = directory or _numbered_folder(fresh)
     same: dict[str, object] = {"problems": problems, "samples": samples, "directory": directory}
@@ -77,14 +75,14 @@ def demo(
     with resumable(context, **same):
         summaries = asyncio.run(_demo(problems, samples, directory))
     out().print(comparison(list(summaries.items())), soft_wrap=False)
-    config = directory / "atts-marginal" / "config.yaml"
+    config = directory / "atts" / "config.yaml"
     say(f"Everything is in {directory}. To go on from here:")
     for text, parts in (
         ("this table again", ["report", *(directory / name for name in METHODS)]),
         ("the problems", ["problems", "show"]),
         (
             "another take-over rate",
-            ["calibrate", "--config", config, "--set", "take_over.rate=0.2"],
+            ["run", "--config", config, "--set", "take_over.rate=0.2"],
         ),
         ("your own models and problems", ["run", "--help"]),
     ):
@@ -120,11 +118,7 @@ def demo_configs(problems: int, samples: int, directory: Path) -> dict[str, Conf
         tree = {**BASE, "problems": {"count": problems}, "samples": samples, **changes}
         if "take_over" in changes:
             path = directory / f"calibration-{changes['take_over']['coverage']}/calibration.json"
-            tree["take_over"] = {
-                **BASE["take_over"],
-                **changes["take_over"],
-                "calibration": str(path),
-            }
+            tree["take_over"] = {**changes["take_over"], "calibration": str(path)}
         configs[name] = parse_config(tree, "the demo", former_defaults(directory / name))
     return configs
 

@@ -30,8 +30,9 @@ EXAMPLES = f"""Examples:
     atts replay trace.jsonl.gz --rate 0.2 --rate 0.4 --control online --control adaptive
     atts replay trace.jsonl.gz --control split,by_turn=false,calibration=ppls.npy --plot rates.png
 
-Only scores are replayed: had a control taken over elsewhere, the text and so the later scores
-would have been others. docs/statistics.md says what each control guarantees.
+Only scores are replayed: had a control taken over or cut (mode rewind) elsewhere, the text after
+that, and so the later scores, would have been others. docs/statistics.md says what each control
+guarantees.
 
 {EXIT_CODES}"""
 

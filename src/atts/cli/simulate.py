@@ -9,7 +9,7 @@ import typer
 from atts.cli.commands import new_app
 from atts.cli.options import ConfigFile, Settings
 from atts.cli.terminal import EXIT_CODES, echo_json, out, say
-from atts.config import Config, load_config
+from atts.config import FORMER_DEFAULTS, Config, load_config
 from atts.errors import ConfigError
 from atts.files import atomic_write
 from atts.reports.simulation_table import fit_table, outcomes_table
@@ -21,6 +21,11 @@ from atts.simulation.workload import load_workload
 
 SIMULATED = ("target-only", "sync-ranking", "atts")
 _MODELS = "The models, served by"
+OF_A_TRACE = {
+    "turns": FORMER_DEFAULTS["turns"],
+    "take_over": {"mode": "continue", "score": {"kind": "mean"}},
+}
+"""A trace does not tell the tokens' surprises: nothing can be cut in it."""
 
 EXAMPLES = f"""Which method, on how many GPUs, with how many chains in flight:
 
@@ -216,7 +221,7 @@ def _config(config_file: Path | None, settings: list[str] | None, workload: Path
     """The configuration given, or that of the run that is followed."""
     if config_file is None and (workload / "config.yaml").is_file():
         config_file = workload / "config.yaml"
-    return load_config(config_file, settings)
+    return load_config(config_file, settings, None if workload.is_dir() else OF_A_TRACE)
 
 
 def _numbers(option: str, text: str) -> list[int]:

@@ -49,7 +49,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 far as it can be said in these keys (docs/reference.md has the rest)."""
 
 FORMER_DEFAULTS: dict[str, Any] = {
-    "take_over": {"control": "split"},
+    "turns": {"max_turns": 15, "draft_tokens": 500, "target_tokens": 500},
+    "take_over": {"mode": "continue", "control": "split", "score": {"kind": "mean"}},
     "stop": {"repeating": False},
 }
 """Defaults that have changed. They hold in a run whose ``config.yaml`` is so old that it lacks the

@@ -172,11 +172,11 @@ class SamplingOptions(Options):
 
 
 class TurnsOptions(Options):
-    max_turns: int = Field(default=15, ge=1)
+    max_turns: int = Field(default=240, ge=1)
     """Rounds of draft, score and decision before a chain is given up."""
-    draft_tokens: int = Field(default=500, ge=1)
+    draft_tokens: int = Field(default=48, ge=1)
     """Longest draft segment of a turn (K_d)."""
-    target_tokens: int = Field(default=500, ge=1)
+    target_tokens: int = Field(default=16, ge=1)
     """Longest target segment of a turn (K_t)."""
     draft_tokens_min: int | None = Field(default=None, ge=1)
     """Let the longest draft segment follow trust, from ``draft_tokens`` on: it halves after a
@@ -240,9 +240,9 @@ class BudgetOptions(Options):
 class ScoreOptions(Options):
     """What of a segment's log-probabilities under the target the decision is about."""
 
-    kind: ScoreName = "mean"
-    """``mean`` negative log-likelihood per token; that of the ``worst-window``; or the
-    ``unlikely-share`` of the tokens."""
+    kind: ScoreName = "largest-surprise"
+    """The largest surprise of a token, beyond which ``rewind`` also cuts; the ``mean`` of all; that
+    of the ``worst-window``; docs/methods/atts.md has the others."""
     window: int = Field(default=32, ge=1)
     """Tokens in a row that ``worst-window`` takes the mean over."""
     floor: float = Field(default=-3.0, le=0.0)
@@ -252,7 +252,7 @@ class ScoreOptions(Options):
 class TakeOverOptions(Options):
     rate: float = Field(default=0.4, ge=0.0, le=1.0)
     """Nominal share of decisions that hand the chain to the target (epsilon)."""
-    mode: TakeOverMode = "continue"
+    mode: TakeOverMode = "rewind"
     """Where the target takes over it continues after the draft's segment, replaces it, or has it
     cut before the token that it finds too surprising and goes on from there (``rewind``)."""
     control: ControlName = "adaptive"

@@ -33,6 +33,7 @@ def rows(graded_run: GradedRun) -> Iterator[dict[str, Any]]:
             "p_values": [decision.p_value for decision in decisions],
             "ratings": [turn.rating.value for turn in chain.turns if turn.rating],
             "draft_tokens": chain.written("draft"),
+            "draft_tokens_kept": chain.kept("draft"),
             "target_tokens": chain.written("target"),
             "seconds": chain.seconds,
         }
@@ -69,6 +70,7 @@ def write_parquet(path: Path, table: Iterable[Mapping[str, Any]]) -> None:
             ("p_values", pa.list_(pa.float64())),
             ("ratings", pa.list_(pa.float64())),
             ("draft_tokens", pa.int64()),
+            ("draft_tokens_kept", pa.int64()),
             ("target_tokens", pa.int64()),
             ("seconds", pa.float64()),
         ]

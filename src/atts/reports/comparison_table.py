@@ -150,6 +150,7 @@ def _rows(comparison: Comparison) -> list[tuple[str, Cell]]:
         ("peak tokens on the target", _speed(lambda s: f"{s.peak_target_tokens:,}")),
         ("draft tokens written", lambda r: f"{r.summary.tokens.draft_written:,}"),
         ("  thrown away", _thrown_away("draft")),
+        ("  cut off", lambda r: count(r.summary.tokens.draft_cut)),
         ("  ahead and in vain, about", lambda r: count(r.summary.tokens.draft_discarded)),
         ("target tokens written", lambda r: f"{r.summary.tokens.target_written:,}"),
         ("  thrown away", _thrown_away("target")),

@@ -72,6 +72,7 @@ def _rows(summaries: Sequence[Summary]) -> list[tuple[str, Cell]]:
         *((f"  turn {turn}, % of decisions", _in_turn(turn)) for turn in range(turns)),
         ("drift alarm", _drift),
         ("draft tokens written", lambda s: f"{s.tokens.draft_written:,}"),
+        ("  cut off", lambda s: count(s.tokens.draft_cut)),
         ("  ahead and in vain, about", lambda s: count(s.tokens.draft_discarded)),
         ("target tokens written", lambda s: f"{s.tokens.target_written:,}"),
         ("target tokens scored", lambda s: f"{s.tokens.target_scored:,}"),

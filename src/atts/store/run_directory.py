@@ -335,9 +335,15 @@ def former_defaults(directory: Path | None) -> dict[str, Any]:
         recorded = read_config(directory).model_dump(mode="json")
     except StoreError:  # to be told where the run is opened
         return {}
+    return _still(FORMER_DEFAULTS, recorded)
+
+
+def _still(former: dict[str, Any], recorded: dict[str, Any]) -> dict[str, Any]:
+    """What of the former defaults a run was made with, group by group."""
     return {
-        group: {key: value for key, value in keys.items() if recorded[group][key] == value}
-        for group, keys in FORMER_DEFAULTS.items()
+        key: _still(value, recorded[key]) if isinstance(value, dict) else value
+        for key, value in former.items()
+        if isinstance(value, dict) or recorded[key] == value
     }
 
 

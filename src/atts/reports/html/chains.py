@@ -19,6 +19,9 @@ from atts.types import Chain, Decision, Segment
 _SHOWN = 90
 """Characters of a question in the list."""
 
+_MOST = 99.99
+"""The largest surprise that the page holds, in nats: JSON has no infinity."""
+
 
 class Packed(NamedTuple):
     """What the page holds of the chains."""
@@ -52,7 +55,15 @@ def pack(runs: Sequence[RunReport]) -> Packed:
                 "chains": [_content(chain) for chain in of_problem],
             }
             texts.append((element, _compressed(content)))
-        listed.append({"name": visible(run.name), "problems": problems, "chains": rows})
+        kind = run.run.config.take_over.score.kind
+        listed.append(
+            {
+                "name": visible(run.name),
+                "perplexity": kind == "mean",  # what a score is the logarithm of
+                "problems": problems,
+                "chains": rows,
+            }
+        )
     return Packed(script_safe(listed), texts)
 
 
@@ -97,16 +108,24 @@ def _content(chain: Chain) -> dict[str, Any]:
 
 
 def _segment(segment: Segment) -> list[Any]:
-    return [segment.author, segment.kept, segment.tokens, visible(segment.text)]
+    """What was cut off stands at the end, where there is any."""
+    shown = [segment.author, segment.kept, segment.tokens, visible(segment.text)]
+    if segment.cut:
+        shown += [visible(segment.cut), segment.cut_tokens]
+    return shown
 
 
 def _decision(decision: Decision) -> list[Any]:
-    return [
+    """Surprises stand at the end, where there are any, in hundredths of a nat."""
+    shown: list[Any] = [
         _number(decision.score),
         _number(decision.p_value),
         None if decision.threshold is None else _number(decision.threshold),
         decision.take_over,
     ]
+    if decision.surprises:
+        shown.append([round(100 * min(_MOST, nats)) for nats in decision.surprises])
+    return shown
 
 
 def _number(value: float) -> float | str:

@@ -1,5 +1,5 @@
 "use strict";
-// The chain browser. Texts of any origin reach the page through textContent alone.
+// The chain browser. Texts of any origin reach the page as textContent and text nodes alone.
 (() => {
   const byId = (id) => document.getElementById(id);
   const runs = JSON.parse(byId("listing").textContent);
@@ -13,7 +13,8 @@
     ["Turns", 4, true], ["Taken over", 5, true], ["Draft tokens", 6, true],
     ["Target tokens", 7, true], ["Seconds", 8, true],
   ];
-  const state = { run: 0, sort: null, down: false, page: 0, rows: [], open: null };
+  const HOTTEST = 6; // nats: from here on a surprise is as red as can be
+  const state = { run: 0, sort: null, down: false, page: 0, rows: [], open: null, chain: null, heat: false };
   const unpacked = new Map();
 
   function element(name, text, className) {
@@ -155,7 +156,9 @@
     const first = runs[number].chains.findIndex((other) => other[0] === row[0]);
     const chain = problem.chains[runs[number].chains.indexOf(row) - first];
     byId("chain-heading").textContent = `Problem ${id}, chain ${row[1]}`;
+    byId("surprises").hidden = !chain.turns.some((turn) => turn.decision?.[4]);
     byId("content").replaceChildren(...facts(problem, chain, row), strip(chain), turns(chain));
+    state.chain = chain;
     byId("chain").hidden = false;
     let place = state.rows.indexOf(row);
     if (place >= 0) state.page = Math.floor(place / PAGE);
@@ -195,9 +198,15 @@
     made.setAttribute("aria-hidden", "true");
     for (const turn of chain.turns) {
       for (const segment of turn.segments) {
+        const [, , tokens, text, , cutTokens = 0] = segment;
         const part = element("span", undefined, kind(segment));
-        part.style.flexGrow = String(segment[2] || segment[3].length || 1);
+        part.style.flexGrow = String(tokens - cutTokens || text.length || 1);
         made.append(part);
+        if (cutTokens) {
+          const cut = element("span", undefined, "cut");
+          cut.style.flexGrow = String(cutTokens);
+          made.append(cut);
+        }
       }
     }
     return made;
@@ -212,13 +221,16 @@
       if (turn.waited) heading.append(element("span", `waited ${shown(turn.waited)} s for other chains`));
       item.append(heading);
       for (const segment of turn.segments) {
-        const [author, kept, tokens, text] = segment;
+        const [author, kept, tokens, , cut, cutTokens] = segment;
+        const surprises = (state.heat && author === "draft" && turn.decision?.[4]) || [];
         const part = element("div", undefined, `segment ${kind(segment)}`);
         const p = author === "draft" && turn.decision ? `, p = ${digits(turn.decision[1])}` : "";
         const name = author === "draft" ? "Draft" : "Target";
+        const off = cut ? `, ${shown(cutTokens)} of them cut off` : "";
+        const top = surprises.length ? `, largest surprise ${nats(Math.max(...surprises))}` : "";
         part.append(
-          element("p", `${name}${kept ? "" : ", replaced"}${tokens ? `, ${shown(tokens)} tokens` : ""}${p}`),
-          element("div", text, "text"),
+          element("p", `${name}${kept ? "" : ", replaced"}${tokens ? `, ${shown(tokens)} tokens` : ""}${off}${p}${top}`),
+          body(segment, surprises),
         );
         item.append(part);
       }
@@ -227,10 +239,49 @@
     return list;
   }
 
+  const nats = (hundredths) => `${(hundredths / 100).toFixed(2)} nats`;
+
+  // A segment's text, with what was cut off behind it; coloured where there are surprises.
+  function body([, , , text, cut = ""], surprises) {
+    const made = element("div", undefined, "text");
+    const border = [...text].length;
+    const characters = [...text, ...cut]; // not halves of them
+    const struck = element("del");
+    for (const [start, end, heat] of spread(surprises, characters.length, border)) {
+      const piece = characters.slice(start, end).join("");
+      (start < border ? made : struck).append(heat === undefined ? piece : heated(piece, heat));
+    }
+    if (cut) made.append(struck);
+    return made;
+  }
+
+  // Tokens over characters, evenly: [start, end, surprise], with a break at the border. Of several
+  // tokens on one character the most surprising counts.
+  function spread(surprises, length, border) {
+    const starts = new Map([[0, undefined], [border, undefined]]);
+    surprises.forEach((surprise, token) => {
+      const start = Math.floor((token * length) / surprises.length);
+      starts.set(start, Math.max(surprise, starts.get(start) ?? 0));
+    });
+    const sorted = [...starts].sort(([a], [b]) => a - b);
+    let last;
+    return sorted.map(([start, surprise], place) => {
+      last = surprise ?? last; // the break may be within a token
+      return [start, sorted[place + 1]?.[0] ?? length, last];
+    });
+  }
+
+  function heated(text, surprise) {
+    const piece = element("i", text);
+    piece.style.setProperty("--heat", String(Math.min(1, surprise / (100 * HOTTEST))));
+    piece.title = `${nats(surprise)}, about here: tokens are spread evenly over the segment's characters`;
+    return piece;
+  }
+
   const digits = (value) => (typeof value === "number" ? value.toFixed(3) : value);
 
   function decision([score, p, threshold, taken]) {
-    const perplexity = typeof score === "number" ? `, perplexity ${Math.exp(score).toFixed(2)}` : "";
+    const perplexity = runs[state.run].perplexity && typeof score === "number" ? `, perplexity ${Math.exp(score).toFixed(2)}` : "";
     const limit = threshold === null ? "" : ` ${p <= threshold ? "≤" : ">"} ${digits(threshold)}`;
     const meter = element("span", undefined, "meter");
     meter.setAttribute("aria-hidden", "true");
@@ -283,6 +334,13 @@
   byId("previous").addEventListener("click", () => step(-1));
   byId("next").addEventListener("click", () => step(1));
   byId("close").addEventListener("click", close);
+  byId("most").textContent = `${HOTTEST} or more`;
+  byId("heat").addEventListener("click", () => {
+    state.heat = !state.heat;
+    byId("heat").setAttribute("aria-pressed", String(state.heat));
+    byId("scale").hidden = !state.heat;
+    byId("content").querySelector("ol.turns").replaceWith(turns(state.chain));
+  });
   addEventListener("hashchange", openAddress);
   showHeadings();
   showList();
