@@ -67,7 +67,8 @@ def decided(score: float, order: int, at: float) -> Turn:
 
 def test_a_run_is_read_in_its_recorded_order(tmp_path: Path) -> None:
     problems = [Problem(id="p", question="1 + 1?", answer="2")]
-    config = parse_config({"samples": 3, "seed": 5}, "the test")
+    by_mean = {"score": {"kind": "mean"}}
+    config = parse_config({"samples": 3, "seed": 5, "take_over": by_mean}, "the test")
     chains = [
         ("answer", "2", (decided(0.1, 0, 10.0), decided(0.2, 2, 13.0)), 1.0),
         ("answer", "3", (decided(0.3, 1, 11.0),), 0.5),
@@ -89,7 +90,7 @@ def test_a_run_is_read_in_its_recorded_order(tmp_path: Path) -> None:
                 )
             )
     recording = load_recording(tmp_path / "run")
-    assert (recording.name, recording.seed) == ("run", 5)
+    assert (recording.name, recording.seed, recording.kind) == ("run", 5, "mean")
     assert [chain.sample for chain in recording.chains] == [1, 0, 2]
     assert [chain.right for chain in recording.chains] == [False, True, None]
     step = recording.chains[1].steps[1]

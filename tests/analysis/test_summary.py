@@ -85,7 +85,8 @@ def test_what_was_written_ahead_in_vain_is_counted_apart(make_chain: MakeChain) 
         # Aborted late, or waited for long: no segment is longer than 500 tokens.
         with_discarded(make_chain("b", 0, "7", (True,)), Discarded(tokens=None, seconds=1e4)),
     ]
-    tokens = summarised(config(1), PROBLEMS, chains).tokens
+    long = parse_config({"samples": 1, "turns": {"draft_tokens": 500}}, "the test")
+    tokens = summarised(long, PROBLEMS, chains).tokens
     assert (tokens.draft_discarded, tokens.draft_written) == (500 + 25 + 500, 4 * 10)
 
 

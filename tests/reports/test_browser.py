@@ -42,7 +42,8 @@ def driver() -> Iterator[WebDriver]:
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("runs")
-    write_run(folder / "plain", problems=10, samples=4, turns=3)
+    mean = {"score": {"kind": "mean"}}
+    write_run(folder / "plain", problems=10, samples=4, turns=3, take_over=mean)
     write_run(folder / "hostile", text=HOSTILE, names=HOSTILE)
     rewind = {"mode": "rewind", "score": {"kind": "largest-surprise"}}
     write_run(folder / "rewind", cut=HOSTILE, take_over=rewind)

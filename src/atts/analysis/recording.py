@@ -53,6 +53,8 @@ class Recording(NamedTuple):
     """Tie-breakers derive from it and the chain's identity, as in the run."""
     chains: tuple[ScoredChain, ...]
     """In the order in which they were started."""
+    kind: str = "mean"
+    """The kind of score that was decided by."""
 
 
 def load_recording(path: Path, grader: Grader | None = None) -> Recording:
@@ -133,6 +135,7 @@ def _load_run(path: Path, grader: Grader) -> Recording:
             )
             for chain in sorted(run.chains, key=lambda chain: chain.started)
         ),
+        kind,
     )
 
 

@@ -39,6 +39,8 @@ class ControlSpec(NamedTuple):
 
     name: str
     options: TakeOverOptions
+    names_score: bool = False
+    """Whether it says by which kind of score; else by that which the recording was decided by."""
 
     @classmethod
     def parse(cls, name: str) -> "ControlSpec":
@@ -64,7 +66,8 @@ class ControlSpec(NamedTuple):
         options = parse_config({"take_over": tree}, f"--control {name}").take_over
         if options.calibration:  # of a path the file's name will do
             name = name.replace(str(options.calibration), options.calibration.name)
-        return cls(name, options)
+        score = tree.get("score")
+        return cls(name, options, isinstance(score, dict) and "kind" in score)
 
 
 class GroupRate(Record):
@@ -99,7 +102,7 @@ def replay(
     rate: float,
     folds: int,
 ) -> Replayed:
-    """Let a control decide on recorded scores.
+    """Let a control decide on recorded scores, of the kind recorded unless it names another.
 
     ``split`` control without a calibration file is calibrated on the other folds: on the other
     problems if marginal, on other chains of the same problems if conditional.
@@ -109,6 +112,9 @@ def replay(
         CalibrationError: the calibration file cannot be used.
     """
     options = spec.options.model_copy(update={"rate": rate})
+    if not spec.names_score:
+        score = options.score.model_copy(update={"kind": recording.kind})
+        options = options.model_copy(update={"score": score})
     kind = options.score.kind
     lacking = next((a.step for a in arrivals if kind not in a.step.scores), None)
     if lacking:

@@ -54,7 +54,8 @@ def replay(
             "--control",
             metavar="SPEC",
             help="A control: split, online or adaptive, then keys of take_over after commas, such "
-            "as online,coverage=conditional or adaptive,adaptive.track=turn. A split control "
+            "as online,coverage=conditional or adaptive,adaptive.track=turn. Scores are of the "
+            "recording's own kind unless score.kind is among them. A split control "
             "without calibration=FILE (calibration.json, or .npy of perplexities) is calibrated "
             "on the other folds. May be repeated.",
             show_default="six of them",
