@@ -38,9 +38,10 @@ def problems() -> list[Problem]:
 
 @pytest.fixture
 def config() -> Config:
-    """Small turns, no calibration problems needed."""
+    """The paper's mode and score, small turns, no calibration problems needed."""
     return parse_config(
         {
+            "take_over": {"mode": "continue", "score": {"kind": "mean"}},
             "samples": 2,
             "turns": {"max_turns": 4, "draft_tokens": 8, "target_tokens": 8},
             "prompt": {"system": ""},

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atts.config import Config, parse_config
+from atts.config import FORMER_DEFAULTS, Config, parse_config
 from atts.conformal.calibration import Calibration
 from atts.errors import CalibrationError
 from atts.types import Chain, ChainEnd, Decision, Timings, Turn
@@ -47,7 +47,8 @@ def chain(
 
 
 def config(**groups: dict[str, Any]) -> Config:
-    return parse_config(groups, source="the test")
+    former = FORMER_DEFAULTS | {"take_over": {"mode": "continue", "score": {"kind": "mean"}}}
+    return parse_config(groups, source="the test", defaults=former)
 
 
 CHAINS = [

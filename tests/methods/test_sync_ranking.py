@@ -34,6 +34,7 @@ def config_of(**changes: object) -> Config:
             **changes,
         },
         "a test",
+        {"take_over": {"mode": "continue", "score": {"kind": "mean"}}},
     )
 
 

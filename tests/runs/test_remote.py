@@ -47,6 +47,8 @@ async def test_calibrate_and_run_over_servers_without_torch(tmp_path: Path) -> N
             "problems.count": 3,
             "samples": 2,
             "take_over.control": "split",
+            "take_over.mode": "continue",
+            "take_over.score.kind": "mean",
             "turns": "{max_turns: 6, draft_tokens: 24, target_tokens: 24}",
             "calibration.problems.count": 3,
             "calibration.samples": 2,

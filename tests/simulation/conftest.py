@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from atts.cli.simulate import OF_A_TRACE
 from atts.config import Config, parse_config
 from atts.simulation.workload import Workload, load_workload
 
@@ -53,4 +54,5 @@ def pair() -> Config:
             "target": {"model": "QwQ-32B"},
         },
         "a test",
+        OF_A_TRACE,
     )

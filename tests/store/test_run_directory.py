@@ -446,7 +446,7 @@ def test_what_a_command_leaves_out_is_as_the_run_was_made(tmp_path: Path) -> Non
         pass
     kept = former_defaults(tmp_path / "said")
     assert kept["stop"] == FORMER_DEFAULTS["stop"]
-    assert kept["take_over"] == {}
+    assert kept["take_over"] == {"mode": "continue", "score": {"kind": "mean"}}
     with RunStore.open(tmp_path / "new", Config(), PROBLEMS, None):
         pass
     assert not any(former_defaults(tmp_path / "new").values())

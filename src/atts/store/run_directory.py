@@ -335,16 +335,19 @@ def former_defaults(directory: Path | None) -> dict[str, Any]:
         recorded = read_config(directory).model_dump(mode="json")
     except StoreError:  # to be told where the run is opened
         return {}
-    return _still(FORMER_DEFAULTS, recorded)
+    return {group: _held(keys, recorded[group]) for group, keys in FORMER_DEFAULTS.items()}
 
 
-def _still(former: dict[str, Any], recorded: dict[str, Any]) -> dict[str, Any]:
-    """What of the former defaults a run was made with, group by group."""
-    return {
-        key: _still(value, recorded[key]) if isinstance(value, dict) else value
-        for key, value in former.items()
-        if isinstance(value, dict) or recorded[key] == value
-    }
+def _held(former: dict[str, Any], recorded: dict[str, Any]) -> dict[str, Any]:
+    """What of a group's former defaults a run was made with, of the groups within it too."""
+    held = {}
+    for key, value in former.items():
+        if not isinstance(value, dict):
+            if recorded[key] == value:
+                held[key] = value
+        elif within := _held(value, recorded[key]):
+            held[key] = within
+    return held
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
