@@ -22,17 +22,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from atts.analysis.tokens import count_tokens
-from atts.grading.chains import (
-    GradedChains,
-    accuracy,
-    accuracy_by_problem,
-    grade_chains,
-    majority_by_problem,
-    pass_at_k,
-)
+from atts.analysis.graded_run import grade_run
+from atts.analysis.summary import TakeOver, summarise
+from atts.grading.chains import GradedChains, majority_by_problem
 from atts.grading.grader import Grader, VerdictCache
-from atts.grading.intervals import clustered_interval
 from atts.grading.paired import paired_difference
 from atts.store.run_directory import RecordedRun, read_run
 
@@ -78,43 +71,40 @@ def figures_of(
     score_cost: float,
 ) -> dict[str, Any]:
     """Everything about one run that does not need the others."""
-    graded = grade_chains(run.problems, run.chains, grader)
-    grades = graded.grades
-    right = accuracy_by_problem(grades)
-    tokens = count_tokens(run.config, run.chains)
-    chains = len(run.chains)
+    graded = grade_run(run, grader)
+    summary = summarise(graded)
+    tokens, chains = summary.tokens, summary.chains
     cost = tokens.target_written + draft_cost * tokens.draft_written
     cost += score_cost * tokens.target_scored
     by_level = defaultdict(list)
-    for name, share in right.items():
+    for name, share in summary.accuracy_by_problem.items():
         if name in levels:
             by_level[levels[name]].append(share)
+    voters = [k for k in VOTERS if k <= summary.samples]
     return {
-        "method": run.config.method,
+        "method": summary.method,
         "settings": run.config.take_over.model_dump(mode="json"),
-        "problems": len(right),
-        "samples": run.config.samples,
-        "failed": sum(chain.end == "failed" for chain in run.chains),
+        "problems": summary.problems,
+        "samples": summary.samples,
+        "failed": summary.failed,
         "ends": dict(Counter(chain.end for chain in run.chains)),
-        "accuracy": accuracy(grades).model_dump(),
-        "accuracy_by_problem": right,
+        "accuracy": summary.accuracy.model_dump(),
+        "accuracy_by_problem": summary.accuracy_by_problem,
         "accuracy_by_level": {
             level: {"problems": len(shares), "accuracy": mean(shares)}
             for level, shares in sorted(by_level.items())
         },
-        "majority": {k: majority_of(graded, k) for k in VOTERS if k <= run.config.samples},
-        "majority_by_problem": majority_by_problem(grades, graded.same),
-        "pass_at_k": {
-            k: pass_at_k(grades, k).model_dump() for k in VOTERS if k <= run.config.samples
-        },
+        "majority": {k: majority_of(graded.graded, k) for k in voters},
+        "majority_by_problem": summary.majority_by_problem,
+        "pass_at_k": {k: summary.pass_at_k[k].model_dump() for k in voters},
         "a_chain": {
             "target_written": tokens.target_written / chains,
             "draft_written": tokens.draft_written / chains,
             "scored": tokens.target_scored / chains,
             "cost": cost / chains,
         },
-        "wall_seconds": max(chain.done for chain in run.chains),
-        "take_over": take_overs(run),
+        "wall_seconds": summary.wall_seconds,
+        "take_over": take_overs(run, summary.take_over),
     }
 
 
@@ -127,26 +117,19 @@ def majority_of(graded: GradedChains, k: int) -> float:
     return mean(shares)
 
 
-def take_overs(run: RecordedRun) -> dict[str, Any] | None:
+def take_overs(run: RecordedRun, found: TakeOver | None) -> dict[str, Any] | None:
     """The realised rate: overall, by turn, and how it varies over problems."""
-    by_problem: dict[str, list[bool]] = defaultdict(list)
-    by_turn: dict[int, list[bool]] = defaultdict(list)
-    for chain in run.chains:
-        for turn, decision in chain.decisions:
-            by_problem[chain.problem_id].append(decision.take_over)
-            by_turn[turn].append(decision.take_over)
-    if not by_turn:
+    if found is None:
         return None
-    decided = list(by_problem.values())
-    overall = clustered_interval([sum(each) for each in decided], [len(each) for each in decided])
+    by_problem: dict[str, list[bool]] = defaultdict(list)
+    for chain in run.chains:
+        for _, decision in chain.decisions:
+            by_problem[chain.problem_id].append(decision.take_over)
     return {
-        "nominal": run.config.take_over.rate,
-        "realised": overall.model_dump(),
-        "by_turn": [
-            {"decisions": len(by_turn[turn]), "rate": mean(by_turn[turn])}
-            for turn in sorted(by_turn)
-        ],
-        "sd_over_problems": pstdev([mean(each) for each in decided]),
+        "nominal": found.nominal,
+        "realised": found.realised.model_dump(),
+        "by_turn": [{"decisions": each.decisions, "rate": each.rate} for each in found.by_turn],
+        "sd_over_problems": pstdev([mean(each) for each in by_problem.values()]),
     }
 
 

@@ -88,8 +88,8 @@ class Decision(Record):
     """The conformal decision on one draft segment."""
 
     score: float
-    """Nonconformity by ``take_over.score``; by default the mean negative log-likelihood per target
-    token, in nats."""
+    """Nonconformity by ``take_over.score``; by default the largest surprise of a target token, in
+    nats."""
     p_value: float
     take_over: bool
     threshold: float | None = None

@@ -101,8 +101,8 @@ async def _target_begins(chain: OpenChain) -> ChainEnd | None:
 async def _decide(chain: OpenChain, written: Written, decider: Decider) -> tuple[Ruling, int]:
     """Have the target score a segment, and decide by the score.
 
-    The score is by default s = -(1/n) sum_i log q(y_i | x, y_<i), in nats per target token
-    (arXiv 2509.15148, section 3); ``atts.conformal.scores`` has the others.
+    The score is by default the largest of -log q(y_i | x, y_<i), in nats; the paper's is their mean
+    (arXiv 2509.15148, section 3). ``atts.conformal.scores`` has the others.
 
     Returns:
         The decision, and before which token to cut the segment if the mode is ``rewind``.
