@@ -14,6 +14,7 @@ from atts.conformal.split import rounds
 from atts.files import atomic_write
 from atts.grading.grader import Grader, Progress, VerdictCache
 from atts.methods.chain import Models
+from atts.runs import open_files
 from atts.runs.activity import Activity
 from atts.runs.pool import Clock, make_chains, outages_of
 from atts.runs.setup import Setup, prepare_calibration, prepare_run
@@ -240,6 +241,9 @@ async def _make_missing(
 
     if observer and only is None:
         observer.started(len(setup.keys), len(done))
+    in_flight, word = open_files.fitted(config)
+    if observer and word:
+        observer.warned(word)
     with ExitStack() as stack:
         stopping = None
         if grader and config.stop.when != "never":
@@ -248,7 +252,7 @@ async def _make_missing(
         await make_chains(
             setup.groups(lambda *_: models, done, only),
             method,
-            config,
+            in_flight,
             engines,
             Clock(max((chain.done for chain in store.chains.values()), default=0.0)),
             finished,
