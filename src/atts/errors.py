@@ -18,7 +18,7 @@
             - ``EngineBusyError``: a server has no capacity now, and may say until when
             - ``EngineServerError``: a server failed inside
             - ``EngineReplyError``: a server's reply is not what was asked for
-        - ``EngineGoneError``: an engine was waited for in vain; the run ends
+        - ``EngineGoneError``: an engine is gone for good, or was waited for in vain
     - ``ServerError``: a model server cannot be started or stopped
 
 A message says what was wrong, where, and what to do about it.
@@ -101,7 +101,7 @@ class EngineReplyError(EngineUnavailableError):
 
 
 class EngineGoneError(EngineError):
-    """An engine did not answer for ``limits.patience_seconds``: this ends the run, and no chain."""
+    """An engine has died, or has not answered for ``limits.patience_seconds``: the run ends."""
 
 
 class ServerError(AttsError):

@@ -150,7 +150,7 @@ def test_chains_done_before_do_not_count_for_the_rate(clock: Clock) -> None:
 
 def test_a_wait_for_a_server_is_shown_with_the_patience_that_is_left(clock: Clock) -> None:
     async def meets_an_outage() -> Outage:
-        outage = Outage(FakeEngine(), 600.0, "the draft")
+        outage = Outage(FakeEngine(), 600.0, "draft")
         for _ in range(IN_A_ROW):
             outage.failed(EngineConnectionError("no server is there"))
         return outage
@@ -164,14 +164,14 @@ def test_a_wait_for_a_server_is_shown_with_the_patience_that_is_left(clock: Cloc
     clock.now += 65
     stage.chain_done(chain())
     display.tick()
-    assert stage.snapshot().as_json()["waits_for"] == {"the draft": 535.0}
+    assert stage.snapshot().as_json()["waits_for"] == {"draft": 535.0}
     console.print(stages([stage.snapshot()]))
     outage.answered()
     display.tick()
-    waits = "waiting for the server of the draft, 8:55 of patience left"
+    waits = "waiting for the draft's engine, 8:55 of patience left"
     assert file.getvalue().splitlines()[1] == f"atts: 5/10 in 1:05, {waits}, 0.0/s, 5 waiting"
     assert file.getvalue().splitlines()[-1] == "atts: 5/10 in 1:05, 0.0/s, 5:25 left, 5 waiting"
-    assert "waiting for the server" in file.getvalue().splitlines()[2]
+    assert "waiting for the draft" in file.getvalue().splitlines()[2]
 
 
 def test_a_stage_with_nothing_to_do_is_shown() -> None:

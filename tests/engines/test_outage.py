@@ -60,7 +60,7 @@ def until(moment: float, error: EngineUnavailableError = LOST) -> Callable[[floa
 
 
 def limited(server: FakeEngine, attempts: int = 5, patience: float = 600.0) -> LimitedEngine:
-    return LimitedEngine(server, 1000, attempts, 0.5, patience, "the draft")
+    return LimitedEngine(server, 1000, attempts, 0.5, patience, "draft")
 
 
 async def outcomes(engine: LimitedEngine, count: int) -> list[Any]:
@@ -84,7 +84,7 @@ def test_no_request_is_lost_while_a_server_is_started_again() -> None:
     assert server.looks <= 15
     assert seconds < 300.0 + LONGEST_LOOK_SECONDS + 1.0
     assert len(told) == 2
-    assert "the server of the draft does not answer" in told[0]
+    assert "the draft's engine does not answer" in told[0]
     assert "answers again" in told[1]
 
 

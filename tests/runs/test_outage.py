@@ -67,7 +67,7 @@ def models_of(engine: FakeEngine, config: Config) -> Models:
         limits.attempts,
         limits.backoff_seconds,
         limits.patience_seconds,
-        "the draft",
+        "draft",
     )
     return {"draft": Model(limited, byte_tokenizer())}
 
@@ -97,8 +97,8 @@ def test_a_dead_server_burns_no_chains_and_the_same_command_goes_on(
     assert (ends.count("answer"), ends.count("failed")) == (81, 0)
     assert not (tmp_path / "run" / SUMMARY).exists()
     assert len(watch.warnings) == 1
-    assert watch.waits[0].keys() == {"the draft"}
-    assert 0.0 < watch.waits[0]["the draft"] <= 60.0
+    assert watch.waits[0].keys() == {"draft"}
+    assert 0.0 < watch.waits[0]["draft"] <= 60.0
     assert len(engine.generated) == 81
 
     summary = run_virtually(run(models=models_of(DyingEngine(1000), config)))

@@ -88,7 +88,7 @@ class LimitedEngine:
         attempts: int,
         backoff_seconds: float,
         patience_seconds: float = PATIENCE_SECONDS,
-        name: str = "a model",
+        name: str = "model",
     ) -> None:
         self.outage = Outage(engine, patience_seconds, name)
         self._engine = engine

@@ -31,9 +31,9 @@ class Outage:
     """
 
     def __init__(
-        self, engine: Engine, patience_seconds: float = PATIENCE_SECONDS, name: str = "a model"
+        self, engine: Engine, patience_seconds: float = PATIENCE_SECONDS, name: str = "model"
     ) -> None:
-        """``name`` is what the engine is called in messages."""
+        """``name`` is that of the model that it serves, for messages."""
         self.name = name
         self.tell: Callable[[str], None] = _log.warning
         """Is told when an outage begins and when it ends."""
@@ -78,14 +78,14 @@ class Outage:
         if not self._is_told:  # and not before: a few requests may fail while others are served
             self._is_told = True
             self.tell(
-                f"the server of {self.name} does not answer, and is waited for, for "
+                f"the {self.name}'s engine does not answer, and is waited for, for "
                 f"{self._patience:g} s at most (limits.patience_seconds): {error}"
             )
 
     def answered(self) -> None:
         """A request was served, or refused for its own sake."""
         if self._is_told:
-            self.tell(f"the server of {self.name} answers again")
+            self.tell(f"the {self.name}'s engine answers again")
         self._failures = self._looks = 0
         self._since, self._is_led, self._is_told = None, False, False
         self._changed.set()
@@ -121,9 +121,9 @@ class Outage:
         left = self.patience_left(loop.time())
         if not left:
             raise EngineGoneError(
-                f"the server of {self.name} did not answer for {self._patience:g} s "
-                f"(limits.patience_seconds): {self._error}\nThe finished chains are kept; once the "
-                "server is there again, the same command goes on from here"
+                f"the {self.name}'s engine did not answer for {self._patience:g} s "
+                f"(limits.patience_seconds): {self._error}\nThe finished chains are kept; once it "
+                "is there again, the same command goes on from here"
             )
         wait = min(FIRST_LOOK_SECONDS * 2.0**self._looks, LONGEST_LOOK_SECONDS, left)
         self._looks += 1

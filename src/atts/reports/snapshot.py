@@ -38,7 +38,7 @@ class Snapshot(NamedTuple):
     graded: tuple[int, int] | None
     """Answers compared, of how many; None before, and where none needs algebra."""
     waits_for: dict[str, float]
-    """Models whose servers do not answer, and the seconds for which each is still waited for."""
+    """Models whose engines do not answer, and the seconds for which each is still waited for."""
 
     @property
     def waiting(self) -> int:
@@ -56,9 +56,9 @@ class Snapshot(NamedTuple):
         return states | {"done": self.done}
 
     def waits(self) -> str:
-        """For which servers it waits; empty if they answer."""
+        """For which engines it waits; empty if they answer."""
         return ", ".join(
-            f"waiting for the server of {name}, {clock(left)} of patience left"
+            f"waiting for the {name}'s engine, {clock(left)} of patience left"
             for name, left in self.waits_for.items()
         )
 

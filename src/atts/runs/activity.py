@@ -69,7 +69,7 @@ class Activity:
         return max(0, self.in_flight - sum(self.at_work.values()))
 
     def waits_for(self, now: float) -> dict[str, float]:
-        """The engines that do not answer, and the seconds for which each is still waited for.
+        """Models whose engines do not answer, and the seconds for which each is still waited for.
 
         ``now`` is a moment of the monotonic clock.
         """

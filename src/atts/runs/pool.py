@@ -90,22 +90,33 @@ class Admission:
         self._credit = 0.0  # chains by which it may grow
 
     async def follow(self, warn: Callable[[str], None]) -> None:
-        """Adapt it until cancelled; raise it to the most where a load is not told."""
+        """Adapt it until cancelled; raise it to the most where a load is not told.
+
+        What goes wrong with it is told once, and changes nothing: the chains need it only to be
+        many.
+        """
+        told = False
         while True:
             try:
                 loads = await asyncio.gather(*(engine.meter() for engine in self._engines))
-            except EngineError:  # its requests fail too, and are tried again: no news, no change
-                loads = []
-            known = [load for load in loads if load is not None]
-            if len(known) < len(loads):
-                self._capacity.resize(self._most)
-                warn(
-                    "a server does not tell its load, so the number of chains in flight is fixed "
-                    f"at limits.chains={self._most}"
-                )
-                return
-            if known:
+                known = [load for load in loads if load is not None]
+                if len(known) < len(loads):
+                    self._capacity.resize(self._most)
+                    warn(
+                        "a server does not tell its load, so the number of chains in flight is "
+                        f"fixed at limits.chains={self._most}"
+                    )
+                    return
                 self._capacity.resize(self._next_size(known))
+            except EngineError:  # its requests fail too, and are tried again
+                pass
+            except Exception as error:
+                if not told:
+                    warn(
+                        "the number of chains in flight does not follow the load of the engines: "
+                        f"{type(error).__name__}: {error}"
+                    )
+                told = True
             await asyncio.sleep(POLL_SECONDS)
 
     def _next_size(self, loads: Sequence[Load]) -> int:
@@ -144,8 +155,6 @@ async def adapting_capacity(
     finally:
         following.cancel()
         await asyncio.wait([following])
-        if not following.cancelled():
-            following.result()
 
 
 SELDOM = (50_000, 20, 1_000)

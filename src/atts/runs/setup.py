@@ -320,5 +320,5 @@ def limited(engine: Engine, author: Author, limits: LimitsOptions) -> Engine:
         limits.attempts,
         limits.backoff_seconds,
         limits.patience_seconds,
-        f"the {author}",
+        author,
     )
