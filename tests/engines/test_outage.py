@@ -105,6 +105,21 @@ def test_patience_has_an_end() -> None:
     assert len(server.sent) == 128
 
 
+def test_who_asks_after_the_patience_finds_out_anew() -> None:
+    """The engine may serve others than one run."""
+    server = Server(until(100.0))
+
+    async def main() -> list[Any]:
+        engine = limited(server, patience=60.0)
+        return [*await outcomes(engine, 8), *await outcomes(engine, 8)]
+
+    results = run_virtually(main())
+    assert [type(result).__name__ for result in results] == [
+        *["EngineGoneError"] * 8,
+        *["Completion"] * 8,
+    ]
+
+
 def test_one_request_at_a_time_tries_a_server_that_fails_at_work() -> None:
     server = Server(lambda _: BROKEN, answers_about_itself=True)
 

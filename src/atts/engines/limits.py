@@ -119,10 +119,11 @@ class LimitedEngine:
     ) -> Result:
         asked = asyncio.get_running_loop().time()  # time.monotonic(), or a simulation's
         outage, attempt = self.outage, 1
+        waited_in_vain = outage.waited_in_vain
         while True:
             if need and (outage.is_on or not self._slots.free):
                 await need.put_off()
-            goes_first = await outage.over()
+            goes_first = await outage.over(waited_in_vain)
             try:
                 # Waiting for another try holds no slot: the others may go on meanwhile.
                 async with self._slots.slot(rank):

@@ -27,7 +27,7 @@ class Outage:
     While it does not, whoever wants to send a request waits in ``over``. One of them at a time
     looks whether the engine is there again: it asks for the load, where the engine tells one, and
     then sends its own request. An outage ends with the first result. One that has lasted for the
-    patience makes all who wait give up.
+    patience makes all who wait give up; whoever asks later begins anew.
     """
 
     def __init__(
@@ -37,6 +37,8 @@ class Outage:
         self.name = name
         self.tell: Callable[[str], None] = _log.warning
         """Is told when an outage begins and when it ends."""
+        self.waited_in_vain = 0
+        """How often the patience came to its end."""
         self._engine = engine
         self._patience = patience_seconds
         self._failures = 0  # in a row
@@ -97,18 +99,29 @@ class Outage:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._ended.wait(), seconds)
 
-    async def over(self) -> bool:
+    async def over(self, waited_in_vain: int) -> bool:
         """Wait until a request may be sent; whether it goes first, to see whether it is served.
 
+        ``waited_in_vain`` is what that was when the request was asked for.
+
         Raises:
-            EngineGoneError: the patience is at its end.
+            EngineGoneError: the patience is at its end, or was since then.
         """
-        while self.is_on:
+        while self.is_on and waited_in_vain == self.waited_in_vain:
             async with self._turn:
-                if self.is_on and await self._look():
+                if self.is_on and waited_in_vain == self.waited_in_vain and await self._look():
                     self._is_led = True
                     return True
+        if waited_in_vain != self.waited_in_vain:
+            raise self._gone()
         return False
+
+    def _gone(self) -> EngineGoneError:
+        return EngineGoneError(
+            f"the {self.name}'s engine did not answer for {self._patience:g} s "
+            f"(limits.patience_seconds): {self._error}\nThe finished chains are kept; once it is "
+            "there again, the same command goes on from here"
+        )
 
     async def _look(self) -> bool:
         """Whether the engine is there, as far as it can be asked; after a wait."""
@@ -120,11 +133,10 @@ class Outage:
             return False
         left = self.patience_left(loop.time())
         if not left:
-            raise EngineGoneError(
-                f"the {self.name}'s engine did not answer for {self._patience:g} s "
-                f"(limits.patience_seconds): {self._error}\nThe finished chains are kept; once it "
-                "is there again, the same command goes on from here"
-            )
+            # For all who wait by now. Who comes later finds out for itself.
+            self.waited_in_vain += 1
+            self._failures, self._since, self._looks = IN_A_ROW - 1, None, 0
+            return False
         wait = min(FIRST_LOOK_SECONDS * 2.0**self._looks, LONGEST_LOOK_SECONDS, left)
         self._looks += 1
         if await self._turns_out_within(wait):
