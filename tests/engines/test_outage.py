@@ -14,6 +14,7 @@ from atts.errors import (
     EngineConnectionError,
     EngineGoneError,
     EngineServerError,
+    EngineTimeoutError,
     EngineUnavailableError,
     RequestRefusedError,
 )
@@ -167,6 +168,21 @@ def test_others_follow_where_the_first_takes_long() -> None:
         return asyncio.get_running_loop().time()
 
     assert run_virtually(main()) < 100.0 + FOLLOW_SECONDS + 3.0
+
+
+def test_a_server_that_hangs_is_waited_for_no_longer_than_that() -> None:
+    """It tells its load, and lets every request run into its time limit."""
+    hangs = EngineTimeoutError("no reply within 900 s")
+    server = Server(lambda _: hangs, answers_about_itself=True)
+    server.seconds = 900.0
+
+    async def main() -> tuple[list[Any], float]:
+        return await outcomes(limited(server), 128), asyncio.get_running_loop().time()
+
+    results, seconds = run_virtually(main())
+    assert {type(result) for result in results} == {EngineGoneError}
+    assert seconds < 2 * 900.0 + FOLLOW_SECONDS + 3.0
+    assert len(server.sent) == 2 * 128
 
 
 def test_a_refusal_is_an_answer() -> None:

@@ -96,8 +96,10 @@ class Outage:
     async def ends_within(self, seconds: float) -> None:
         """Wait so long, or until requests are sent again; for who has none, and only watches."""
         self._ended.clear()
+        # Not wait_for, which may swallow a cancellation in Python 3.11.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._ended.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._ended.wait()
 
     async def over(self, waited_in_vain: int) -> bool:
         """Wait until a request may be sent; whether it goes first, to see whether it is served.
@@ -128,7 +130,7 @@ class Outage:
         loop = asyncio.get_running_loop()
         if self._is_led:
             if not await self._turns_out_within(FOLLOW_SECONDS):
-                self._failures, self._is_led = 0, False
+                self._failures, self._is_led = IN_A_ROW - 1, False  # one that fails is enough
                 self._ended.set()
             return False
         left = self.patience_left(loop.time())
@@ -136,6 +138,7 @@ class Outage:
             # For all who wait by now. Who comes later finds out for itself.
             self.waited_in_vain += 1
             self._failures, self._since, self._looks = IN_A_ROW - 1, None, 0
+            self._ended.set()
             return False
         wait = min(FIRST_LOOK_SECONDS * 2.0**self._looks, LONGEST_LOOK_SECONDS, left)
         self._looks += 1
@@ -153,7 +156,8 @@ class Outage:
         """Wait so long, or until something is served or what went first fails; whether it did."""
         self._changed.clear()
         try:
-            await asyncio.wait_for(self._changed.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
         except TimeoutError:
             return False
         return True
