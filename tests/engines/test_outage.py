@@ -85,8 +85,8 @@ def test_no_request_is_lost_while_a_server_is_started_again() -> None:
     assert server.looks <= 15
     assert seconds < 300.0 + LONGEST_LOOK_SECONDS + 1.0
     assert len(told) == 2
-    assert "the draft's engine does not answer" in told[0]
-    assert "answers again" in told[1]
+    assert "the draft's engine serves no request" in told[0]
+    assert "serves again" in told[1]
 
 
 def test_patience_has_an_end() -> None:
@@ -99,7 +99,7 @@ def test_patience_has_an_end() -> None:
 
     results, seconds = run_virtually(main())
     assert {type(result) for result in results} == {EngineGoneError}
-    assert "did not answer for 60 s (limits.patience_seconds): no server is there" in str(
+    assert "served no request for 60 s (limits.patience_seconds): no server is there" in str(
         results[0]
     )
     assert 60.0 <= seconds < 61.0

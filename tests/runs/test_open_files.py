@@ -124,5 +124,5 @@ async def test_a_run_with_few_open_files_loses_no_chain(tmp_path: Path) -> None:
         _, said = await process.communicate()
     assert process.returncode == 0, said.decode()
     assert "this process may open 40 files: enough for" in said.decode()
-    assert "does not answer" not in said.decode()
+    assert "serves no request" not in said.decode()
     assert [chain.error for chain in read_run(tmp_path / "run").chains] == [None] * 64

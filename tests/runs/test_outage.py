@@ -163,7 +163,7 @@ async def test_a_command_whose_server_is_gone_says_so_and_goes_on_later(tmp_path
             await asyncio.sleep(0.01)
     port = int(url.rpartition(":")[2])
     text = await ended(process, 75)
-    assert "did not answer for 0.5 s (limits.patience_seconds)" in text
+    assert "served no request for 0.5 s (limits.patience_seconds)" in text
     assert "the same command goes on from here:\n  atts run --set " in text
     assert text.endswith(f" --out {tmp_path / 'run'}\n")
     assert "Traceback" not in text

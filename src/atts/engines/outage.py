@@ -1,4 +1,4 @@
-"""A server that does not answer is waited for, instead of failing one chain after the other."""
+"""An engine that serves nothing is waited for, instead of failing one chain after the other."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 
 class Outage:
-    """Whether an engine answers, by what became of its requests.
+    """Whether an engine serves, by what became of its requests.
 
     While it does not, whoever wants to send a request waits in ``over``. One of them at a time
     looks whether the engine is there again: it asks for the load, where the engine tells one, and
@@ -53,7 +53,7 @@ class Outage:
 
     @property
     def is_on(self) -> bool:
-        """Whether the engine does not answer, as far as is known."""
+        """Whether the engine serves nothing, as far as is known."""
         return self._failures >= IN_A_ROW
 
     def patience_left(self, now: float) -> float | None:
@@ -80,14 +80,14 @@ class Outage:
         if not self._is_told:  # and not before: a few requests may fail while others are served
             self._is_told = True
             self.tell(
-                f"the {self.name}'s engine does not answer, and is waited for, for "
+                f"the {self.name}'s engine serves no request, and is waited for, for "
                 f"{self._patience:g} s at most (limits.patience_seconds): {error}"
             )
 
     def answered(self) -> None:
         """A request was served, or refused for its own sake."""
         if self._is_told:
-            self.tell(f"the {self.name}'s engine answers again")
+            self.tell(f"the {self.name}'s engine serves again")
         self._failures = self._looks = 0
         self._since, self._is_led, self._is_told = None, False, False
         self._changed.set()
@@ -120,7 +120,7 @@ class Outage:
 
     def _gone(self) -> EngineGoneError:
         return EngineGoneError(
-            f"the {self.name}'s engine did not answer for {self._patience:g} s "
+            f"the {self.name}'s engine served no request for {self._patience:g} s "
             f"(limits.patience_seconds): {self._error}\nThe finished chains are kept; once it is "
             "there again, the same command goes on from here"
         )
