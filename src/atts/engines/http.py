@@ -197,12 +197,12 @@ class HttpClient:
                 content, is_whole = await _read(reply, most_bytes)
             except _PackedError as error:
                 raise EngineReplyError(
-                    f"{self._at()}: {what}: the reply {error}; does a proxy in between pack replies?"
+                    f"{self._at()}: {what}: the reply {error}; does a proxy in between pack it?"
                 ) from error
         if not is_whole:
             raise EngineReplyError(
                 f"{self._at()}: {what}: the reply is longer than {most_bytes:,} bytes, and what "
-                f"was asked for is not: {_quoted(content)}; is this the server of that model?"
+                f"was asked for is not: {quoted(content)}; is this the server of that model?"
             )
         return content
 
@@ -219,11 +219,11 @@ class HttpClient:
                     "failed on the server; look at its precision (--dtype), its weights and its log"
                 ) from error
             raise EngineReplyError(
-                f"{words} is not JSON ({error}): {_quoted(content)}; is this a model server, and "
+                f"{words} is not JSON ({error}): {quoted(content)}; is this a model server, and "
                 "not a proxy's error page?"
             ) from error
         if isinstance(tree, dict) and tree.get("error"):
-            words = _quoted(orjson.dumps(tree["error"]))
+            words = quoted(orjson.dumps(tree["error"]))
             raise EngineReplyError(
                 f"{self._at()}: {what}: status 200, and yet an error: {words}; look at the "
                 "server's log"
@@ -260,7 +260,7 @@ class HttpClient:
     def _refused(
         self, what: str, status: int, headers: Mapping[str, str], content: bytes
     ) -> EngineError:
-        words = f"{self._at()}: {what}: status {status}: {_quoted(content)}"
+        words = f"{self._at()}: {what}: status {status}: {quoted(content)}"
         if status in (429, 503):
             error = EngineBusyError(
                 f"{words}; the server has no capacity now: lower limits.*_requests"
@@ -274,7 +274,7 @@ class HttpClient:
                 f"{words}; name the environment variable with the API key in api_key_env"
             )
         if 300 <= status < 400:
-            target = _quoted(headers.get("Location", "").encode())
+            target = quoted(headers.get("Location", ""))
             return RequestRefusedError(
                 f"{words}; it redirects to {target}, which is not followed: give the address "
                 "that the server itself answers at"
@@ -357,6 +357,9 @@ def _no_number(error: orjson.JSONDecodeError) -> str | None:
     return None if is_one or found is None else found[0][:20]
 
 
-def _quoted(content: bytes) -> str:
-    text = " ".join(content.decode(errors="replace").split())
+def quoted(value: Json) -> str:
+    """A server's own words or values for a message: bounded, in one line, escaped."""
+    if isinstance(value, bytes):
+        value = value.decode(errors="replace")
+    text = " ".join((value if isinstance(value, str) else repr(value)).split())
     return repr(text if len(text) <= _QUOTED else text[:_QUOTED] + "...")
