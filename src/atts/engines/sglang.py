@@ -89,11 +89,13 @@ class SGLangEngine(RemoteEngine):
             return None
         try:
             ranks = reply["loads"]  # one for each data-parallel copy
-            running = sum(rank["num_running_reqs"] for rank in ranks)
-            waiting = sum(rank["num_waiting_reqs"] for rank in ranks)
+            running = [rank["num_running_reqs"] for rank in ranks]
+            waiting = [rank["num_waiting_reqs"] for rank in ranks]
             # Without what could be evicted: that is only kept for later.
-            cache_use = max(rank["token_usage"] for rank in ranks)
-        except (KeyError, TypeError, ValueError):
+            cache_use = [rank["token_usage"] for rank in ranks]
+        except (KeyError, TypeError):
+            return None
+        if not running:
             return None
         with self.about("asked for its load"):
             return checked_load(running, waiting, cache_use)

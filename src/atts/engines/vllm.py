@@ -114,7 +114,7 @@ class VllmEngine(RemoteEngine):
         except (KeyError, ValueError):
             return None
         with self.about("asked for its load"):
-            return checked_load(sum(running), sum(waiting), max(cache_use))
+            return checked_load(running, waiting, cache_use)
 
     async def _probe(self) -> tuple[Scoring, tuple[str, ...]]:
         """Find the best way to score that the server knows; with remarks on what is missing."""
