@@ -17,7 +17,7 @@ from atts.engines.replies import (
     numbers,
 )
 
-VALUE = (
+VALUE: st.SearchStrategy[object] = (
     st.none()
     | st.booleans()
     | st.integers(-(2**63), 2**64 - 1)  # all that JSON's parser gives
