@@ -265,12 +265,15 @@ def long_words(_: Kind, reply: Json) -> Json:
 
 GZIP = {"Content-Encoding": "gzip"}
 BOMB = gzip.compress(b" " * 40_000_000)
+NO_NUMBER = b'{"error": {"message": "Out of range float values are not JSON compliant: nan"}}'
 WORDS = b'{"error": {"message": "no memory \\u001b[31m' + b"x" * 5_000 + b'", "code": 500}}'
 
 ANY = [
     Fault("NaN", tree(lambda _, reply: [reply, float("nan")]), "holds NaN where a number"),
     Fault("infinity", tree(lambda _, reply: [reply, float("-inf")]), "holds Infinity where a"),
     Fault("no end of a number", text(b'{"a": -1e999}'), "holds -?1e999 where a number"),
+    Fault("refused for NaN", text(NO_NUMBER, 400), "that is NaN or an infinity"),
+    Fault("failed for NaN", text(NO_NUMBER, 500), "that is NaN or an infinity"),
     Fault("an error with status 200", text(WORDS), r"yet an error: .*no memory .{,5}u001b\[31mx"),
     Fault("an error in one word", text(b'{"error": "overloaded"}'), "overloaded"),
     Fault("an error page", text(b"<html>Bad gateway</html>"), "not JSON.*Bad gateway"),

@@ -43,6 +43,14 @@ MOST_BYTES = 16 * 2**20
 _MOST_OF_AN_ERROR = 65_536
 """Bytes that are read of a reply with another status than 200."""
 
+NO_JSON_NUMBER = "Out of range float values"
+"""What a server in Python says, with a status of 400 or 500, that would have sent NaN."""
+
+_FAILED_ARITHMETIC = (
+    "the model's arithmetic failed on the server; look at its precision (--dtype), its weights and "
+    "its log"
+)
+
 _TOO_LONG = ("context length", "longer than", "max_model_len", "maximum model length")
 """What SGLang and vLLM say, with a status of 400, of a chain that does not fit."""
 
@@ -137,7 +145,8 @@ class HttpClient:
             EngineServerError: any other status of 500 or above.
             ContextLengthError: the server says that the chain is too long for it.
             RequestRefusedError: any other status that is not a success.
-            EngineReplyError: the reply is not JSON, too long, or an error with status 200.
+            EngineReplyError: the reply is not JSON, for NaN or otherwise, too long, or an error
+                with status 200.
         """
         content = orjson.dumps(body)
         reply = await self._request("POST", path, content, timeout_seconds, chain, most_bytes)
@@ -230,8 +239,7 @@ class HttpClient:
             words = f"{self._at()}: {what}: the reply"
             if number := _no_number(error):
                 raise EngineReplyError(
-                    f"{words} holds {number} where a number should be: the model's arithmetic "
-                    "failed on the server; look at its precision (--dtype), its weights and its log"
+                    f"{words} holds {number} where a number should be: {_FAILED_ARITHMETIC}"
                 ) from error
             raise EngineReplyError(
                 f"{words} is not JSON ({error}): {quoted(content)}; is this a model server, and "
@@ -271,6 +279,8 @@ class HttpClient:
         self, what: str, status: int, headers: Mapping[str, str], content: bytes
     ) -> EngineError:
         words = f"{self._at()}: {what}: status {status}: {quoted(content)}"
+        if NO_JSON_NUMBER.encode() in content:
+            return EngineReplyError(f"{words}; that is NaN or an infinity: {_FAILED_ARITHMETIC}")
         if status in (429, 503):
             error = EngineBusyError(
                 f"{words}; the server has no capacity now: lower limits.*_requests"

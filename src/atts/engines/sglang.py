@@ -17,7 +17,13 @@ from atts.engines.remote import (
 )
 from atts.engines.replies import UnusableError, checked_load, field, is_count, numbers
 from atts.engines.served import ModelCard, model_cards
-from atts.errors import EngineError, EngineTimeoutError, EngineUnavailableError, RequestRefusedError
+from atts.errors import (
+    EngineError,
+    EngineReplyError,
+    EngineTimeoutError,
+    EngineUnavailableError,
+    RequestRefusedError,
+)
 from atts.types import FinishReason
 
 ABORT_SECONDS = 10.0
@@ -104,9 +110,7 @@ class SGLangEngine(RemoteEngine):
         for path in ("/server_info", "/get_server_info"):  # the older name goes away
             try:
                 info = await self.client.get(path, ABORT_SECONDS)
-            except EngineUnavailableError:
-                raise
-            except EngineError:
+            except (RequestRefusedError, EngineReplyError):
                 continue
             if isinstance(info, dict) and "model_path" in info:  # a router tells of itself
                 return info
