@@ -37,7 +37,7 @@ CONNECT_SECONDS = 15.0
 KEEP_ALIVE_SECONDS = 4.0
 """Idle connections are closed before uvicorn closes them, which is after five seconds."""
 
-MOST_BYTES = 16 * 2**20
+MOST_BYTES = 4 * 2**20
 """Of a reply, unpacked, unless a request says otherwise."""
 
 _MOST_OF_AN_ERROR = 65_536
@@ -118,12 +118,9 @@ class HttpClient:
         """What a GET request brings back, parsed; None if it is empty. Raises as ``post`` does."""
         return self._parsed(f"GET {path}", await self._request("GET", path, None, timeout_seconds))
 
-    async def get_text(
-        self, path: str, timeout_seconds: float | None = None, most_bytes: int = MOST_BYTES
-    ) -> str:
+    async def get_text(self, path: str, timeout_seconds: float | None = None) -> str:
         """What a GET request brings back, as text. Raises as ``post`` does."""
-        reply = await self._request("GET", path, None, timeout_seconds, most_bytes=most_bytes)
-        return reply.decode(errors="replace")
+        return (await self._request("GET", path, None, timeout_seconds)).decode(errors="replace")
 
     async def post(
         self,
