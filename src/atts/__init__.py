@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from atts.api.solve import asolve, solve
     from atts.config import Config, load_config
     from atts.conformal.calibration import Calibration
     from atts.conformal.factory import make_control
@@ -26,8 +27,10 @@ if TYPE_CHECKING:
     from atts.models.prompts import Tokenizer
     from atts.runs.jobs import calibrate, run
     from atts.runs.setup import open_models
+    from atts.solving.solution import Solution
+    from atts.solving.solver import Solver
     from atts.store.run_directory import read_run
-    from atts.types import Chain, Problem, Timings
+    from atts.types import Chain, Message, Problem, Timings
 
 __all__ = [
     "AttsError",
@@ -37,13 +40,17 @@ __all__ = [
     "Config",
     "Engine",
     "GenerateRequest",
+    "Message",
     "Model",
     "Problem",
     "Sampling",
     "ScoreRequest",
     "Scored",
+    "Solution",
+    "Solver",
     "Timings",
     "Tokenizer",
+    "asolve",
     "calibrate",
     "load_config",
     "make_control",
@@ -52,9 +59,11 @@ __all__ = [
     "read_records",
     "read_run",
     "run",
+    "solve",
 ]
 
 _HOMES = {
+    "atts.api.solve": ("asolve", "solve"),
     "atts.config": ("Config", "load_config"),
     "atts.conformal.calibration": ("Calibration",),
     "atts.conformal.factory": ("make_control",),
@@ -74,7 +83,9 @@ _HOMES = {
     "atts.runs.setup": ("open_models",),
     "atts.exchange.tables": ("read_records",),
     "atts.store.run_directory": ("read_run",),
-    "atts.types": ("Chain", "Problem", "Timings"),
+    "atts.solving.solution": ("Solution",),
+    "atts.solving.solver": ("Solver",),
+    "atts.types": ("Chain", "Message", "Problem", "Timings"),
 }
 
 
