@@ -136,11 +136,11 @@ class Divider:
 
     def _undecided(self, text: str) -> int:
         """How many characters at the end may be the beginning of a mark."""
-        channel = text.rfind("<|channel|>")
-        if 0 <= len(text) - channel <= _LONGEST_CHANNEL and channel >= 0:
-            rest = text[channel:]
-            if "<|message|>" not in rest and "\n" not in rest.strip():
-                return len(rest)
+        before, channel, name = text.rpartition("<|channel|>")
+        if channel and len(channel + name) <= _LONGEST_CHANNEL:
+            # The marks of Harmony have a name between them, on one line.
+            if "<|message|>" not in name and "\n" not in name.lstrip():
+                return len(text) - len(before)
         marks = (*_STARTS, *self._ends)
         longest = max(map(len, marks)) - 1
         return next(
