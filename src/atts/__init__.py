@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from atts.api.jobs import compare, regrade, report, same_answer, simulate, tune
     from atts.api.solve import asolve, solve
     from atts.config import Config, load_config
     from atts.conformal.calibration import Calibration
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     )
     from atts.errors import AttsError
     from atts.exchange.tables import read_records
+    from atts.grading.extract import extract_answer
     from atts.methods.chain import Model
     from atts.models.prompts import Tokenizer
     from atts.runs.jobs import calibrate, run
@@ -52,17 +54,25 @@ __all__ = [
     "Tokenizer",
     "asolve",
     "calibrate",
+    "compare",
+    "extract_answer",
     "load_config",
     "make_control",
     "open_models",
     "p_value",
     "read_records",
     "read_run",
+    "regrade",
+    "report",
     "run",
+    "same_answer",
+    "simulate",
     "solve",
+    "tune",
 ]
 
 _HOMES = {
+    "atts.api.jobs": ("compare", "regrade", "report", "same_answer", "simulate", "tune"),
     "atts.api.solve": ("asolve", "solve"),
     "atts.config": ("Config", "load_config"),
     "atts.conformal.calibration": ("Calibration",),
@@ -77,6 +87,7 @@ _HOMES = {
         "Scored",
     ),
     "atts.errors": ("AttsError",),
+    "atts.grading.extract": ("extract_answer",),
     "atts.methods.chain": ("Model",),
     "atts.models.prompts": ("Tokenizer",),
     "atts.runs.jobs": ("calibrate", "run"),

@@ -3,14 +3,14 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from copy import deepcopy
 from functools import partial
 from inspect import signature
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar, Unpack, cast, overload
+from typing import Any, TypedDict, Unpack, cast, overload
 
+from atts.api.loops import run_anywhere
 from atts.config import Config, apply_setting, load_config, parse_config
 from atts.errors import AttsError, ConfigError, ProblemError
 from atts.methods import authors_of
@@ -21,7 +21,6 @@ from atts.solving.solution import Solution
 from atts.solving.solver import Solver
 from atts.types import Message, Problem
 
-Result = TypeVar("Result")
 Messages = Sequence[Message | Mapping[str, str]]
 One = str | Problem | Messages
 Many = Sequence[Problem]
@@ -152,7 +151,7 @@ def solve(question: One | Many, **options: Unpack[SolveOptions]) -> Solution | l
         )
     solving: Coroutine[Any, Any, Solution | list[Solution]]
     solving = asolve(cast("Any", question), **options)
-    return _run(solving)
+    return run_anywhere(solving)
 
 
 solve.__signature__ = signature(asolve)  # type: ignore[attr-defined]  # what a notebook shows
@@ -179,8 +178,11 @@ def configuration(
     settings: Sequence[str] = (),
     draft: Model | None = None,
     target: Model | None = None,
+    defaults: dict[str, Any] | None = None,
 ) -> Config:
     """The configuration that a call names, with its settings and models over it.
+
+    ``defaults`` stand below a file or a mapping, as of ``load_config``.
 
     Raises:
         ConfigError: it cannot be read, or a key or value is wrong.
@@ -189,10 +191,10 @@ def configuration(
         tree = {} if isinstance(config, Config) else deepcopy(dict(config))
         for setting in settings:
             apply_setting(tree, setting)
-        below = config.model_dump() if isinstance(config, Config) else None
+        below = config.model_dump() if isinstance(config, Config) else defaults
         base = parse_config(tree, "config", below)
     else:
-        base = load_config(config, list(settings))
+        base = load_config(config, list(settings), defaults)
     found = {name: _model(model) for name, model in (("draft", draft), ("target", target)) if model}
     return parse_config(found, "draft and target", base.model_dump()) if found else base
 
@@ -268,28 +270,3 @@ def _progress(wanted: bool | None, total: int) -> Iterator[Callable[[], None]]:
     with Progress(*columns, console=console, transient=True) as shown:
         task = shown.add_task("solving", total=total)
         yield partial(shown.advance, task)
-
-
-def _run(coroutine: Coroutine[Any, Any, Result]) -> Result:
-    """Run it to its end; in a thread with an event loop of its own where one is running here."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(coroutine)
-    running: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = []
-
-    async def started() -> Result:
-        task = asyncio.current_task()
-        if task:
-            running.append((asyncio.get_running_loop(), task))
-        return await coroutine
-
-    with ThreadPoolExecutor(1, "atts-solve") as thread:
-        future = thread.submit(asyncio.run, started())
-        try:
-            return future.result()
-        except BaseException:  # such as Ctrl-C in the cell: the models must not go on alone
-            for loop, task in running:
-                if not loop.is_closed():
-                    loop.call_soon_threadsafe(task.cancel)
-            raise

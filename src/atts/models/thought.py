@@ -137,10 +137,10 @@ class Divider:
     def _undecided(self, text: str) -> int:
         """How many characters at the end may be the beginning of a mark."""
         before, channel, name = text.rpartition("<|channel|>")
-        if channel and len(channel + name) <= _LONGEST_CHANNEL:
-            # The marks of Harmony have a name between them, on one line.
-            if "<|message|>" not in name and "\n" not in name.lstrip():
-                return len(text) - len(before)
+        # The marks of Harmony have a name between them, on one line.
+        is_open = "<|message|>" not in name and "\n" not in name.lstrip()
+        if channel and is_open and len(channel + name) <= _LONGEST_CHANNEL:
+            return len(text) - len(before)
         marks = (*_STARTS, *self._ends)
         longest = max(map(len, marks)) - 1
         return next(
