@@ -20,6 +20,7 @@
             - ``EngineReplyError``: a server's reply is not what was asked for
         - ``EngineGoneError``: an engine is gone for good, or was waited for in vain
     - ``ServerError``: a model server cannot be started or stopped
+    - ``BusyError``: as much waits already as may wait
 
 A message says what was wrong, where, and what to do about it.
 """
@@ -106,6 +107,10 @@ class EngineGoneError(EngineError):
 
 class ServerError(AttsError):
     """A model server cannot be started or stopped."""
+
+
+class BusyError(AttsError):
+    """As many chains wait already as may wait; the same question may be taken later."""
 
 
 def is_passing(error: str | None) -> bool:

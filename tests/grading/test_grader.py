@@ -2,6 +2,8 @@
 
 import json
 import random
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -215,3 +217,15 @@ def test_no_text_of_an_answer_is_more_than_unread(one: str, other: str) -> None:
     assert choice_letter(other, (one, "two", "3")) in (None, "A", "B", "C")
     assert extract_answer(other) is None or "box" in other
     assert algebra.read_structure(one).parts
+
+
+def test_a_script_without_a_guard_is_not_run_again(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "print('begins')\n"
+        "from atts.grading.grader import Grader\n"
+        "with Grader() as grader:\n"
+        "    print(grader.compare([('x+1', '1+x')]))\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert done.stdout == "begins\n{('x+1', '1+x'): True}\n", done.stderr

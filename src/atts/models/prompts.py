@@ -97,8 +97,10 @@ class Tokenizer:
         return list(self._newest[2])
 
     def _encode_prompt(self, problem: Problem, options: PromptOptions) -> list[int]:
-        messages = [{"role": "user", "content": question(problem, options)}]
-        if options.system:
+        messages = [message.model_dump() for message in problem.messages] or [
+            {"role": "user", "content": question(problem, options)}
+        ]
+        if options.system and all(message["role"] != "system" for message in messages):
             messages.insert(0, {"role": "system", "content": options.system})
         # The template writes the special tokens itself, the beginning of text included.
         return self._encode(self._render(messages), specials_are_text=False)
