@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar
 import typer
 
 from atts.cli.commands import LazyGroup
+from atts.cli.ending import Ended
 from atts.cli.terminal import EXIT_CODES, FAILED, WRONG_USE, say
 from atts.errors import AttsError, CalibrationError, ConfigError, ProblemError
 
@@ -87,7 +88,8 @@ class Commands(LazyGroup):
         """Run the command.
 
         Raises:
-            typer.Exit: with 2 for wrong use and 1 for any other ``AttsError``.
+            typer.Exit: with 2 for wrong use and 1 for any other ``AttsError``; with 128 + its
+                number after a signal.
         """
         try:
             return super().invoke(ctx)
@@ -95,6 +97,9 @@ class Commands(LazyGroup):
             say(f"Error: {error}", style="red")
             wrong_use = isinstance(error, ConfigError | ProblemError | CalibrationError)
             raise typer.Exit(WRONG_USE if wrong_use else FAILED) from None
+        except Ended as stop:
+            say("Stopped.")
+            raise typer.Exit(stop.exit_code) from None
 
 
 app = typer.Typer(

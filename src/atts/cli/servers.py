@@ -1,6 +1,5 @@
 """``atts servers``: start, watch and stop the servers of a configuration's models."""
 
-import asyncio
 import time
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +8,9 @@ import typer
 from rich.live import Live
 from rich.table import Table
 
+from atts.cli import ending
 from atts.cli.commands import new_app
+from atts.cli.ending import Ended
 from atts.cli.options import ConfigFile, Settings
 from atts.cli.terminal import EXIT_CODES, FAILED, INTERRUPTED, err, out, say
 from atts.config import Config, load_config
@@ -68,7 +69,7 @@ def status(directory: Directory = DEFAULT) -> None:
     for record in records:
         alive = processes(record)
         memory = sum(process.memory_info().rss for process in alive) / 2**30
-        ready = bool(alive) and asyncio.run(answers(record.url, record.model))
+        ready = bool(alive) and ending.run(answers(record.url, record.model))
         state = "answers" if ready else "does not answer yet" if alive else "ended"
         healthy &= ready
         cells = (record.author, record.model, record.url, record.pid, state, f"{memory:.1f}")
@@ -95,16 +96,13 @@ def logs(
     out().print(visible(tail(path, lines)), markup=False)
     if not follow:
         return
-    try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            file.seek(0, 2)
-            while True:
-                if line := file.readline():
-                    out().print(visible(line.rstrip("\n")), markup=False)
-                else:
-                    time.sleep(0.3)
-    except KeyboardInterrupt:
-        raise typer.Exit(INTERRUPTED) from None
+    with path.open(encoding="utf-8", errors="replace") as file:
+        file.seek(0, 2)
+        while True:
+            if line := file.readline():
+                out().print(visible(line.rstrip("\n")), markup=False)
+            else:
+                time.sleep(0.3)
 
 
 @app.command()
@@ -151,7 +149,7 @@ def warm(
             start_servers(config, missing, directory)
         for author in wanted:
             options = config.draft if author == "draft" else config.target
-            say(f"{author}: warm after {asyncio.run(warm_up(options)):.0f} s")
+            say(f"{author}: warm after {ending.run(warm_up(options)):.0f} s")
     finally:
         lifecycle.down(directory, missing)
 
@@ -177,14 +175,14 @@ def start_servers(
 
     Raises:
         ConfigError, ServerError: see ``atts.engines.servers.lifecycle.up``.
-        typer.Exit: with 130, after Ctrl-C; what was started is ended again.
+        typer.Exit: after Ctrl-C, SIGTERM or SIGHUP; what was started is ended again.
     """
     with _Starting() as starting:
         try:
-            return asyncio.run(lifecycle.up(config, which, directory, starting.show))
-        except KeyboardInterrupt:
+            return ending.run(lifecycle.up(config, which, directory, starting.show))
+        except (KeyboardInterrupt, Ended) as stop:
             say("Stopped; the servers that were starting are ended.")
-            raise typer.Exit(INTERRUPTED) from None
+            raise typer.Exit(getattr(stop, "exit_code", INTERRUPTED)) from None
 
 
 class _Starting:

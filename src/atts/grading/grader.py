@@ -6,13 +6,11 @@ is up, and goes on with a new one; neither ``multiprocessing`` nor ``concurrent.
 
 import contextlib
 import logging
-import multiprocessing
 import os
 import sqlite3
 from collections.abc import Callable, Iterable
 from concurrent.futures import TimeoutError as PairTimeoutError
 from importlib.metadata import version
-from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -20,6 +18,7 @@ from platformdirs import user_cache_path
 
 from atts.grading import algebra
 from atts.grading.equivalence import LONGEST, compare_exactly, compare_values
+from atts.grading.workers import cores, start_pool, terminal_is_ours
 
 if TYPE_CHECKING:
     from pebble import ProcessPool
@@ -46,8 +45,6 @@ Progress = Callable[[int, int], None]
 
 SECONDS = 5.0
 """Longest time for one pair; a pair that takes longer is ungraded."""
-
-_MEMORY_BYTES = 2 << 30
 
 
 def cache_folder() -> Path:
@@ -141,7 +138,7 @@ class Grader:
         """``workers`` is the number of processes; None takes one for each processor core."""
         self.progress = progress
         self._seconds = seconds
-        self._workers = workers or _cores()
+        self._workers = workers or cores()
         self._cache = cache
         self._known: Verdicts = {}
         self._pool: ProcessPool | None = None
@@ -186,10 +183,11 @@ class Grader:
         from pebble import ProcessExpired
 
         pool = self._started_pool(len(pairs))
-        waiting = [
-            pool.schedule(algebra.same_by_algebra, args=(one, other), timeout=self._seconds)
-            for one, other in pairs
-        ]
+        with terminal_is_ours():
+            waiting = [
+                pool.schedule(algebra.same_by_algebra, args=(one, other), timeout=self._seconds)
+                for one, other in pairs
+            ]
         found: Verdicts = {}
         for pair, future in zip(pairs, waiting, strict=True):
             try:
@@ -203,29 +201,5 @@ class Grader:
 
     def _started_pool(self, pairs: int) -> "ProcessPool":
         if self._pool is None:
-            from pebble import ProcessPool
-
-            self._pool = ProcessPool(
-                max_workers=min(self._workers, pairs),
-                initializer=algebra.start,
-                initargs=(_MEMORY_BYTES,),
-                context=_context(),
-            )
+            self._pool = start_pool(min(self._workers, pairs))
         return self._pool
-
-
-def _cores() -> int:
-    """How many processor cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _context() -> BaseContext:
-    # A fork server is free of this process's threads, and has math-verify loaded when a process
-    # that was killed must be replaced.
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["math_verify"])
-    return context
