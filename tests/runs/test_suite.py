@@ -45,12 +45,18 @@ class World:
     async def answers(self, *_: object) -> bool:
         return False
 
-    async def up(self, config: Config, authors: Collection[Author], *_: object) -> None:
+    async def up(
+        self, config: Config, authors: Collection[Author], *_: object, go_on: bool
+    ) -> None:
+        assert go_on
         if config.draft.model == self.broken:
             raise ServerError("out of memory")
         self.happened.append(f"up {config.draft.model} {'+'.join(authors)}")
 
-    def down(self, folder: Path, authors: Collection[Author]) -> None:
+    def down(
+        self, folder: Path, authors: Collection[Author] = ("draft", "target"), tell: object = None
+    ) -> None:
+        del tell
         self.happened.append(f"down {folder.parent.name} {'+'.join(authors)}")
 
     @property

@@ -53,6 +53,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "TERMINATE_SECONDS", 0.3)
+    monkeypatch.setattr(processes, "CHILD_SECONDS", 0.3)
     monkeypatch.setattr(lifecycle, "POLL_SECONDS", 0.05)
 
 
