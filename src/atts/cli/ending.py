@@ -10,6 +10,7 @@ import os
 import signal
 import stat
 import sys
+import threading
 import time
 from collections.abc import Coroutine
 from types import FrameType
@@ -25,6 +26,9 @@ SIGNALS = tuple(
 )
 TWICE_SECONDS = 1.0
 """Two signals within it are one: timeout, shells and batch systems send theirs twice."""
+
+AGAIN_SECONDS = 0.05
+"""After so long a signal comes again that nothing could be told of."""
 
 
 class Ended(SystemExit):
@@ -118,7 +122,9 @@ class _Signals:
         """A signal that came where no exception can leave, as in a finaliser, comes again."""
         if isinstance(found.exc_value, Ended):
             self._first = None
-            signal.raise_signal(found.exc_value.number)
+            # From another thread, since in here it would be ignored again.
+            again = (os.getpid(), found.exc_value.number)
+            threading.Timer(AGAIN_SECONDS, os.kill, again).start()
         else:
             sys.__unraisablehook__(found)
 

@@ -18,7 +18,7 @@ from platformdirs import user_cache_path
 
 from atts.grading import algebra
 from atts.grading.equivalence import LONGEST, compare_exactly, compare_values
-from atts.grading.workers import cores, start_pool, terminal_is_ours
+from atts.grading.workers import begin, cores, start_pool
 
 if TYPE_CHECKING:
     from pebble import ProcessPool
@@ -183,11 +183,12 @@ class Grader:
         from pebble import ProcessExpired
 
         pool = self._started_pool(len(pairs))
-        with terminal_is_ours():
-            waiting = [
+        waiting = begin(
+            lambda: [
                 pool.schedule(algebra.same_by_algebra, args=(one, other), timeout=self._seconds)
                 for one, other in pairs
             ]
+        )
         found: Verdicts = {}
         for pair, future in zip(pairs, waiting, strict=True):
             try:

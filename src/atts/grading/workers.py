@@ -4,16 +4,19 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from atts.grading import algebra
 
 if TYPE_CHECKING:
     from pebble import ProcessPool
+
+T = TypeVar("T")
 
 _MEMORY_BYTES = 2 << 30
 
@@ -34,22 +37,22 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-@contextmanager
-def terminal_is_ours() -> Iterator[None]:
-    """Processes that are started inside never see the terminal's signals.
+def begin(start: Callable[[], T]) -> T:
+    """Start processes, which are to be ended in order and by nobody else.
 
-    Ctrl-C and the end of a terminal reach all of a command's processes at once; the one that
-    started the others puts them in order.
+    In a thread: a signal that ends the command interrupts the wait for it, never the start of a
+    process that then nobody would know. And without the signals of a terminal, which reach all of a
+    command's processes at once: the one that started the others answers them.
     """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    # What a process starts inherits what is held back, by way of the fork server too.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGHUP))
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def apart() -> T:
+        if hasattr(signal, "pthread_sigmask"):  # Windows has none
+            # What a process starts inherits what is held back, by way of the fork server too.
+            signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGHUP))
+        return start()
+
+    with ThreadPoolExecutor(1, "atts-graders") as thread:
+        return thread.submit(apart).result()
 
 
 def _start(memory_bytes: int) -> None:
