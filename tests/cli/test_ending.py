@@ -13,27 +13,34 @@ from typing import Any
 import pytest
 
 JOB = """
-import asyncio, os, signal, sys, time
-from contextlib import asynccontextmanager
-from atts.cli import main
-from atts.runs import jobs, setup
+import asyncio, os, signal, sys, time, types
+from pathlib import Path
+import typer
+from atts.cli import ending, main
+from atts.cli.app import Commands
+from atts.cli.commands import new_app, resumable
 
-@asynccontextmanager
-async def open_models(*arguments):
+async def job():
     try:
-        yield {}
+        print("running", flush=True)
+        %s
     finally:
         await asyncio.sleep(0.05)
         print("closed", flush=True)
 
-async def run(*arguments):
-    print("running", flush=True)
-    %s
+# A command that loads nothing.
+light = sys.modules["light"] = types.ModuleType("light")
+light.app = new_app()
 
-setup.open_models, jobs.run = open_models, run
-setup.prepare_run = lambda config: setup.Setup(config, [])
+@light.app.command()
+def run(context: typer.Context, directory: Path = typer.Option(None, "--out")):
+    with resumable(context):
+        ending.run(job())
+
+Commands.homes = {"run": ("light", "Run.")}
 main()
 """
+"""A command whose job is still to be said."""
 WAITS = JOB % "await asyncio.sleep(60)"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -69,7 +76,7 @@ def ended_by(process: "subprocess.Popen[str]", *numbers: signal.Signals) -> tupl
     for number in numbers:
         process.send_signal(number)
     out, err = process.communicate(timeout=60)
-    assert "Traceback" not in err, err
+    assert "Traceback" not in (err or "")
     return out, err
 
 
@@ -101,13 +108,13 @@ def test_a_signal_that_is_sent_twice_at_once_is_one(start: Start) -> None:
 
 def test_a_second_ctrl_c_does_not_wait(start: Start) -> None:
     stubborn = """
-    try:
-        await asyncio.sleep(60)
-    finally:
-        print("running", flush=True)
-        time.sleep(3600)
+        try:
+            await asyncio.sleep(60)
+        finally:
+            print("running", flush=True)
+            await asyncio.sleep(3600)
     """
-    process = start(JOB % stubborn)
+    process = start(JOB % stubborn.strip())
     assert process.stdout
     assert process.stdout.readline() == "running\n"
     process.send_signal(signal.SIGINT)
@@ -120,15 +127,15 @@ def test_a_signal_that_no_exception_can_tell_of_is_not_lost(
     number: signal.Signals, start: Start
 ) -> None:
     finaliser = f"""
-    class Last:
-        def __del__(self):
-            os.kill(os.getpid(), {int(number)})
-            time.sleep(0.01)
-    last = Last()
-    del last
-    await asyncio.sleep(60)
+        class Last:
+            def __del__(self):
+                os.kill(os.getpid(), {int(number)})
+                time.sleep(0.01)
+        last = Last()
+        del last
+        await asyncio.sleep(60)
     """
-    process = start(JOB % finaliser)
+    process = start(JOB % finaliser.strip())
     out, err = ended_by(process)
     assert out == "closed\n"
     assert "Exception ignored" not in err
@@ -183,6 +190,22 @@ main()
     assert (out, err, process.returncode) == ("", "", 128 + number)
 
 
+def test_a_signal_at_the_very_end_takes_nothing_back(start: Start) -> None:
+    """When all is done, and Python puts its own things away."""
+    last = """
+import atexit, os, signal
+class Last:
+    def __del__(self, kill=os.kill, me=os.getpid()):
+        kill(me, 15)
+last = Last()
+last.itself = last  # freed by the last collection, after the handlers
+"""
+    process = start(last + JOB % "await asyncio.sleep(0)")
+    assert process.stdout
+    assert ended_by(process)[0] == "closed\n"
+    assert process.returncode == 0
+
+
 @pytest.fixture
 def terminal() -> Iterator[tuple[int, int]]:
     """Both ends of a terminal, of which the first may be closed."""
@@ -202,12 +225,23 @@ def read_until(descriptor: int, text: bytes) -> bytes:
     return seen
 
 
+SHOWS = """
+        from atts.cli.progress import Display
+        from atts.cli.terminal import err
+        with Display(err()) as display:
+            display.stage("a stage").started(2, 0)
+            os.write(1, b"running\\n")  # what is printed goes by way of the display
+            await asyncio.sleep(60)
+"""
+SHOWS = JOB.replace('print("running", flush=True)', "") % SHOWS.strip()
+
+
 @pytest.mark.parametrize("number", SIGNALS)
 def test_the_cursor_is_shown_again(
     number: signal.Signals, terminal: tuple[int, int], start: Start
 ) -> None:
     ours, theirs = terminal
-    process = start(WAITS, stderr=theirs)
+    process = start(SHOWS, stderr=theirs)
     seen = read_until(ours, b"\x1b[?25l")
     ended_by(process, number)
     seen += read_until(ours, b"atts run --out here")
@@ -219,7 +253,7 @@ def test_the_end_of_the_terminal_ends_the_command_in_order(
     terminal: tuple[int, int], start: Start
 ) -> None:
     ours, theirs = terminal
-    code = "import fcntl, termios; fcntl.ioctl(2, termios.TIOCSCTTY, 0)\n" + WAITS
+    code = "import fcntl, termios; fcntl.ioctl(2, termios.TIOCSCTTY, 0)\n" + SHOWS
     process = start(code, stderr=theirs, start_new_session=True)
     read_until(ours, b"\x1b[?25l")
     assert process.stdout

@@ -8,4 +8,7 @@ def main() -> None:
     ending.leave()  # before anything is loaded that takes its time
     from atts.cli.app import app
 
-    app(prog_name="atts")
+    try:
+        app(prog_name="atts")
+    finally:
+        ending.leave_done()

@@ -6,6 +6,7 @@ are aborted, servers and graders ended, the cursor is shown. A signal that was i
 process began, as under nohup, stays ignored.
 """
 
+import atexit
 import os
 import signal
 import stat
@@ -13,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Coroutine
+from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -42,17 +44,22 @@ class Ended(SystemExit):
 
 def leave() -> None:
     """From now on signals end the process at once, without a word."""
-    for number in SIGNALS:
-        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
-            signal.signal(number, _leave)
+    _replace((signal.SIG_DFL, signal.default_int_handler), _leave)
+    # What Python does last of all cannot be interrupted in order; first in, this comes last.
+    atexit.register(_replace, (_leave,), signal.SIG_IGN)
 
 
 def unwind() -> None:
     """From now on signals raise ``Ended``, where ``leave`` was called before."""
-    for number in SIGNALS:
-        if signal.getsignal(number) is _leave:
-            signal.signal(number, _signals.received)
-            sys.unraisablehook = _signals.unraisable
+    if _replace((_leave,), _signals.received):
+        sys.unraisablehook = _signals.unraisable
+
+
+def leave_done() -> None:
+    """Signals end the process at once again: all is in order, and printed."""
+    with suppress(OSError, ValueError):  # whoever was to read it is gone
+        sys.stdout.flush()
+    _replace((_signals.received,), _leave)
 
 
 def run(job: Coroutine[Any, Any, T]) -> T:
@@ -79,6 +86,14 @@ def run(job: Coroutine[Any, Any, T]) -> T:
         job.close()
     _signals.raise_received()  # it came in the last moment
     return done
+
+
+def _replace(handlers: tuple[object, ...], by: Any) -> bool:  # noqa: ANN401 - as signal has it
+    """Give the signals that have one of these handlers another; whether there were any."""
+    found = [number for number in SIGNALS if signal.getsignal(number) in handlers]
+    for number in found:
+        signal.signal(number, by)
+    return bool(found)
 
 
 def _leave(number: int, _: FrameType | None) -> None:
