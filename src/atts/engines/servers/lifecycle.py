@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import os
 import random
-import subprocess
 import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from atts.engines.servers.processes import (
     forget,
     processes,
     read_record,
+    run_leashed,
     settings_of,
     start,
     stop,
@@ -213,18 +213,10 @@ def compile_deep_gemm(plan: ServerPlan, directory: Path) -> float:
     command = [DEEP_GEMM if word == MODULES["sglang"] else word for word in plan.command]
     directory.mkdir(parents=True, exist_ok=True)
     log = directory / f"{plan.author}-deep-gemm.log"
-    with log.open("wb") as file:
-        done = subprocess.run(  # noqa: S603 - the configuration's own Python
-            command,
-            env=os.environ | plan.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
-    if done.returncode:
+    status = run_leashed(command, os.environ | plan.environment, log)
+    if status:
         raise ServerError(
-            f"{DEEP_GEMM} for the {plan.author} ended with status {done.returncode}; what it had "
+            f"{DEEP_GEMM} for the {plan.author} ended with status {status}; what it had "
             f"compiled is kept, so it may be run again. The end of {log}:\n{tail(log, LOG_LINES)}"
         )
     return time.monotonic() - began

@@ -9,8 +9,10 @@ which no change of the clock moves, and no server runs before its record is writ
 import hashlib
 import os
 import re
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +34,18 @@ TELL_SECONDS = 5.0
 # The server takes the place of this shell once it is told that its record is written; it is never
 # told if the process that started it has ended.
 _GATE = 'read -r _ && exec "$@" < /dev/null'
+
+# Its standard input closes with the process that holds the leash, however that ends.
+_LEASH = """
+import os, signal, subprocess, sys, threading
+child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, start_new_session=True)
+def end():
+    sys.stdin.read()
+    os.killpg(child.pid, signal.SIGKILL)
+threading.Thread(target=end, daemon=True).start()
+status = child.wait()
+sys.exit(status if status >= 0 else 128 - status)
+"""
 
 Tell = Callable[[str], None]
 
@@ -148,6 +162,26 @@ def _record(plan: ServerPlan, log: Path, leader: psutil.Process) -> ServerRecord
         birth=birth_of(leader),
         settings=settings_of(plan.options),
     )
+
+
+def run_leashed(command: Sequence[str], environment: Mapping[str, str], log: Path) -> int:
+    """Run a command to its end; it ends, with all that it has started, when this process does.
+
+    Returns:
+        Its exit status, 128 + the number of a signal that ended it.
+    """
+    with (
+        log.open("wb") as file,
+        subprocess.Popen(  # noqa: S603 - the configuration's own Python
+            [sys.executable, "-I", "-S", "-c", _LEASH, *command],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        ) as leash,
+    ):
+        return leash.wait()
 
 
 def read_record(directory: Path, author: Author) -> ServerRecord | None:
