@@ -68,7 +68,7 @@ test-wheel: .venv/.dev
 	$(WHEEL_ENV)/bin/python -m pip install --quiet "$$(ls dist/*.whl)[inprocess]"
 	cd $(WHEEL_ENV) && bin/python -W error -m atts demo --problems 4 --samples 2
 
-# Commands killed at random moments, 200 times: minutes on an idle machine.
+# Commands killed at random moments, 200 times: it takes long, and is not part of the checks.
 test-kills: .venv/.dev
 	$(BIN)/python tests/kills/campaign.py
 

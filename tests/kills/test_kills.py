@@ -9,10 +9,11 @@ import pytest
 from campaign import Campaign, campaign, serving, wait_for
 
 
+@pytest.mark.timeout(900)
 def test_what_is_killed_loses_nothing_leaves_nothing_and_goes_on() -> None:
-    found = campaign(kills=9, seed=0, commands=("run",), problems=4)
+    found = campaign(kills=6, seed=0, commands=("run",), problems=4)
     assert found.faults == []
-    assert sum(found.kills.values()) == 9
+    assert sum(found.kills.values()) == 6
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
