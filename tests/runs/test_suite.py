@@ -14,7 +14,7 @@ from fakes import FakeEngine, SilentObserver, byte_tokenizer
 
 from atts.config import Config, load_config
 from atts.engines.servers import lifecycle, processes
-from atts.errors import ConfigError, ServerError, StoreError
+from atts.errors import ConfigError, EngineGoneError, ServerError, StoreError
 from atts.files import to_jsonl
 from atts.grading.grader import Grader
 from atts.methods.chain import Model, Models
@@ -294,6 +294,32 @@ async def test_two_starts_of_a_suite_do_not_end_each_others_servers(
         await run(file, tmp_path / "out")
     assert world.happened == []
     lock.release()
+
+
+async def test_a_pair_whose_server_is_gone_is_not_waited_for_again(
+    file: Path, tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other entries of the pair need the same server; those of the next pair do not."""
+    asked = 0
+
+    def gone(_: str) -> str:
+        nonlocal asked
+        asked += 1
+        raise EngineGoneError("waited in vain")
+
+    @asynccontextmanager
+    async def open_models(config: Config, authors: Collection[Author]) -> AsyncIterator[Models]:
+        async with world.open_models(config, authors) as models:
+            if config.draft.model == "one":
+                models["target"] = Model(FakeEngine(write=gone), byte_tokenizer())
+            yield models
+
+    monkeypatch.setattr(suite, "open_models", open_models)
+    assert [status for _, status in await run(file, tmp_path / "out")] == [
+        *["failed"] * 6,
+        *["done"] * 6,
+    ]
+    assert asked == 6  # by the chains of the first entry, which began together
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import typer
 
 from atts.cli.commands import LazyGroup
 from atts.cli.ending import Ended
-from atts.cli.terminal import EXIT_CODES, FAILED, WRONG_USE, say
-from atts.errors import AttsError, CalibrationError, ConfigError, ProblemError
+from atts.cli.terminal import EXIT_CODES, FAILED, UNAVAILABLE, WRONG_USE, say
+from atts.errors import AttsError, CalibrationError, ConfigError, EngineGoneError, ProblemError
 
 
 class Commands(LazyGroup):
@@ -88,15 +88,17 @@ class Commands(LazyGroup):
         """Run the command.
 
         Raises:
-            typer.Exit: with 2 for wrong use and 1 for any other ``AttsError``; with 128 + its
-                number after a signal.
+            typer.Exit: with 2 for wrong use, 75 for a server that is gone, and 1 for any other
+                ``AttsError``; with 128 + its number after a signal.
         """
         try:
             return super().invoke(ctx)
         except AttsError as error:
             say(f"Error: {error}", style="red")
-            wrong_use = isinstance(error, ConfigError | ProblemError | CalibrationError)
-            raise typer.Exit(WRONG_USE if wrong_use else FAILED) from None
+            if isinstance(error, ConfigError | ProblemError | CalibrationError):
+                raise typer.Exit(WRONG_USE) from None
+            gone = isinstance(error, EngineGoneError)
+            raise typer.Exit(UNAVAILABLE if gone else FAILED) from None
         except Ended as stop:
             say("Stopped.")
             raise typer.Exit(stop.exit_code) from None

@@ -13,7 +13,8 @@ from typer.core import TyperCommand, TyperGroup
 
 from atts.cli import ending
 from atts.cli.ending import Ended
-from atts.cli.terminal import INTERRUPTED, say
+from atts.cli.terminal import INTERRUPTED, UNAVAILABLE, say
+from atts.errors import EngineGoneError
 
 CONFIGURATION = ("config_file", "settings", "problems_folder")
 """The parameters of a command that make its configuration."""
@@ -145,14 +146,15 @@ def same_command(context: typer.Context, **changed: object) -> str:
 
 @contextmanager
 def resumable(context: typer.Context, **changed: object) -> Iterator[None]:
-    """On Ctrl-C, SIGTERM or SIGHUP, say how to go on and leave with exit code 128 + signal.
+    """Say how to go on, and leave with exit code 128 + signal on Ctrl-C, SIGTERM or SIGHUP, and
+    with 75 if an engine is gone.
 
     Args:
         context: of the command, which goes on if it is called again as it was.
         changed: parameters that must then be given, such as a folder that was chosen.
 
     Raises:
-        typer.Exit: with 130, 143 or 129, after such a signal.
+        typer.Exit: with 130, 143 or 129, after such a signal, or with 75.
     """
     try:
         yield
@@ -160,3 +162,7 @@ def resumable(context: typer.Context, **changed: object) -> Iterator[None]:
         say("Stopped. The finished chains are kept. To go on from here:")
         say(f"  {same_command(context, **changed)}")
         raise typer.Exit(getattr(stop, "exit_code", INTERRUPTED)) from None
+    except EngineGoneError as error:
+        say(f"Error: {error}:", style="red")
+        say(f"  {same_command(context, **changed)}")
+        raise typer.Exit(UNAVAILABLE) from None
