@@ -101,14 +101,33 @@ def test_a_signal_need_not_wait_for_what_the_command_itself_is_doing(
 
 
 def test_a_signal_that_is_sent_twice_at_once_is_one(start: Start) -> None:
-    process = start(WAITS)
-    assert ended_by(process, signal.SIGTERM, signal.SIGTERM)[0] == "closed\n"
+    cleans_up = """
+        ending.TWICE_SECONDS = 3600.0
+        try:
+            print("ready", flush=True)
+            await asyncio.sleep(60)
+        finally:
+            print("cleaning up", flush=True)
+            await asyncio.to_thread(sys.stdin.readline)
+            print("cleaned up", flush=True)
+    """
+    process = start(JOB % cleans_up.strip(), stdin=subprocess.PIPE)
+    assert process.stdout
+    assert process.stdin
+    assert [process.stdout.readline() for _ in range(2)] == ["running\n", "ready\n"]
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == "cleaning up\n"
+    process.send_signal(signal.SIGTERM)
+    process.stdin.write("\n")
+    out, _ = process.communicate(timeout=60)
+    assert out == "cleaned up\nclosed\n"
     assert process.returncode == 143
 
 
 def test_a_second_ctrl_c_does_not_wait(start: Start) -> None:
     stubborn = """
         try:
+            print("ready", flush=True)
             await asyncio.sleep(60)
         finally:
             print("running", flush=True)
@@ -116,7 +135,7 @@ def test_a_second_ctrl_c_does_not_wait(start: Start) -> None:
     """
     process = start(JOB % stubborn.strip())
     assert process.stdout
-    assert process.stdout.readline() == "running\n"
+    assert [process.stdout.readline() for _ in range(2)] == ["running\n", "ready\n"]
     process.send_signal(signal.SIGINT)
     assert ended_by(process, signal.SIGINT)[0] == "closed\n"
     assert process.returncode == 130
