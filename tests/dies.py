@@ -37,3 +37,10 @@ def hang_up(_one: str, _other: str) -> bool:
     for number in (signal.SIGINT, signal.SIGHUP):
         os.kill(os.getpid(), number)
     return True
+
+
+def fail_on_demand(one: str, _other: str) -> bool:
+    """Says that all is equal; fails if asked about ``fail``."""
+    if one == "fail":
+        raise OverflowError("too large")
+    return True

@@ -16,6 +16,8 @@ class ChainVerdict(NamedTuple):
     answer: str | None
     """None too where the chain failed or was not needed."""
     outcome: ChainOutcome
+    reason: str = ""
+    """Why it is ungraded, if it is."""
 
     @property
     def correct(self) -> bool | None:
@@ -57,7 +59,9 @@ def grade_run(run: RecordedRun, grader: Grader | None = None) -> GradedRun:
             continue
         grade = next(in_order[chain.problem_id])
         correct = grade.correct if grade.graded else None
-        verdicts[chain.key] = ChainVerdict(grade.answer, _outcome(chain, grade.answer, correct))
+        outcome = _outcome(chain, grade.answer, correct)
+        reason = grade.reason if outcome == "ungraded" else ""
+        verdicts[chain.key] = ChainVerdict(grade.answer, outcome, reason)
     return GradedRun(run._replace(chains=chains), graded, verdicts)
 
 

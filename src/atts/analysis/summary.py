@@ -177,7 +177,7 @@ def _selected(graded_run: GradedRun, majority: dict[str, float]) -> dict[str, fl
     }
     # By sample, so that of equally good ones the first counts.
     for chain in sorted(graded_run.run.chains, key=lambda chain: chain.key):
-        answer, outcome = graded_run.verdicts[chain.key]
+        answer, outcome, _ = graded_run.verdicts[chain.key]
         candidates[chain.problem_id].append(
             GradedChain(chain, answer is not None, outcome == "right")
         )

@@ -14,7 +14,6 @@ import sys
 import threading
 import time
 from collections.abc import Coroutine
-from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -57,8 +56,6 @@ def unwind() -> None:
 
 def leave_done() -> None:
     """Signals end the process at once again: all is in order, and printed."""
-    with suppress(OSError, ValueError):  # whoever was to read it is gone
-        sys.stdout.flush()
     _replace((_signals.received,), _leave)
 
 

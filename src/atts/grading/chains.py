@@ -10,7 +10,7 @@ from typing import NamedTuple
 from atts.errors import GradingError
 from atts.grading.choices import choice_letter
 from atts.grading.equivalence import compare_exactly, equivalent
-from atts.grading.grader import Grader, Pair, Verdicts
+from atts.grading.grader import Grader, Pair, Verdicts, why_ungraded
 from atts.grading.intervals import Interval, clustered_interval
 from atts.types import LETTERS, Chain, ChainKey, Problem
 
@@ -25,6 +25,8 @@ class Grade(NamedTuple):
     correct: bool
     graded: bool = True
     """False if the answer could not be compared with the gold answer; then it is not correct."""
+    reason: str = ""
+    """Why it is ungraded, if it is."""
 
 
 Grades = Mapping[str, Sequence[Grade]]
@@ -78,13 +80,17 @@ def grade_chains(
         if answer is None:
             grade = Grade(None, correct=False)
         else:
+            reason = ""
             if key in judged:
-                verdict = judged[key]
+                verdict, reason = judged[key], "the language model gave no verdict"
             elif key in pairs:
                 verdict = verdicts[pairs[key]]
             else:
                 answer, verdict = letters[key]
-            grade = Grade(answer, correct=verdict is True, graded=verdict is not None)
+            grade = Grade(answer, verdict is True, verdict is not None)
+            if not grade.graded:
+                gold = by_id[key.problem_id].answer
+                grade = grade._replace(reason=reason or why_ungraded((gold, answer)))
         grades[key.problem_id].append(grade)
     rivals = [
         pair
