@@ -9,11 +9,13 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
 from atts import registry
+from atts.config.secrets import Secret, hide_arguments, refuse_hidden
 from atts.registry import Registry
 
 Coverage = Literal["marginal", "conditional"]
@@ -48,10 +50,24 @@ def _known_to(known: Registry) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _variable(name: str) -> str:
+    if not name or "=" in name:
+        raise ValueError("the name of an environment variable is not empty, and holds no =")
+    return name
+
+
+Stop = Annotated[str, Field(min_length=1)]
+"""A text at which a model stops; every text holds the empty one."""
+TopP = Annotated[float, Field(ge=1e-6, le=1.0)]
+"""Servers count in single precision: less is 0 there, of which some make an error and some all
+tokens."""
 MethodName = Annotated[str, _known_to(registry.METHODS)]
 ScoreName = Annotated[str, _known_to(registry.SCORES)]
 Overlap = Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_or_off)]
 Thinking = Annotated[Literal["template", "on", "off"], BeforeValidator(_on_or_off)]
+
+
+_Value = Annotated[Secret | None, BeforeValidator(refuse_hidden)]
 
 
 class Options(BaseModel):
@@ -93,10 +109,16 @@ class ServerOptions(Options):
     """Longest chain in tokens; null takes the model's own."""
     executable: str = "python3"
     """The Python that SGLang or vLLM is installed for; a name is looked up in PATH."""
-    arguments: tuple[str, ...] = ()
-    """Further arguments for the server, as on its command line."""
-    environment: dict[str, str] = {}
-    """Environment variables for the server."""
+    arguments: Annotated[tuple[str, ...], PlainSerializer(hide_arguments, when_used="json")] = (
+        Field(default=(), repr=False)
+    )
+    """Further arguments for the server, as on its command line; the value of one that is named like
+    a key is written down nowhere."""
+    environment: Annotated[
+        dict[Annotated[str, AfterValidator(_variable)], _Value], BeforeValidator(refuse_hidden)
+    ] = {}
+    """Environment variables for the server; their values are written down nowhere, and null takes
+    the one that ``atts`` itself has."""
     start_seconds: float = Field(default=1800.0, gt=0.0)
     """How long it may take to answer."""
 
@@ -105,7 +127,7 @@ class OwnSamplingOptions(Options):
     """How one model samples, where that is not as ``sampling`` says; null: as it says."""
 
     temperature: float | None = Field(default=None, ge=0.0)
-    top_p: float | None = Field(default=None, gt=0.0, le=1.0)
+    top_p: TopP | None = None
 
 
 class ModelOptions(Options):
@@ -165,9 +187,9 @@ class PromptOptions(Options):
 class SamplingOptions(Options):
     temperature: float = Field(default=0.8, ge=0.0)
     """0 takes the likeliest token each time."""
-    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    top_p: TopP = 1.0
     """Sample from the likeliest tokens that together have this probability."""
-    stop: tuple[str, ...] = ()
+    stop: tuple[Stop, ...] = ()
     """Texts after which a model stops, as after its end-of-sequence; they stay in the chain."""
 
 

@@ -5,9 +5,13 @@ is never tokenised again, and text crosses from one model to the other a segment
 """
 
 import hashlib
+import json
+import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from itertools import product
+from typing import NamedTuple
 
 import tokenizers
 from jinja2 import TemplateError
@@ -16,12 +20,40 @@ from atts.config import ModelOptions, PromptOptions, Thinking
 from atts.errors import ConfigError
 from atts.models.model_files import ChatTemplate, model_folder, read_tokenizer
 from atts.models.thought import opens_thought, special_marks
+from atts.text import shortened
 from atts.types import LETTERS, Problem
 
 _AN_ANSWER = "An answer of the model."
 _LONGEST_MARK = 64
 """Tokens at the end of a prompt that may be the mark of a thought."""
+_SHOWN = 300
+"""Characters of a prompt that a message quotes."""
+_QUESTION_PROBE = 'What is 17 + 25?\n\nLet \\(x < y\\) & "z" be {{ 3 }}.'
 _ROUND_TRIP_PROBE = " 12 + 3 = 15.\n\nSo \\boxed{15}"
+
+_log = logging.getLogger(__name__)
+
+
+class _Wording(NamedTuple):
+    """How a chat template wants its messages."""
+
+    user: str = "user"
+    """What it calls the user."""
+    in_parts: bool = False
+    """Whether content is a list of parts, as of templates that take images."""
+
+    def of(self, messages: Sequence[Mapping[str, str]]) -> list[dict[str, object]]:
+        return [
+            {
+                "role": self.user if message["role"] == "user" else message["role"],
+                "content": (
+                    [{"type": "text", "text": message["content"]}]
+                    if self.in_parts
+                    else message["content"]
+                ),
+            }
+            for message in messages
+        ]
 
 
 class Tokenizer:
@@ -40,8 +72,8 @@ class Tokenizer:
         ``thinking`` and ``thought_ends`` are those of ``ModelOptions``.
 
         Raises:
-            ConfigError: there is no template, or the tokenizer changes text that it encodes and
-                decodes.
+            ConfigError: there is no template, it leaves out the question, or the tokenizer changes
+                text that it encodes and decodes.
         """
         self._tokenizer = tokenizer
         self._thinking = thinking
@@ -57,6 +89,8 @@ class Tokenizer:
         if template is None:
             raise ConfigError(f"{name}: the tokenizer has no chat template; is it a chat model?")
         self._template = template
+        self._wording = self._wording_of_template()
+        self._has_warned = False
         if self.decode(self.encode(_ROUND_TRIP_PROBE)) != _ROUND_TRIP_PROBE:
             raise ConfigError(
                 f"{name}: the tokenizer does not give back the text that it encodes, so text "
@@ -89,7 +123,8 @@ class Tokenizer:
         """Ids of the problem in the model's chat template, ready for the model's answer.
 
         Raises:
-            ConfigError: the template refuses the messages; some know no system message.
+            ConfigError: the template refuses the messages, as some do a system message, or leaves
+                out the question.
         """
         # The chains of a problem begin one after the other, with the same prompt.
         if self._newest is None or self._newest[:2] != (problem, options):
@@ -129,16 +164,58 @@ class Tokenizer:
 
     def _render(self, messages: list[dict[str, str]]) -> str:
         """Messages in the chat template, up to where the model goes on."""
-        # Some templates know this variable; the others pass over it.
-        known = {} if self._thinking == "template" else {"enable_thinking": self._thinking == "on"}
         try:
-            text = self._template.render(messages, **known)
+            text = self._render_as(self._wording, messages)
         except TemplateError as error:
             raise ConfigError(
-                f"{self.name}: the chat template refuses the prompt: {error}; if it is the system "
-                "message, set prompt.system to an empty text"
+                f"{self.name}: the chat template refuses the prompt: {shortened(str(error))}; if "
+                "it is the system message, set prompt.system to an empty text"
             ) from error
+        if not _holds(text, messages[-1]["content"]):
+            raise self._loses(messages[-1]["content"], text)
+        if not self._has_warned and not all(
+            _holds(text, each["content"]) for each in messages if each["role"] == "system"
+        ):
+            self._has_warned = True
+            _log.warning(
+                "%s: the chat template leaves out the system message; what prompt.system says can "
+                "stand in prompt.open",
+                self.name,
+            )
         return _begin_thought(text, self._thinking)
+
+    def _render_as(self, wording: _Wording, messages: Sequence[Mapping[str, str]]) -> str:
+        # Some templates know this variable; the others pass over it.
+        known = {} if self._thinking == "template" else {"enable_thinking": self._thinking == "on"}
+        return self._template.render(wording.of(messages), **known)
+
+    def _wording_of_template(self) -> _Wording:
+        """The first in which the template shows what the user says.
+
+        Raises:
+            ConfigError: it shows it in none.
+        """
+        usual, prompt = _Wording(), None
+        for in_parts, user in product((False, True), ("user", "human")):
+            wording = _Wording(user, in_parts)
+            try:
+                text = self._render_as(wording, [{"role": "user", "content": _QUESTION_PROBE}])
+            except TemplateError:
+                continue
+            if _holds(text, _QUESTION_PROBE):
+                return wording
+            if wording == usual:
+                prompt = text
+        if prompt is not None:
+            raise self._loses(_QUESTION_PROBE, prompt)
+        return usual  # it may want a system message; what it wants, it tells of the real prompt
+
+    def _loses(self, asked: str, prompt: str) -> ConfigError:
+        return ConfigError(
+            f"{self.name}: the chat template loses the question. Asked: "
+            f"'{shortened(asked, _SHOWN)}'. Its prompt: '{shortened(prompt, _SHOWN)}'. Put a "
+            "template that shows the question, as chat_template.jinja, in the model's folder"
+        )
 
     def encode(self, text: str) -> list[int]:
         """Ids of text in the middle of a chain; what looks like a special token is plain text."""
@@ -186,8 +263,22 @@ class Tokenizer:
         return ids, text
 
 
+def _holds(prompt: str, message: str) -> bool:
+    """Whether a prompt shows a message, but for white space, or shows it as JSON.
+
+    >>> _holds("<|user|>\\n1 + 1?<|end|>", "1 + 1?\\n"), _holds("<|user|><|end|>", "1 + 1?")
+    (True, False)
+    """
+    shown = " ".join(prompt.split())
+    as_json = (json.dumps(message, ensure_ascii=escaped)[1:-1] for escaped in (False, True))
+    return any(" ".join(form.split()) in shown for form in (message, *as_json))
+
+
 def question(problem: Problem, options: PromptOptions | None = None) -> str:
     """What the user message says.
+
+    Raises:
+        ConfigError: there are more choices than letters.
 
     >>> from atts.types import LETTERS, Problem
     >>> print(question(Problem(id="1", question="Which?", answer="B", choices=("x", "y"))))
@@ -199,6 +290,11 @@ def question(problem: Problem, options: PromptOptions | None = None) -> str:
     Exactly one option is right. Put its letter in \\boxed{}.
     """
     options = options or PromptOptions()
+    if len(problem.choices) > len(LETTERS):
+        raise ConfigError(
+            f"the problem {problem.id!r} has {len(problem.choices)} choices, but there are letters "
+            f"for {len(LETTERS)}"
+        )
     choices = [
         f"{letter}. {choice}" for letter, choice in zip(LETTERS, problem.choices, strict=False)
     ]
