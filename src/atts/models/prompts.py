@@ -135,8 +135,20 @@ class Tokenizer:
         messages = [{"role": "user", "content": question(problem, options)}]
         if options.system:
             messages.insert(0, {"role": "system", "content": options.system})
+        text = self._render(messages)
+        if not _holds(text, messages[-1]["content"]):
+            raise self._loses(messages[-1]["content"], text)
+        if not self._has_warned and not all(
+            _holds(text, each["content"]) for each in messages if each["role"] == "system"
+        ):
+            self._has_warned = True
+            _log.warning(
+                "%s: the chat template leaves out the system message; what prompt.system says can "
+                "stand in prompt.open",
+                self.name,
+            )
         # The template writes the special tokens itself, the beginning of text included.
-        return self._encode(self._render(messages), specials_are_text=False)
+        return self._encode(_begin_thought(text, self._thinking), specials_are_text=False)
 
     def next_message(self, message: str, reply: str) -> list[int]:
         """Ids of what follows the model's answer, where the user writes again and the model is
@@ -155,34 +167,23 @@ class Tokenizer:
                 {"role": "user", "content": message},
             ]
         ).partition(_AN_ANSWER)
-        if not found:
+        if not found or not _holds(after, message):
             raise ConfigError(
                 f"{self.name}: the chat template does not show what the model has answered, so "
                 "it cannot be asked about it"
             )
+        after = _begin_thought(after, self._thinking)
         return self._encode(after, specials_are_text=False) + self.encode(reply)
 
     def _render(self, messages: list[dict[str, str]]) -> str:
         """Messages in the chat template, up to where the model goes on."""
         try:
-            text = self._render_as(self._wording, messages)
+            return self._render_as(self._wording, messages)
         except TemplateError as error:
             raise ConfigError(
                 f"{self.name}: the chat template refuses the prompt: {shortened(str(error))}; if "
                 "it is the system message, set prompt.system to an empty text"
             ) from error
-        if not _holds(text, messages[-1]["content"]):
-            raise self._loses(messages[-1]["content"], text)
-        if not self._has_warned and not all(
-            _holds(text, each["content"]) for each in messages if each["role"] == "system"
-        ):
-            self._has_warned = True
-            _log.warning(
-                "%s: the chat template leaves out the system message; what prompt.system says can "
-                "stand in prompt.open",
-                self.name,
-            )
-        return _begin_thought(text, self._thinking)
 
     def _render_as(self, wording: _Wording, messages: Sequence[Mapping[str, str]]) -> str:
         # Some templates know this variable; the others pass over it.
