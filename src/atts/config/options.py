@@ -23,6 +23,7 @@ TakeOverMode = Literal["continue", "replace", "rewind"]
 ControlName = Literal["split", "online", "adaptive", "coin"]
 Track = Literal["all", "turn", "problem", "turn+problem"]
 Split = Literal["train", "calibration", "test"]
+ChatFormatName = Literal["template", "harmony", "deepseek-v3.2"]
 EngineName = Literal["inprocess", "sglang", "vllm"]
 StopRule = Literal["never", "majority", "adaptive"]
 
@@ -156,6 +157,12 @@ class ModelOptions(Options):
     thinking: Thinking = "template"
     """Whether the model's turn begins inside ``<think>``: as its chat template has it, always, or
     never (an empty thought is put there)."""
+    chat_template_kwargs: dict[str, bool | int | float | str] = {}
+    """What the chat template is told beside the messages, e.g. ``{enable_thinking: false}`` or
+    ``{reasoning_effort: high}``; a name that it does not know is refused."""
+    chat_format: ChatFormatName = "template"
+    """Who makes the prompt: the model's own chat ``template``; for gpt-oss ``harmony``, which needs
+    the openai-harmony package; or the encoder of ``deepseek-v3.2``, which has no template."""
     sampling: OwnSamplingOptions = OwnSamplingOptions()
     thought_ends: tuple[Annotated[str, Field(min_length=1)], ...] | None = None
     """Texts that end the model's thought, after which its answer is looked for; null takes those of

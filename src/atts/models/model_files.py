@@ -11,13 +11,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jinja2 import TemplateError, nodes
+from jinja2 import TemplateError, meta, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import AddedToken, Tokenizer
 
 from atts.errors import ConfigError
+from atts.models.conversion import convert
 
 _CONFIG = "config.json"
 _GENERATION_CONFIG = "generation_config.json"
@@ -58,7 +59,7 @@ def model_folder(model: str) -> Path:
 
     wanted = [
         *(_CONFIG, _GENERATION_CONFIG),
-        *(_TOKENIZER, _TOKENIZER_CONFIG, _SPECIAL_TOKENS),
+        *(_TOKENIZER, _TOKENIZER_CONFIG, _SPECIAL_TOKENS, "tiktoken.model", "tokenizer.model"),
         *(_TEMPLATE, f"{_TEMPLATES}/*.jinja", _PROCESSOR_TEMPLATE),
     ]
     return Path(snapshot_download(model, allow_patterns=wanted))
@@ -101,27 +102,30 @@ def _read_config(model: str, name: str) -> dict[str, Any]:
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of ``tokenizer.json``, with the tokens that only the other files name.
+    """The tokenizer of ``tokenizer.json``, with the tokens that only the other files name; without
+    that file, see ``convert``.
 
     Raises:
-        ConfigError: there is no such file.
+        ConfigError: there is no such file, and none can be made.
         Exception: it is damaged; the tokenizers library raises nothing more exact.
     """
-    if not (folder / _TOKENIZER).is_file():
-        raise ConfigError(
-            f"there is no {_TOKENIZER} in {folder}; where a model has a tokenizer of another kind, "
-            "transformers makes that file: AutoTokenizer.from_pretrained(...).save_pretrained(...)"
-        )
-    tokenizer = Tokenizer.from_file(str(folder / _TOKENIZER))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    added = _read_json(folder / _TOKENIZER_CONFIG).get("added_tokens_decoder") or {}
+    config = _read_json(folder / _TOKENIZER_CONFIG)
+    if (folder / _TOKENIZER).is_file():
+        tokenizer = Tokenizer.from_file(str(folder / _TOKENIZER))
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+    else:
+        tokenizer = convert(folder, config)
+    added = config.get("added_tokens_decoder") or {}
     in_order = sorted(added.items(), key=lambda item: int(item[0]))
     tokens = [AddedToken(**fields) for _, fields in in_order]
     tokens += [AddedToken(text, special=True) for text in _named_tokens(folder).values()]
     known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     tokenizer.add_tokens([token for token in tokens if token.content not in known])
     return tokenizer
+
+
+_ALWAYS = {"messages", "tools", "documents", "add_generation_prompt"}
 
 
 class ChatTemplate:
@@ -150,6 +154,11 @@ class ChatTemplate:
         environment.globals |= {"raise_exception": _raise, "strftime_now": _now}
         self._template = environment.from_string(source)
         self._special_tokens = special_tokens
+        asked_for = meta.find_undeclared_variables(environment.parse(source))
+        self.variables = frozenset(
+            asked_for - environment.globals.keys() - special_tokens.keys() - _ALWAYS
+        )
+        """What the template may be told beside the messages, by name."""
 
     @classmethod
     def read(cls, folder: Path) -> "ChatTemplate | None":

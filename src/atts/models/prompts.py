@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import product
+from types import MappingProxyType
 from typing import NamedTuple
 
 import tokenizers
@@ -18,6 +19,7 @@ from jinja2 import TemplateError
 
 from atts.config import ModelOptions, PromptOptions, Thinking
 from atts.errors import ConfigError
+from atts.models.chat_formats import ChatFormat, Harmony, chat_format
 from atts.models.model_files import ChatTemplate, model_folder, read_tokenizer
 from atts.models.thought import opens_thought, special_marks
 from atts.text import shortened
@@ -26,6 +28,9 @@ from atts.types import LETTERS, Problem
 _AN_ANSWER = "An answer of the model."
 _LONGEST_MARK = 64
 """Tokens at the end of a prompt that may be the mark of a thought."""
+_THINKING_VARIABLES = ("enable_thinking", "thinking")
+"""What templates call whether the model thinks: Qwen3 and GLM the first, DeepSeek the second."""
+_HARMONY_TURN = "<|start|>assistant"
 _SHOWN = 300
 """Characters of a prompt that a message quotes."""
 _QUESTION_PROBE = 'What is 17 + 25?\n\nLet \\(x < y\\) & "z" be {{ 3 }}.'
@@ -62,18 +67,20 @@ class Tokenizer:
     def __init__(
         self,
         tokenizer: tokenizers.Tokenizer,
-        template: ChatTemplate | None,
+        template: ChatFormat | None,
         name: str,
         thinking: Thinking = "template",
         thought_ends: Iterable[str] | None = None,
+        variables: Mapping[str, object] = MappingProxyType({}),
     ) -> None:
         """Wrap a tokenizer and a chat template.
 
-        ``thinking`` and ``thought_ends`` are those of ``ModelOptions``.
+        ``thinking``, ``thought_ends`` and ``variables`` are those of ``ModelOptions``, the last as
+        ``chat_template_kwargs``.
 
         Raises:
-            ConfigError: there is no template, it leaves out the question, or the tokenizer changes
-                text that it encodes and decodes.
+            ConfigError: there is no template, it leaves out the question or does not know a
+                variable, or the tokenizer changes text that it encodes and decodes.
         """
         self._tokenizer = tokenizer
         self._thinking = thinking
@@ -87,8 +94,12 @@ class Tokenizer:
         self._newest: tuple[Problem, PromptOptions, list[int]] | None = None
         self.name = name
         if template is None:
-            raise ConfigError(f"{name}: the tokenizer has no chat template; is it a chat model?")
+            raise ConfigError(
+                f"{name}: the tokenizer has no chat template; is it a chat model? For "
+                "DeepSeek-V3.2 and gpt-oss, set chat_format"
+            )
         self._template = template
+        self._variables = self._known_variables(variables)
         self._wording = self._wording_of_template()
         self._has_warned = False
         if self.decode(self.encode(_ROUND_TRIP_PROBE)) != _ROUND_TRIP_PROBE:
@@ -106,12 +117,20 @@ class Tokenizer:
         """
         try:
             folder = model_folder(options.model)
-            tokenizer, template = read_tokenizer(folder), ChatTemplate.read(folder)
+            tokenizer = read_tokenizer(folder)
+            template = chat_format(options.chat_format) or ChatTemplate.read(folder)
         except Exception as error:  # the tokenizers library raises bare exceptions
             if isinstance(error, ConfigError) and options.model.startswith("bundled"):
                 raise
             raise ConfigError(f"cannot load the tokenizer of {options.model}: {error}") from error
-        return cls(tokenizer, template, options.model, options.thinking, options.thought_ends)
+        return cls(
+            tokenizer,
+            template,
+            options.model,
+            options.thinking,
+            options.thought_ends,
+            options.chat_template_kwargs,
+        )
 
     @cached_property
     def vocabulary(self) -> str:
@@ -147,8 +166,14 @@ class Tokenizer:
                 "stand in prompt.open",
                 self.name,
             )
+        prompt = _begin_thought(text, self._thinking)
+        if isinstance(self._template, Harmony):
+            ids = self._template.token_ids(self._wording.of(messages), **self._variables)
+            if self._tokenizer.decode(ids, skip_special_tokens=False) != text:
+                raise ConfigError(f"{self.name}: its tokenizer is not that of gpt-oss")
+            return ids + self._encode(prompt.removeprefix(text), specials_are_text=False)
         # The template writes the special tokens itself, the beginning of text included.
-        return self._encode(_begin_thought(text, self._thinking), specials_are_text=False)
+        return self._encode(prompt, specials_are_text=False)
 
     def next_message(self, message: str, reply: str) -> list[int]:
         """Ids of what follows the model's answer, where the user writes again and the model is
@@ -186,9 +211,31 @@ class Tokenizer:
             ) from error
 
     def _render_as(self, wording: _Wording, messages: Sequence[Mapping[str, str]]) -> str:
-        # Some templates know this variable; the others pass over it.
-        known = {} if self._thinking == "template" else {"enable_thinking": self._thinking == "on"}
-        return self._template.render(wording.of(messages), **known)
+        return self._template.render(wording.of(messages), **self._variables)
+
+    def _known_variables(self, given: Mapping[str, object]) -> dict[str, object]:
+        """What the template is told beside the messages.
+
+        Raises:
+            ConfigError: it does not know one of ``given``, or ``thinking`` says otherwise.
+        """
+        known = self._template.variables
+        if unknown := sorted(given.keys() - known):
+            names = shortened(", ".join(unknown))
+            raise ConfigError(
+                f"{self.name}: its chat template does not know {names}, which chat_template_kwargs "
+                f"names; it knows {', '.join(sorted(known)) or 'nothing'}"
+            )
+        by_thinking: dict[str, object] = {}
+        if self._thinking != "template":
+            thinks = self._thinking == "on"
+            by_thinking = {name: thinks for name in _THINKING_VARIABLES if name in known}
+        if twice := sorted(by_thinking.keys() & given.keys()):
+            raise ConfigError(
+                f"{self.name}: thinking and chat_template_kwargs.{twice[0]} are the same; leave "
+                "one of the two out"
+            )
+        return {**by_thinking, **given}
 
     def _wording_of_template(self) -> _Wording:
         """The first in which the template shows what the user says.
@@ -315,6 +362,9 @@ def _begin_thought(prompt: str, thinking: Thinking) -> str:
     """
     end = prompt.rstrip()
     opened = end.endswith("<think>")
+    if end.endswith(_HARMONY_TURN):
+        channel = {"on": "<|channel|>analysis<|message|>", "off": "<|channel|>final<|message|>"}
+        return prompt + channel.get(thinking, "")
     if thinking == "on" and not opened:
         return prompt + "<think>\n"
     if thinking == "off" and opened:
