@@ -16,7 +16,7 @@ from atts.analysis.graded_run import grade_run
 from atts.analysis.summary import Summary, summarise
 from atts.config import Config, Coverage, MethodName, Options, parse_config
 from atts.config.reading import read_yaml
-from atts.engines.loading import api_key, server_urls
+from atts.engines.loading import server_urls
 from atts.engines.servers.lifecycle import answers, down, up
 from atts.errors import AttsError, ConfigError
 from atts.grading.grader import Grader, VerdictCache
@@ -188,7 +188,7 @@ async def _start_servers(
         if options.engine == "inprocess" or options.urls:
             continue
         url = server_urls(options)[0]
-        if await answers(url, options.model, api_key(options)):
+        if await answers(url, options.model, options.api_key_env):
             say(f"{pair}: the {author}'s server already answers at {url}")
         else:
             missing.append(author)

@@ -10,9 +10,10 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from atts.config import Config, ModelOptions
+from atts.config.secrets import key_in
 from atts.engines.base import Engine, GenerateRequest, Sampling, ScoreRequest
 from atts.engines.http import HttpClient
-from atts.engines.loading import api_key, remote_engines
+from atts.engines.loading import remote_engines
 from atts.engines.servers.plan import MODULES, ServerPlan, answers_at, plan_servers
 from atts.engines.servers.processes import (
     Running,
@@ -76,8 +77,9 @@ def down(directory: Path, authors: Collection[Author] = AUTHORS) -> list[ServerR
     return ended
 
 
-async def answers(url: str, model: str, key: str | None = None) -> bool:
-    """Whether a server is ready for requests; ``key`` is its API key."""
+async def answers(url: str, model: str, api_key_env: str | None = None) -> bool:
+    """Whether a server is ready for requests."""
+    key = key_in(api_key_env) if api_key_env else None
     client = HttpClient(url, model, key, timeout_seconds=10.0)
     try:
         await client.get("/health")
@@ -91,8 +93,8 @@ async def answers(url: str, model: str, key: str | None = None) -> bool:
 
 async def _until_it_answers(plan: ServerPlan, server: Running, progress: Progress) -> None:
     began = time.monotonic()
-    log, secrets, key = server.record.log, plan.secrets, api_key(plan.options)
-    while not await answers(answers_at(plan), plan.options.model, key):
+    log, secrets = server.record.log, plan.secrets
+    while not await answers(answers_at(plan), plan.options.model, plan.options.api_key_env):
         seconds = time.monotonic() - began
         status = server.exit_status()
         if status is not None:
