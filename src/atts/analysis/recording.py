@@ -5,7 +5,6 @@ import heapq
 import json
 import math
 import random
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -23,15 +22,6 @@ from atts.types import Chain
 
 JITTER = 0.2
 """Simulated steps take between 1 - JITTER and 1 + JITTER of their recorded work."""
-
-
-UNREADABLE = (
-    *(OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError),
-    *(OverflowError, RecursionError),
-)
-"""What reading a trace may run into."""
-
-_MOST = 10**12
 
 
 class ScoredTurn(NamedTuple):
@@ -176,7 +166,7 @@ def _load_trace(path: Path, grader: Grader) -> Recording:
     try:
         with opened(path, "rt", encoding="utf-8") as file:
             traced = [_traced(json.loads(line)) for line in file if line.strip()]
-    except UNREADABLE as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(
             f"cannot read {path}: {error!r}; a recording is a run directory, or a trace with one "
             "JSON object a line"
@@ -189,29 +179,6 @@ def _load_trace(path: Path, grader: Grader) -> Recording:
     return Recording(path.name.split(".")[0], 0, tuple(chains))
 
 
-def count(value: Any) -> int:  # noqa: ANN401 - of JSON
-    """A number of a trace that counts something.
-
-    Raises:
-        ValueError, TypeError: it is none.
-    """
-    if not 0 <= value <= _MOST:
-        raise ValueError(f"{str(value)[:40]} counts nothing")
-    return int(value)
-
-
-def mean_surprise(perplexity: Any) -> float:  # noqa: ANN401 - of JSON
-    """The mean surprise of a text in nats, of its perplexity.
-
-    Raises:
-        ValueError, TypeError, OverflowError: it is none.
-    """
-    surprise = math.log(perplexity)
-    if not math.isfinite(surprise):
-        raise ValueError(f"{perplexity} is no perplexity")
-    return surprise
-
-
 def _traced(line: dict[str, Any]) -> tuple[ScoredChain, str, str | None]:
     """A chain of the reference, the gold answer and the chain's; whether they agree is open.
 
@@ -219,22 +186,17 @@ def _traced(line: dict[str, Any]) -> tuple[ScoredChain, str, str | None]:
     """
     steps, written = [], 0.0
     for turn in line["turns"]:
-        written += count(turn["draft_chars"])
+        written += turn["draft_chars"]
         if turn["ppl"] is not None:
-            score = mean_surprise(turn["ppl"])
+            score = math.log(turn["ppl"])
             steps.append(
                 ScoredTurn(
-                    count(turn["turn"]),
-                    score,
-                    bool(turn["rejected"]),
-                    written,
-                    None,
-                    {"mean": score},
+                    int(turn["turn"]), score, bool(turn["rejected"]), written, None, {"mean": score}
                 )
             )
             written = 0.0
-        written += count(turn["target_chars"])
-    chain = ScoredChain(str(line["question_id"]), count(line["sample_index"]), None, tuple(steps))
+        written += turn["target_chars"]
+    chain = ScoredChain(str(line["question_id"]), int(line["sample_index"]), None, tuple(steps))
     answer = line["reextracted"]
     return chain, str(line["gold_answer"]), None if answer is None else str(answer)
 

@@ -8,6 +8,7 @@ that is drawn from the take-overs of other chains.
 
 import gzip
 import json
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,6 @@ from statistics import median
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from atts.analysis.recording import UNREADABLE, count, mean_surprise
 from atts.config import Config
 from atts.conformal.calibration import Calibration, ChainScores
 from atts.errors import ConfigError, StoreError
@@ -200,7 +200,7 @@ def load_workload(path: Path) -> Workload:
                 if line.strip():
                     tree = json.loads(line)
                     chains[str(tree["question_id"])].append(_traced(tree))
-    except UNREADABLE as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(
             f"cannot read {path}: {error!r}; a workload is a run directory, or a trace with one "
             "JSON object a line"
@@ -215,13 +215,13 @@ def _traced(tree: dict[str, Any]) -> FollowedChain:
     """A chain of the reference, whose segments are counted in characters."""
 
     def tokens(characters: int) -> int:
-        return min(TRACE_SEGMENT, max(1, round(count(characters) / CHARACTERS_A_TOKEN)))
+        return min(TRACE_SEGMENT, max(1, round(characters / CHARACTERS_A_TOKEN)))
 
     turns = tuple(
         FollowedTurn(
             tokens(turn["draft_chars"]),
             tokens(turn["target_chars"]) if turn["rejected"] else None,
-            None if turn["ppl"] is None else mean_surprise(turn["ppl"]),
+            None if turn["ppl"] is None else math.log(turn["ppl"]),
         )
         for turn in tree["turns"]
     )
