@@ -66,7 +66,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def load_config(
-    path: Path | None = None,
+    path: str | Path | None = None,
     settings: list[str] | None = None,
     defaults: dict[str, Any] | None = None,
 ) -> Config:
@@ -79,7 +79,7 @@ def load_config(
     Raises:
         ConfigError: the file or a setting cannot be read, or a key or value is wrong.
     """
-    tree = read_yaml(path) if path else {}
+    tree = read_yaml(Path(path)) if path else {}
     for method in registry.METHODS.found.values() if tree else ():
         if method.translate and (translated := method.translate(tree, str(path))) is not None:
             tree = translated

@@ -372,7 +372,7 @@ def _history(chain: Chain) -> list[dict[str, Any]]:
 def _shown_question(problem: Problem) -> str | list[str]:
     if not problem.choices:
         return problem.question
-    right = LETTERS.find(problem.answer) if len(problem.answer) == 1 else -1
+    right = LETTERS.find(problem.answer) if problem.answer and len(problem.answer) == 1 else -1
     choices = list(problem.choices)
     if 0 <= right < len(choices):
         choices.insert(0, choices.pop(right))

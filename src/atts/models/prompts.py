@@ -151,8 +151,10 @@ class Tokenizer:
         return list(self._newest[2])
 
     def _encode_prompt(self, problem: Problem, options: PromptOptions) -> list[int]:
-        messages = [{"role": "user", "content": question(problem, options)}]
-        if options.system:
+        messages = [message.model_dump() for message in problem.messages] or [
+            {"role": "user", "content": question(problem, options)}
+        ]
+        if options.system and all(message["role"] != "system" for message in messages):
             messages.insert(0, {"role": "system", "content": options.system})
         text = self._render(messages)
         if not _holds(text, messages[-1]["content"]):
