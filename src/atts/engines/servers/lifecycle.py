@@ -14,7 +14,13 @@ from atts.config.secrets import key_in
 from atts.engines.base import Engine, GenerateRequest, Sampling, ScoreRequest
 from atts.engines.http import HttpClient
 from atts.engines.loading import remote_engines
-from atts.engines.servers.plan import MODULES, ServerPlan, answers_at, plan_servers
+from atts.engines.servers.plan import (
+    MODULES,
+    ServerPlan,
+    answers_at,
+    plan_servers,
+    secrets_of,
+)
 from atts.engines.servers.processes import (
     Running,
     ServerRecord,
@@ -93,7 +99,7 @@ async def answers(url: str, model: str, api_key_env: str | None = None) -> bool:
 
 async def _until_it_answers(plan: ServerPlan, server: Running, progress: Progress) -> None:
     began = time.monotonic()
-    log, secrets = server.record.log, plan.secrets
+    log, secrets = server.record.log, secrets_of(plan.options)
     while not await answers(answers_at(plan), plan.options.model, plan.options.api_key_env):
         seconds = time.monotonic() - began
         status = server.exit_status()
@@ -173,7 +179,7 @@ def compile_deep_gemm(plan: ServerPlan, directory: Path) -> float:
         raise ServerError(
             f"{DEEP_GEMM} for the {plan.author} ended with status {done.returncode}; what it had "
             f"compiled is kept, so it may be run again. The end of {log}:\n"
-            f"{tail(log, LOG_LINES, plan.secrets)}"
+            f"{tail(log, LOG_LINES, secrets_of(plan.options))}"
         )
     return time.monotonic() - began
 

@@ -29,15 +29,19 @@ class ServerPlan(NamedTuple):
     environment: dict[str, str]
     """What is set on top of this process's environment; the API key may be among it."""
 
-    @property
-    def secrets(self) -> list[str]:
-        """What no message may repeat."""
-        key = api_key(self.options)
-        return [
-            *([key] if key else []),
-            *_given(self.options).values(),
-            *secret_arguments(self.options.server.arguments),
-        ]
+
+def secrets_of(options: ModelOptions) -> list[str]:
+    """What a model's server is given and no message may repeat.
+
+    Raises:
+        ConfigError: see ``api_key``.
+    """
+    key = api_key(options)
+    return [
+        *([key] if key else []),
+        *_given(options).values(),
+        *secret_arguments(options.server.arguments),
+    ]
 
 
 def plan_servers(config: Config, authors: Collection[Author]) -> list[ServerPlan]:
