@@ -17,6 +17,7 @@ from atts.errors import ConfigError
 from atts.methods import METHODS
 from atts.methods.chain import Model, Models, OpenChain
 from atts.models.chat_formats import DeepSeekV32, Harmony
+from atts.models.conversion import KIMI
 from atts.models.model_files import ChatTemplate
 from atts.models.prompts import Tokenizer
 from atts.models.thought import divide
@@ -313,7 +314,7 @@ def test_prompts_of_gpt_oss_are_the_ids_of_its_package(harmony: Harmony, tmp_pat
     }
     (tmp_path / "tiktoken.model").symlink_to(VOCABULARY)
     (tmp_path / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "TikTokenTokenizer", "added_tokens_decoder": added})
+        json.dumps({"auto_map": {"AutoTokenizer": [KIMI, None]}, "added_tokens_decoder": added})
     )
     problem = PROBLEM.model_copy(update={"question": "What does <|end|> mean, 1+1?"})
     messages = [{"role": "user", "content": problem.question}]
