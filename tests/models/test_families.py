@@ -135,6 +135,44 @@ def test_thinking_is_forced_in_the_familys_own_way(name: str, on: str, off: str)
 
 
 @pytest.mark.parametrize(
+    ("name", "mode", "written"),
+    [
+        ("qwen3", "template", "<think>\n4?\n</think>\n\nIt is 5."),
+        ("qwen3", "on", "4?\n</think>\n\nIt is 5."),
+        ("glm-4.5", "template", "\n<think>4?</think>\nIt is 5."),
+        ("kimi-k2-thinking", "template", "<think>4?</think>It is 5."),
+        ("deepseek-v3.1", "on", "4?</think>It is 5."),
+        ("deepseek-v3.2", "template", "4?</think>It is 5."),
+        # As its tokens are read: those that begin and end a message are dropped.
+        (
+            "gpt-oss",
+            "template",
+            "<|channel|>analysis<|message|>4?assistant<|channel|>final<|message|>It is 5.",
+        ),
+        ("gpt-oss", "on", "4?assistant<|channel|>final<|message|>It is 5."),
+    ],
+)
+def test_thought_and_answer_are_told_apart(name: str, mode: Thinking, written: str) -> None:
+    tokenizer = family(name, mode)
+    inside = tokenizer.is_in_thought(tokenizer.prompt(PROBLEM, ASKED))
+    thought, answer, is_over = divide(written, in_thought=inside)
+    assert "4?" in thought
+    assert answer.strip() == "It is 5."
+    assert is_over
+    unfinished = written.partition("4?")[0] + "4?"
+    assert divide(unfinished, in_thought=inside).answer == ""
+
+
+@pytest.mark.parametrize(
+    "name", ["qwen3", "glm-4.5", "kimi-k2-thinking", "deepseek-v3.1", "gpt-oss"]
+)
+def test_without_a_thought_all_is_the_answer(name: str) -> None:
+    tokenizer = family(name, "off")
+    inside = tokenizer.is_in_thought(tokenizer.prompt(PROBLEM, ASKED))
+    assert divide("It is 5.", in_thought=inside).answer == "It is 5."
+
+
+@pytest.mark.parametrize(
     ("name", "variables", "told"),
     [
         ("qwen3", {"enable_thinkin": False}, "does not know enable_thinkin, .*knows enable_think"),
