@@ -8,8 +8,8 @@ from typing import Annotated, Any, ClassVar
 import typer
 
 from atts.cli.commands import LazyGroup
-from atts.cli.terminal import EXIT_CODES, FAILED, WRONG_USE, say
-from atts.errors import AttsError, CalibrationError, ConfigError, ProblemError
+from atts.cli.terminal import EXIT_CODES, FAILED, UNAVAILABLE, WRONG_USE, say
+from atts.errors import AttsError, CalibrationError, ConfigError, EngineGoneError, ProblemError
 from atts.text import shortened
 
 
@@ -94,15 +94,18 @@ class Commands(LazyGroup):
         """Run the command.
 
         Raises:
-            typer.Exit: with 2 for wrong use and 1 for any other ``AttsError``, or a file that
-                nothing can be done with, such as one whose name is too long.
+            typer.Exit: with 2 for wrong use, 75 for a server that is gone, and 1 for any other
+                ``AttsError``, or a file that nothing can be done with, such as one whose name is
+                too long.
         """
         try:
             return super().invoke(ctx)
         except AttsError as error:
             say(f"Error: {_in_few_words(str(error))}", style="red")
-            wrong_use = isinstance(error, ConfigError | ProblemError | CalibrationError)
-            raise typer.Exit(WRONG_USE if wrong_use else FAILED) from None
+            if isinstance(error, ConfigError | ProblemError | CalibrationError):
+                raise typer.Exit(WRONG_USE) from None
+            gone = isinstance(error, EngineGoneError)
+            raise typer.Exit(UNAVAILABLE if gone else FAILED) from None
         except OSError as error:
             if error.errno == errno.EPIPE:  # whoever read the output has seen enough
                 raise
