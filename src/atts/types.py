@@ -60,6 +60,11 @@ class Problem(Record):
     """A conversation that ends with the question, which the models are shown as it stands; empty:
     the question alone, in the words of ``prompt``."""
 
+    @property
+    def is_graded(self) -> bool:
+        """Whether it is known what is right."""
+        return self.answer is not None
+
     @model_validator(mode="after")
     def _user_has_the_last_word(self) -> Self:
         if self.messages and self.messages[-1].role != "user":
