@@ -2,15 +2,19 @@
 
 import errno
 import re
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Annotated, Any, ClassVar
 
 import typer
 
 from atts.cli.commands import LazyGroup
-from atts.cli.terminal import EXIT_CODES, FAILED, UNAVAILABLE, WRONG_USE, say
+from atts.cli.terminal import EXIT_CODES, FAILED, UNAVAILABLE, WRONG_USE, drop_output, say
 from atts.errors import AttsError, CalibrationError, ConfigError, EngineGoneError, ProblemError
 from atts.text import shortened
+
+_OUTPUT_LOST = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
 class Commands(LazyGroup):
@@ -90,6 +94,27 @@ class Commands(LazyGroup):
         ),
     }
 
+    def main(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401
+        """Run the command line; what is printed is on its way when it ends, or said to be lost.
+
+        Raises:
+            SystemExit: with 1, if standard output takes no more, as on a full disk.
+        """
+        try:
+            try:
+                return super().main(*args, **options)
+            finally:
+                sys.stdout.flush()
+        except OSError as error:
+            if error.filename is not None or error.errno not in _OUTPUT_LOST:
+                raise
+            # Where nobody reads on, as with head, there is nobody to tell.
+            if error.errno != errno.EPIPE:
+                with suppress(OSError):
+                    say(f"Error: cannot write standard output: {error.strerror}", style="red")
+            drop_output()
+            raise SystemExit(FAILED) from None
+
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  (typer's own, vendored click types)
         """Run the command.
 
@@ -107,10 +132,9 @@ class Commands(LazyGroup):
             gone = isinstance(error, EngineGoneError)
             raise typer.Exit(UNAVAILABLE if gone else FAILED) from None
         except OSError as error:
-            if error.errno == errno.EPIPE:  # whoever read the output has seen enough
+            if error.filename is None:  # of the output
                 raise
-            where = f": {shortened(str(error.filename))}" if error.filename else ""
-            say(f"Error: {error.strerror or error}{where}", style="red")
+            say(f"Error: {error.strerror}: {shortened(str(error.filename))}", style="red")
             raise typer.Exit(FAILED) from None
 
 
