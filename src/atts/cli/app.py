@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar
 import typer
 
 from atts.cli.commands import LazyGroup
+from atts.cli.ending import Ended
 from atts.cli.terminal import EXIT_CODES, FAILED, UNAVAILABLE, WRONG_USE, drop_output, say
 from atts.errors import AttsError, CalibrationError, ConfigError, EngineGoneError, ProblemError
 from atts.text import shortened
@@ -121,7 +122,7 @@ class Commands(LazyGroup):
         Raises:
             typer.Exit: with 2 for wrong use, 75 for a server that is gone, and 1 for any other
                 ``AttsError``, or a file that nothing can be done with, such as one whose name is
-                too long.
+                too long; with 128 + its number after a signal.
         """
         try:
             return super().invoke(ctx)
@@ -131,6 +132,9 @@ class Commands(LazyGroup):
                 raise typer.Exit(WRONG_USE) from None
             gone = isinstance(error, EngineGoneError)
             raise typer.Exit(UNAVAILABLE if gone else FAILED) from None
+        except Ended as stop:
+            say("Stopped.")
+            raise typer.Exit(stop.exit_code) from None
         except OSError as error:
             if error.filename is None:  # of the output
                 raise
