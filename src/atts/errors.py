@@ -98,7 +98,7 @@ class EngineServerError(EngineUnavailableError):
 
 
 class EngineReplyError(EngineUnavailableError):
-    """A server's reply lacks what was asked for, or holds what cannot be."""
+    """A server's reply is not JSON, or lacks what was asked for."""
 
 
 class EngineGoneError(EngineError):

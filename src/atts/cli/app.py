@@ -1,6 +1,7 @@
 """The commands, put together."""
 
 import errno
+import re
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -12,6 +13,7 @@ from atts.cli.commands import LazyGroup
 from atts.cli.ending import Ended
 from atts.cli.terminal import EXIT_CODES, FAILED, UNAVAILABLE, WRONG_USE, drop_output, say
 from atts.errors import AttsError, CalibrationError, ConfigError, EngineGoneError, ProblemError
+from atts.text import shortened
 
 _OUTPUT_LOST = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
@@ -119,12 +121,13 @@ class Commands(LazyGroup):
 
         Raises:
             typer.Exit: with 2 for wrong use, 75 for a server that is gone, and 1 for any other
-                ``AttsError``; with 128 + its number after a signal.
+                ``AttsError``, or a file that nothing can be done with, such as one whose name is
+                too long; with 128 + its number after a signal.
         """
         try:
             return super().invoke(ctx)
         except AttsError as error:
-            say(f"Error: {error}", style="red")
+            say(f"Error: {_in_few_words(str(error))}", style="red")
             if isinstance(error, ConfigError | ProblemError | CalibrationError):
                 raise typer.Exit(WRONG_USE) from None
             gone = isinstance(error, EngineGoneError)
@@ -132,6 +135,16 @@ class Commands(LazyGroup):
         except Ended as stop:
             say("Stopped.")
             raise typer.Exit(stop.exit_code) from None
+        except OSError as error:
+            if error.filename is None:  # of the output
+                raise
+            say(f"Error: {error.strerror}: {shortened(str(error.filename))}", style="red")
+            raise typer.Exit(FAILED) from None
+
+
+def _in_few_words(text: str) -> str:
+    """A message whose longest words, such as a path of pages, are left out but for their ends."""
+    return re.sub(r"(\S{200})\S{100,}(\S{50})", r"\1...\2", text)
 
 
 app = typer.Typer(

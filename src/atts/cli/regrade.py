@@ -1,7 +1,6 @@
 """``atts regrade``: grade a recorded run anew, without its models."""
 
 import math
-import os
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,6 +12,7 @@ from atts.cli import ending
 from atts.cli.commands import new_app, resumable, same_command
 from atts.cli.progress import counting
 from atts.cli.terminal import EXIT_CODES, FAILED, err, out, say
+from atts.config.secrets import key_in
 from atts.errors import ConfigError
 from atts.grading.grader import Grader, VerdictCache
 from atts.grading.judge import Endpoint, Judge
@@ -211,7 +211,7 @@ def _required(model: str | None) -> str:
 
 def _key(base_url: str | None) -> str | None:
     """The key, which only the environment holds: a command line can be read by others."""
-    key = os.environ.get("OPENAI_API_KEY")
+    key = key_in("OPENAI_API_KEY")
     if not key and base_url is None:
         raise ConfigError(
             "OpenAI asks for a key: set OPENAI_API_KEY, or name another endpoint by --base-url"

@@ -9,7 +9,7 @@ import errno
 import math
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeAlias
@@ -18,6 +18,7 @@ import aiohttp
 import orjson
 
 from atts.config.addresses import server_address
+from atts.config.secrets import hide
 from atts.engines.base import ChainMark
 from atts.errors import (
     ConfigError,
@@ -103,6 +104,7 @@ class HttpClient:
         self._model = model
         # Whatever else a server may pack by would have to be unpacked with an eye on the size.
         self._headers = {"Content-Type": "application/json", "Accept-Encoding": "gzip"}
+        self._secrets = (api_key,) if api_key else ()
         if api_key:
             self._headers["Authorization"] = f"Bearer {api_key}"
         self._timeout_seconds = timeout_seconds
@@ -224,7 +226,8 @@ class HttpClient:
         if not is_whole:
             raise EngineReplyError(
                 f"{self._at()}: {what}: the reply is longer than {most_bytes:,} bytes, and what "
-                f"was asked for is not: {quoted(content)}; is this the server of that model?"
+                f"was asked for is not: {quoted(content, self._secrets)}; is this the server of "
+                "that model?"
             )
         return content
 
@@ -240,11 +243,11 @@ class HttpClient:
                     f"{words} holds {number} where a number should be: {_FAILED_ARITHMETIC}"
                 ) from error
             raise EngineReplyError(
-                f"{words} is not JSON ({error}): {quoted(content)}; is this a model server, and "
-                "not a proxy's error page?"
+                f"{words} is not JSON ({error}): {quoted(content, self._secrets)}; is this a model "
+                "server, and not a proxy's error page?"
             ) from error
         if isinstance(tree, dict) and tree.get("error"):
-            words = quoted(orjson.dumps(tree["error"]))
+            words = quoted(orjson.dumps(tree["error"]), self._secrets)
             raise EngineReplyError(
                 f"{self._at()}: {what}: status 200, and yet an error: {words}; look at the "
                 "server's log"
@@ -281,7 +284,7 @@ class HttpClient:
     def _refused(
         self, what: str, status: int, headers: Mapping[str, str], content: bytes
     ) -> EngineError:
-        words = f"{self._at()}: {what}: status {status}: {quoted(content)}"
+        words = f"{self._at()}: {what}: status {status}: {quoted(content, self._secrets)}"
         if NO_JSON_NUMBER.encode() in content:
             return EngineReplyError(f"{words}; that is NaN or an infinity: {_FAILED_ARITHMETIC}")
         if status in (429, 503):
@@ -297,7 +300,7 @@ class HttpClient:
                 f"{words}; name the environment variable with the API key in api_key_env"
             )
         if 300 <= status < 400:
-            target = quoted(headers.get("Location", ""))
+            target = quoted(headers.get("Location", ""), self._secrets)
             return RequestRefusedError(
                 f"{words}; it redirects to {target}, which is not followed: give the address "
                 "that the server itself answers at"
@@ -380,9 +383,12 @@ def _no_number(error: orjson.JSONDecodeError) -> str | None:
     return None if is_one or found is None else found[0][:20]
 
 
-def quoted(value: Json) -> str:
-    """A server's own words or values for a message: bounded, in one line, escaped."""
+def quoted(value: Json, secrets: Iterable[str] = ()) -> str:
+    """A server's own words or values for a message: bounded, in one line, escaped, and without
+    ``secrets``: some servers repeat the key that they refuse.
+    """
     if isinstance(value, bytes):
         value = value.decode(errors="replace")
     text = " ".join((value if isinstance(value, str) else repr(value)).split())
+    text = hide(text[: 4 * _QUOTED], secrets)  # before the cut, which may go through a secret
     return repr(text if len(text) <= _QUOTED else text[:_QUOTED] + "...")

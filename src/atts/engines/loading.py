@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
-import os
 from typing import TYPE_CHECKING
 
 from atts.config import ModelOptions
+from atts.config.secrets import key_in
 from atts.engines.base import Engine
 from atts.errors import ConfigError, EngineUnavailableError
 from atts.models.model_files import end_of_sequence_ids, model_path, vocabulary_size
@@ -70,21 +70,28 @@ def remote_engines(options: ModelOptions) -> "list[RemoteEngine]":
     from atts.engines.vllm import VllmEngine
 
     kind = {"sglang": SGLangEngine, "vllm": VllmEngine}[options.engine]
-    api_key = None
-    if options.api_key_env:
-        api_key = os.environ.get(options.api_key_env)
-        if not api_key:
-            raise ConfigError(
-                f"{options.model}: the environment variable {options.api_key_env}, which "
-                "api_key_env names, is not set"
-            )
+    key = api_key(options)
     size, end_ids = vocabulary_size(options.model), end_of_sequence_ids(options.model)
     return [
-        kind(
-            HttpClient(url, options.model, api_key, options.timeout_seconds), options, size, end_ids
-        )
+        kind(HttpClient(url, options.model, key, options.timeout_seconds), options, size, end_ids)
         for url in server_urls(options)
     ]
+
+
+def api_key(options: ModelOptions) -> str | None:
+    """The key for a model's servers; see ``api_key_env``.
+
+    Raises:
+        ConfigError: the variable that it is in is not set, or holds what cannot be a key.
+    """
+    name = options.api_key_env
+    if not name:
+        return None
+    if (key := key_in(name)) is None:
+        raise ConfigError(
+            f"{options.model}: the environment variable {name} is not set; api_key_env names it"
+        )
+    return key
 
 
 def server_urls(options: ModelOptions) -> tuple[str, ...]:

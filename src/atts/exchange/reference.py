@@ -174,9 +174,12 @@ def _question(content: Mapping[str, Any], path: Path) -> tuple[str, ...]:
         not isinstance(parts, list)
         or not parts
         or len(parts) == 2
+        or len(parts) > 1 + len(LETTERS)
         or not all(isinstance(part, str) and part.strip() for part in parts)
     ):
-        raise StoreError(f"{path}: 'question' must be a text, or a list of a text and choices")
+        raise StoreError(
+            f"{path}: 'question' must be a text, or a list of a text and 2 to 26 choices"
+        )
     return tuple(parts)
 
 
