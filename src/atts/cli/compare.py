@@ -15,7 +15,7 @@ from atts.cli.progress import Display, counting
 from atts.cli.terminal import EXIT_CODES, FAILED, echo_json, err, exit_if_failed, out, say
 from atts.files import atomic_write
 from atts.grading.grader import Grader, VerdictCache
-from atts.reports.comparison_table import frontier_lines, tables, to_csv
+from atts.reports.comparison_table import frontier_lines, table, to_csv
 from atts.reports.plots import check_drawable, plot_frontiers
 from atts.runs.candidates import (
     ComparisonPlan,
@@ -156,8 +156,7 @@ async def _run(plan: ComparisonPlan, grader: Grader, as_json: bool) -> list[str]
 
 def _print(comparison: Comparison) -> None:
     console = out()
-    for table in tables(comparison, console.width):
-        console.print(table, soft_wrap=False)
+    console.print(table(comparison), soft_wrap=False)
     console.print("\nThe frontiers: no other run is at least as accurate for no more tokens.")
     for line in frontier_lines(comparison):
         console.print(line, markup=False)

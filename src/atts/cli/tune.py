@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from atts.api.jobs import CERTIFIABLE, RATES
 from atts.cli import ending
@@ -14,7 +13,8 @@ from atts.cli.progress import Display
 from atts.cli.terminal import EXIT_CODES, FAILED, err, out, say
 from atts.config import flatten, load_config
 from atts.conformal.risk import Certificate, problems_needed
-from atts.reports.summary_table import percent, plain_table
+from atts.reports.summary_table import percent
+from atts.reports.table_layout import ABSENT, Figure, Sheet
 from atts.runs import setup, tuning
 from atts.runs.tuning import Tuning, TuningPlan, prepare_tuning
 from atts.store.contents import CALIBRATION, CERTIFICATE
@@ -94,27 +94,29 @@ async def _tune(
             )
 
 
-def _frontier(tuning: Tuning) -> Table:
-    table = plain_table(
-        f"{tuning.problems} problems. Lost: right by the target alone, wrong here. p: chance of so "
-        f"few losses if {100 * tuning.limit:g} % of all problems were lost; certified down to the "
-        f"first above {1 - tuning.confidence:.2g}. Intervals are 95 %, clustered by problem."
+def _frontier(tuning: Tuning) -> Sheet:
+    points = (tuning.target, *tuning.points)
+    tokens = [point.target_tokens for point in points]
+    tested = tuning.points
+    return Sheet(
+        things=["target alone" if point.rate is None else f"{point.rate:g}" for point in points],
+        figures=[
+            Figure("majority vote, %", [percent(point.majority_vote) for point in points]),
+            Figure(
+                "target tokens a chain",
+                [f"{each.estimate:,.0f} ({each.low:,.0f}-{each.high:,.0f})" for each in tokens],
+            ),
+            Figure("lost", [ABSENT, *(str(point.losses) for point in tested)]),
+            Figure("p", [ABSENT, *(f"{point.p_value:.2g}" for point in tested)]),
+            Figure("certified", [ABSENT, *("yes" if each.certified else "no" for each in tested)]),
+        ],
+        caption=f"{tuning.problems} problems. Lost: right by the target alone, wrong here. p: "
+        f"chance of so few losses if {100 * tuning.limit:g} % of all problems were lost; certified "
+        f"down to the first above {1 - tuning.confidence:.2g}. Intervals are 95 %, clustered by "
+        "problem.",
+        corner="take-over rate",
+        as_rows=True,
     )
-    table.add_column("take-over rate")
-    for name in ("majority vote, %", "target tokens a chain", "lost", "p", "certified"):
-        table.add_column(name, justify="right")
-    for point in (tuning.target, *tuning.points):
-        tokens = point.target_tokens
-        alone = point.rate is None
-        table.add_row(
-            "target alone" if alone else f"{point.rate:g}",
-            percent(point.majority_vote),
-            f"{tokens.estimate:,.0f} ({tokens.low:,.0f}-{tokens.high:,.0f})",
-            "-" if alone else str(point.losses),
-            "-" if alone else f"{point.p_value:.2g}",
-            "-" if alone else "yes" if point.certified else "no",
-        )
-    return table
 
 
 def _refusal(tuning: Tuning) -> str:

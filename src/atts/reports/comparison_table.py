@@ -3,10 +3,8 @@
 import csv
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
-
-from rich.table import Table
 
 from atts.analysis.comparison import (
     ACCURACY,
@@ -21,45 +19,27 @@ from atts.config import flatten
 from atts.grading.intervals import Interval
 from atts.grading.paired import Difference
 from atts.reports.summary_table import (
-    ABSENT,
     count,
     nominal,
     percent,
-    plain_table,
     powers_of_two,
     share,
 )
-from atts.text import safe_markup
+from atts.reports.table_layout import ABSENT, Figure, Sheet
 from atts.types import Author
-
-LABELS, COLUMN = 28, 15
-"""Widths of the table's first column and of each other one, with the space between two."""
 
 Cell = Callable[[ComparedRun], str]
 
 
-def tables(comparison: Comparison, width: int) -> Iterator[Table]:
-    """The table, a column a run and a row a figure; in parts where ``width`` is too small."""
-    fit = max(1, (width - LABELS) // COLUMN)
-    parts = -(-len(comparison.runs) // fit)
-    size = -(-len(comparison.runs) // parts)  # as even as can be: 9 of which 7 fit are 5 and 4
-    rows = [
-        (label, figure)
-        for label, figure in _rows(comparison)
-        # In every part or in none, so that the parts can be read side by side.
-        if any(figure(run) != ABSENT for run in comparison.runs)
-    ]
-    for start in range(0, len(comparison.runs), size):
-        runs = comparison.runs[start : start + size]
-        last = start + size >= len(comparison.runs)
-        table = plain_table(_caption(comparison) if last else "")
-        table.add_column("", no_wrap=True, width=LABELS - 1)
-        for run in runs:
-            name = safe_markup(heading(run.name))
-            table.add_column(name, justify="right", overflow="fold", width=COLUMN - 1)
-        for label, figure in rows:
-            table.add_row(label, *(figure(run) for run in runs))
-        yield table
+def table(comparison: Comparison) -> Sheet:
+    """Runs by figures; a figure that no run has is left out."""
+    runs = comparison.runs
+    rows = [(label, [figure(run) for run in runs]) for label, figure in _rows(comparison)]
+    return Sheet(
+        things=[heading(run.name) for run in runs],
+        figures=[Figure(*row) for row in rows if any(cell != ABSENT for cell in row[1])],
+        caption=_caption(comparison),
+    )
 
 
 def heading(name: str) -> str:
@@ -69,8 +49,6 @@ def heading(name: str) -> str:
     'atts\nrate=0.2\nseed=1'
     """
     method, colon, settings = name.partition(":")
-    if len(method) >= COLUMN:
-        method = "-\n".join(method.rsplit("-", 1))
     if not colon:
         return method
     settings = re.sub(r"[\w.]+\.(?=\w+=)", "", settings)
@@ -113,7 +91,7 @@ def _flat(run: ComparedRun) -> dict[str, Any]:
 
 def _caption(comparison: Comparison) -> str:
     lines = [
-        f"The reference is {safe_markup(comparison.reference)}. Intervals are 95 %, clustered by "
+        f"The reference is {comparison.reference}. Intervals are 95 %, clustered by "
         "problem; p is that of the exact sign-flip test over problems, in brackets adjusted for "
         "the number of runs (Holm).",
     ]
@@ -167,19 +145,19 @@ def _rows(comparison: Comparison) -> list[tuple[str, Cell]]:
 
 
 def _percent(interval: Interval | None) -> str:
-    return ABSENT if interval is None else percent(interval).replace(" ", "\n")
+    return ABSENT if interval is None else percent(interval)
 
 
 def _points(difference: Difference) -> str:
     estimate, low, high = (
         100 * share for share in (difference.estimate, difference.low, difference.high)
     )
-    return f"{estimate:+.1f}\n({low:.1f}..{high:.1f})"
+    return f"{estimate:+.1f} ({low:.1f}..{high:.1f})"
 
 
 def _p(p_value: float, adjusted: float) -> str:
     plain, corrected = (f"{p:.3f}" if p >= 0.001 else "<0.001" for p in (p_value, adjusted))
-    return f"{plain}\n({corrected})"
+    return f"{plain} ({corrected})"
 
 
 def _number(ratio: float | None) -> str:
@@ -189,7 +167,7 @@ def _number(ratio: float | None) -> str:
 def _ratio(ratio: Interval | None) -> str:
     if ratio is None:
         return ABSENT
-    return f"{ratio.estimate:.2f}\n({ratio.low:.2f}-{ratio.high:.2f})"
+    return f"{ratio.estimate:.2f} ({ratio.low:.2f}-{ratio.high:.2f})"
 
 
 def _against(figure: Callable[[Against], str]) -> Cell:

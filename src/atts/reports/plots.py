@@ -98,7 +98,7 @@ def plot_frontiers(comparison: "Comparison", path: Path) -> None:
                     markerfacecolor=None if run.name in frontier.runs else "white",
                     elinewidth=0.8,
                     linestyle="none",
-                    label=_label(heading(run.name).replace("-\n", "-").replace("\n", " ")),
+                    label=_label(heading(run.name).replace("\n", " ")),
                 )
             axes.set_xlabel(f"{cost} per {unit}")
             axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))

@@ -2,52 +2,34 @@
 
 from collections.abc import Callable, Sequence
 
-from rich import box
-from rich.table import Table
-
 from atts.analysis.summary import Summary, TurnRate
 from atts.grading.intervals import Interval
 from atts.grading.paired import paired_difference
 from atts.methods import METHODS
-from atts.text import safe_markup
+from atts.reports.table_layout import ABSENT, Figure, Sheet
 
-ABSENT = "-"
+DRIFT = "drift alarm"
 
 Cell = Callable[[Summary], str]
 """One figure of a run as it stands in the table; ``ABSENT`` where the run has none."""
 
 
-def comparison(runs: Sequence[tuple[str, Summary]]) -> Table:
-    """A table with a column per run, (name, summary), and a row per metric.
-
-    Four runs fit in 100 columns; in fewer, an interval stands below its estimate. A metric that
-    no run has is left out.
-    """
-    table = plain_table("Intervals are 95 %, clustered by problem.")
-    table.add_column("", no_wrap=True)
-    for name, _ in runs:
-        table.add_column(safe_markup(_in_two_lines(name)), justify="right", overflow="fold")
-    for label, cells in comparison_rows([summary for _, summary in runs]):
-        table.add_row(label, *cells)
-    return table
+def comparison(runs: Sequence[tuple[str, Summary]]) -> Sheet:
+    """A table of runs, (name, summary), by metrics; a metric that no run has is left out."""
+    return Sheet(
+        things=[name for name, _ in runs],
+        figures=[
+            Figure(label, cells, is_words=label == DRIFT)
+            for label, cells in comparison_rows([summary for _, summary in runs])
+        ],
+        caption="Intervals are 95 %, clustered by problem.",
+    )
 
 
 def comparison_rows(summaries: Sequence[Summary]) -> list[tuple[str, list[str]]]:
     """The metrics that any run has: a label, and a cell for each run."""
     rows = [(label, [of(summary) for summary in summaries]) for label, of in _rows(summaries)]
     return [(label, cells) for label, cells in rows if any(cell != ABSENT for cell in cells)]
-
-
-def plain_table(caption: str) -> Table:
-    """A table without columns yet, with a caption below it."""
-    return Table(
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-        show_edge=False,
-        caption=caption,
-        caption_justify="left",
-    )
 
 
 def _rows(summaries: Sequence[Summary]) -> list[tuple[str, Cell]]:
@@ -71,7 +53,7 @@ def _rows(summaries: Sequence[Summary]) -> list[tuple[str, Cell]]:
         ("  promised by calibration, %", _promised),
         ("  off by at most, %", _bound),
         *((f"  turn {turn}, % of decisions", _in_turn(turn)) for turn in range(turns)),
-        ("drift alarm", _drift),
+        (DRIFT, _drift),
         ("draft tokens written", lambda s: f"{s.tokens.draft_written:,}"),
         ("  cut off", lambda s: count(s.tokens.draft_cut)),
         ("  ahead and in vain, about", lambda s: count(s.tokens.draft_discarded)),
@@ -94,11 +76,6 @@ def powers_of_two(largest: int) -> list[int]:
     [1, 2, 4, 8, 12]
     """
     return sorted({1 << power for power in range(largest.bit_length())} | {largest})
-
-
-def _in_two_lines(name: str) -> str:
-    """Long names of runs are a method, a dash, and a coverage or a digest."""
-    return name.replace("-", "-\n", 1) if len(name) > 12 else name
 
 
 def percent(interval: Interval) -> str:
@@ -178,7 +155,7 @@ def _promised(summary: Summary) -> str:
 def _drift(summary: Summary) -> str:
     if summary.drift is None:
         return ABSENT
-    return f"at {safe_markup(summary.drift.since or '')}" if summary.drift.alarm else "none"
+    return f"at {summary.drift.since or ''}" if summary.drift.alarm else "none"
 
 
 def _bound(summary: Summary) -> str:

@@ -15,7 +15,8 @@ from atts.config import differing_keys, flatten
 from atts.reports.figures import Figure, make_figures
 from atts.reports.figures.base import COLOURS, to_svg
 from atts.reports.html.chains import pack
-from atts.reports.summary_table import ABSENT, comparison_rows
+from atts.reports.summary_table import comparison_rows
+from atts.reports.table_layout import ABSENT
 from atts.store.run_directory import config_yaml
 from atts.text import visible
 
