@@ -10,9 +10,18 @@ from atts.analysis.comparison import Comparison
 from atts.analysis.tokens import TokenBudget
 from atts.cli import ending
 from atts.cli.commands import new_app, resumable, same_command
-from atts.cli.options import AsJson, ConfigFile, ProblemsFolder, Settings, with_folder
+from atts.cli.options import AsJson, ConfigFile, Format, ProblemsFolder, Settings, with_folder
 from atts.cli.progress import Display, counting
-from atts.cli.terminal import EXIT_CODES, FAILED, echo_json, err, exit_if_failed, out, say
+from atts.cli.terminal import (
+    EXIT_CODES,
+    FAILED,
+    echo_json,
+    err,
+    exit_if_failed,
+    out,
+    print_tables,
+    say,
+)
 from atts.files import atomic_write
 from atts.grading.grader import Grader, VerdictCache
 from atts.reports.comparison_table import frontier_lines, table, to_csv
@@ -106,6 +115,7 @@ def compare(
     csv: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Write the figures as CSV.")
     ] = None,
+    form: Format = "text",
     as_json: AsJson = False,
 ) -> None:
     """Run several methods over the same problems and seeds, and put them side by side.
@@ -138,7 +148,10 @@ def compare(
     if as_json:
         echo_json(comparison.model_dump(mode="json"))
     else:
-        _print(comparison)
+        print_tables([table(comparison)], form)
+        if form == "text":
+            _print_frontiers(comparison)
+        _say_differences(comparison)
     for path in filter(None, (csv, plot)):
         say(f"Wrote {path}")
     exit_if_failed(
@@ -154,12 +167,14 @@ async def _run(plan: ComparisonPlan, grader: Grader, as_json: bool) -> list[str]
         return await run_missing(plan, grader, display.stage, say)
 
 
-def _print(comparison: Comparison) -> None:
+def _print_frontiers(comparison: Comparison) -> None:
     console = out()
-    console.print(table(comparison), soft_wrap=False)
     console.print("\nThe frontiers: no other run is at least as accurate for no more tokens.")
     for line in frontier_lines(comparison):
         console.print(line, markup=False)
+
+
+def _say_differences(comparison: Comparison) -> None:
     if comparison.left_out:
         say(
             f"{comparison.left_out} problems do not count: not all runs have them, with all chains "

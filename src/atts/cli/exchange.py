@@ -11,7 +11,7 @@ from atts.analysis.summary import summarise
 from atts.cli.commands import command_line, new_app
 from atts.cli.options import ConfigFile, Settings
 from atts.cli.problems import Folder
-from atts.cli.terminal import EXIT_CODES, out, say
+from atts.cli.terminal import EXIT_CODES, print_tables, say
 from atts.config import FORMER_DEFAULTS, Config, flatten, load_config, parse_config
 from atts.errors import StoreError
 from atts.exchange.calibration import calibration_from
@@ -142,7 +142,7 @@ def _import_run(
         chains = tuple(store.chains.values())
         summary = summarise(grade_run(RecordedRun(config, tuple(imported.problems), chains)))
         store.write_summary(summary)
-    out().print(comparison([(target.resolve().name, summary)]), soft_wrap=False)
+    print_tables([comparison([(target.resolve().name, summary)])])
     say(f"Wrote {len(imported.chains)} chains to {target}. To extract the answers again:")
     say(f"  {command_line('atts', 'regrade', target)}")
 

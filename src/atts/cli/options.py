@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from atts.cli.terminal import TableFormat
+
 ConfigFile = Annotated[
     Path | None,
     typer.Option(
@@ -29,6 +31,15 @@ ProblemsFolder = Annotated[
         metavar="DIR",
         help="A folder of JSONL files named after the problem sets; sets problems.folder.",
         show_default="the Hugging Face hub",
+    ),
+]
+
+Format = Annotated[
+    TableFormat,
+    typer.Option(
+        "--format",
+        help="Tables as text for this terminal, as Markdown for issues and papers, or as CSV, a "
+        "line a run, with an empty line between two tables.",
     ),
 ]
 

@@ -4,14 +4,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from atts.cli.commands import new_app
-from atts.cli.terminal import EXIT_CODES, out, say
+from atts.cli.terminal import EXIT_CODES, out, print_tables, say
 from atts.config import parse_config
 from atts.files import atomic_write, to_jsonl
 from atts.problems import load_problems
 from atts.problems.registry import known_sets
+from atts.reports.table_layout import Figure, Sheet
 from atts.text import visible
 from atts.types import Problem
 
@@ -48,21 +48,23 @@ SplitOption = Annotated[
 @app.command("list")
 def list_sources() -> None:
     """List what problems.source can be."""
-    table = Table("source", "problems", "what it is", "calibration takes", box=None, pad_edge=False)
-    table.add_row(
-        GENERATED, "any", "multi-step arithmetic word problems, generated", "its calibration split"
-    )
+    rows = [(GENERATED, "any", "multi-step arithmetic word problems, generated", "its own split")]
     for name, known in known_sets().items():
         size = "" if known.size is None else str(known.size)
         other = "its training split" if known.training else known.calibrate_on or "-"
-        table.add_row(name, size, known.title, other)
+        rows.append((name, size, known.title, other))
         if known.paper:
             rest = f"the rest of {name}" if known.rest_calibrates else other
-            table.add_row(f"{name}/paper", "", "  the part that the ATTS paper takes", rest)
-    table.add_row(
-        "FILE.jsonl", "", "one problem per line: id, question, answer, and optionally choices", "-"
+            rows.append((f"{name}/paper", "", "  the part that the ATTS paper takes", rest))
+    rows.append(
+        ("FILE.jsonl", "", "a problem a line: id, question, answer, and optionally choices", "-")
     )
-    out().print(table, soft_wrap=False)
+    names, *columns = zip(*rows, strict=True)
+    labels = ("problems", "what it is", "calibration takes")
+    figures = [
+        Figure(label, cells, is_words=True) for label, cells in zip(labels, columns, strict=True)
+    ]
+    print_tables([Sheet(things=names, figures=figures, corner="source", as_rows=True)])
 
 
 @app.command()

@@ -11,7 +11,7 @@ from atts.api.jobs import corrected_problems
 from atts.cli import ending
 from atts.cli.commands import new_app, resumable, same_command
 from atts.cli.progress import counting
-from atts.cli.terminal import EXIT_CODES, FAILED, err, out, say
+from atts.cli.terminal import EXIT_CODES, FAILED, err, out, print_tables, say
 from atts.config.secrets import key_in
 from atts.errors import ConfigError
 from atts.grading.grader import Grader, VerdictCache
@@ -160,7 +160,7 @@ def _print(run: Path, result: Regraded, dry_run: bool) -> None:
         hint = "" if result.agreement or result.cost.requests else "; --judge both asks a model"
         for reason, count in result.ungraded.items():
             out().print(f"{count} answers are ungraded: {reason}{hint}")
-    out().print(comparison([("before", result.before), ("after", result.after)]), soft_wrap=False)
+    print_tables([comparison([("before", result.before), ("after", result.after)])])
     if agreement := result.agreement:
         kappa = "undefined" if math.isnan(agreement.kappa) else f"{agreement.kappa:.3f}"
         out().print(

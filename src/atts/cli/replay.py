@@ -8,8 +8,9 @@ import typer
 from atts.analysis.recording import load_recording, recorded_order, simulated_order
 from atts.analysis.replay import ControlSpec, replay_all, separations
 from atts.cli.commands import new_app
+from atts.cli.options import Format
 from atts.cli.progress import counting
-from atts.cli.terminal import EXIT_CODES, echo_json, err, out, say
+from atts.cli.terminal import EXIT_CODES, echo_json, err, print_tables, say
 from atts.grading.grader import Grader, VerdictCache
 from atts.reports.plots import plot_replays
 from atts.reports.replay_table import tables
@@ -89,6 +90,7 @@ def replay(
         Path | None,
         typer.Option("--plot", metavar="FILE", help="Draw the rates: .png, .svg or .pdf."),
     ] = None,
+    form: Format = "text",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON, with everything that was computed.")
     ] = False,
@@ -120,5 +122,4 @@ def replay(
             }
         )
         return
-    for table in tables(replays, found):
-        out().print(table, soft_wrap=False)
+    print_tables(tables(replays, found), form)

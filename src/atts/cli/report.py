@@ -8,8 +8,9 @@ import typer
 from atts.analysis.profile import profile as profile_run
 from atts.analysis.report import RunReport, read_report, run_names
 from atts.cli.commands import new_app
+from atts.cli.options import Format
 from atts.cli.progress import counting
-from atts.cli.terminal import EXIT_CODES, echo_json, err, out, say, say_guarantee
+from atts.cli.terminal import EXIT_CODES, echo_json, err, print_tables, say, say_guarantee
 from atts.files import atomic_write
 from atts.grading.grader import Grader, VerdictCache
 from atts.reports.chrome_trace import chrome_trace
@@ -23,6 +24,7 @@ REPORT_EXAMPLES = f"""Examples:
 
     atts report runs/target-only-* runs/atts-*
     atts report runs/demo/001/target-only --json
+    atts report runs/demo/001/atts-* --format md > table.md
     atts report runs/demo/001/atts-* --html report.html --figures figures/
 
 {EXIT_CODES}"""
@@ -47,6 +49,7 @@ def report(
             "--figures", metavar="DIR", help="Write each figure as PNG, SVG and CSV, for papers."
         ),
     ] = None,
+    form: Format = "text",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON, with everything that was computed.")
     ] = False,
@@ -68,7 +71,7 @@ def report(
         pairs = zip(runs, summaries, strict=True)
         echo_json([{"run": str(path), **found.model_dump(mode="json")} for path, found in pairs])
         return
-    out().print(comparison(list(zip(names, summaries, strict=True))), soft_wrap=False)
+    print_tables([comparison(list(zip(names, summaries, strict=True)))], form)
     for each in reported:
         say_guarantee(each.name, each.summary, each.run.config.take_over)
 
@@ -105,6 +108,7 @@ def profile(
             help="Write a trace with a lane a chain, for https://ui.perfetto.dev.",
         ),
     ] = None,
+    form: Format = "text",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON, with everything that was computed.")
     ] = False,
@@ -126,8 +130,7 @@ def profile(
         echo_json([{"run": str(path), **found.model_dump(mode="json")} for path, found in pairs])
         return
     named = list(zip(names, profiles, strict=True))
-    for table in tables(named):
-        out().print(table, soft_wrap=False)
+    print_tables(tables(named), form)
     for name, found in named:
         for warning in warnings(name, found):
             say(warning, style="yellow")

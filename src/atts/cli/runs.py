@@ -15,7 +15,7 @@ from atts.cli.terminal import (
     echo_json,
     err,
     exit_if_failed,
-    out,
+    print_tables,
     say,
     say_guarantee,
 )
@@ -149,7 +149,7 @@ def run(
     if as_json:
         echo_json({"run": str(directory), **summary.model_dump(mode="json")})
     else:
-        out().print(comparison([(directory.name, summary)]), soft_wrap=False)
+        print_tables([comparison([(directory.name, summary)])])
         say_guarantee(directory.name, summary, config.take_over)
         say(f"Everything is in {directory}")
     exit_if_failed(

@@ -12,7 +12,7 @@ from atts.cli import ending
 from atts.cli.commands import new_app
 from atts.cli.ending import Ended
 from atts.cli.options import ConfigFile, Settings
-from atts.cli.terminal import EXIT_CODES, FAILED, INTERRUPTED, err, out, say
+from atts.cli.terminal import EXIT_CODES, FAILED, INTERRUPTED, err, out, print_tables, say
 from atts.config import Config, load_config
 from atts.config.secrets import hide
 from atts.engines.servers import lifecycle
@@ -20,6 +20,7 @@ from atts.engines.servers.lifecycle import AUTHORS, FOLDER, answers, compile_dee
 from atts.engines.servers.plan import plan_servers
 from atts.engines.servers.processes import ServerRecord, processes, read_record, tail
 from atts.errors import ConfigError, StoreError
+from atts.reports.table_layout import Figure, Sheet
 from atts.store.run_directory import lock_run
 from atts.text import safe_markup, visible
 from atts.types import Author
@@ -81,7 +82,7 @@ def status(directory: EveryDirectory = None) -> None:
     if not records:
         say(f"No server was started in {_named(folders)}. atts servers up starts them.")
         return
-    table = Table("", "model", "address", "process", "state", "GiB", "folder", box=None)
+    rows = []
     healthy = True
     for folder, record in records:
         alive = processes(record)
@@ -90,9 +91,14 @@ def status(directory: EveryDirectory = None) -> None:
         state = "answers" if ready else "does not answer yet" if alive else "ended"
         healthy &= ready
         named = (record.author, record.model, record.url, record.pid)
-        cells = (*named, state, f"{memory:.1f}", folder)
-        table.add_row(*(safe_markup(str(cell)) for cell in cells))
-    out().print(table)
+        rows.append([str(cell) for cell in (*named, state, f"{memory:.1f}", folder)])
+    names, *columns = zip(*rows, strict=True)
+    labels = ("model", "address", "process", "state", "GiB", "folder")
+    figures = [
+        Figure(label, cells, is_words=label not in ("process", "GiB"))
+        for label, cells in zip(labels, columns, strict=True)
+    ]
+    print_tables([Sheet(things=names, figures=figures, as_rows=True)])
     if not healthy:
         raise typer.Exit(FAILED)
 

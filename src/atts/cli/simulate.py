@@ -8,14 +8,15 @@ import typer
 
 from atts.api.jobs import SIMULATED, simulated_config
 from atts.cli.commands import new_app
-from atts.cli.options import ConfigFile, Settings
-from atts.cli.terminal import EXIT_CODES, echo_json, out, say
+from atts.cli.options import ConfigFile, Format, Settings
+from atts.cli.progress import counting
+from atts.cli.terminal import EXIT_CODES, TableFormat, echo_json, err, print_tables, say
 from atts.errors import ConfigError
 from atts.files import atomic_write
 from atts.reports.simulation_table import fit_table, outcomes_table
 from atts.simulation.deployment import Hardware, ModelHardware, SimulatedMethod
 from atts.simulation.fit import fit_run, read_fit
-from atts.simulation.simulate import check
+from atts.simulation.simulate import SimulationOutcome, check
 from atts.simulation.simulate import simulate as simulate_run
 from atts.simulation.workload import load_workload
 
@@ -148,6 +149,7 @@ def simulate(
     fit_out: Annotated[
         Path, typer.Option("--out", metavar="FILE", help="Where --fit writes them.")
     ] = Path("fitted.json"),
+    form: Format = "text",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say how long methods would take: the same code, on simulated servers, in virtual time.
@@ -162,34 +164,33 @@ def simulate(
         )
     ]
     if fit is not None:
-        _fit(fit, layouts[0], fit_out, as_json)
+        _fit(fit, layouts[0], fit_out, form, as_json)
         return
     if workload_path is None:
         raise ConfigError("--workload: name a run directory or a trace that chains should follow")
     config = simulated_config(config_file, settings, workload_path)
     workload = load_workload(workload_path)
     contenders = [SimulatedMethod.parse(name) for name in methods or SIMULATED]
-    outcomes = []
-    for hardware, in_flight, contender in product(
-        layouts, _numbers("--chains", chains), contenders
-    ):
-        gpus = f"{hardware.draft.gpus} + {hardware.target.gpus} GPUs"
-        say(f"{contender.name}, {gpus}, {in_flight} chains in flight ...")
-        outcome = simulate_run(
-            contender,
-            config,
-            workload,
-            hardware.split_as(config),
-            in_flight,
-            problems or len(workload.problems),
-            target_only_ratio,
-        )
-        check(outcome)
-        outcomes.append(outcome)
+    settings_of_each = list(product(layouts, _numbers("--chains", chains), contenders))
+    outcomes: list[SimulationOutcome] = []
+    with counting(err(), "simulating") as progress:
+        for hardware, in_flight, contender in settings_of_each:
+            progress(len(outcomes), len(settings_of_each))
+            outcome = simulate_run(
+                contender,
+                config,
+                workload,
+                hardware.split_as(config),
+                in_flight,
+                problems or len(workload.problems),
+                target_only_ratio,
+            )
+            check(outcome)
+            outcomes.append(outcome)
     if as_json:
         echo_json([outcome.model_dump(mode="json") for outcome in outcomes])
         return
-    out().print(outcomes_table(outcomes, gpu, shared), soft_wrap=False)
+    print_tables([outcomes_table(outcomes, gpu, shared)], form)
 
 
 def _hardware(
@@ -220,11 +221,11 @@ def _numbers(option: str, text: str) -> list[int]:
     return numbers
 
 
-def _fit(run: Path, hardware: Hardware, path: Path, as_json: bool) -> None:
+def _fit(run: Path, hardware: Hardware, path: Path, form: TableFormat, as_json: bool) -> None:
     found = fit_run(run, hardware)
     atomic_write(path, found.model_dump_json(indent=1) + "\n")
     if as_json:
         typer.echo(found.model_dump_json(indent=2))
         return
-    out().print(fit_table(found), soft_wrap=False)
+    print_tables([fit_table(found)], form)
     say(f"Wrote {path}. To simulate with it: atts simulate --fitted {path} ...")

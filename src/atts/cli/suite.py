@@ -1,17 +1,19 @@
 """``atts suite``: a matrix of pairs, problem sets, methods and coverages, unattended."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
+from atts.analysis.summary import Summary
 from atts.cli import ending
 from atts.cli.commands import new_app, resumable
 from atts.cli.progress import Display
-from atts.cli.terminal import EXIT_CODES, FAILED, err, out, say
+from atts.cli.terminal import EXIT_CODES, FAILED, err, print_tables, say
+from atts.grading.intervals import Interval
+from atts.reports.table_layout import ABSENT, Figure, Sheet
 from atts.runs.suite import Entry, EntryOutcome, load_suite, run_suite
-from atts.text import safe_markup
 
 EXAMPLES = f"""A suite's file names, on each axis, parts of a configuration:
 
@@ -51,7 +53,7 @@ def suite(
         return
     with resumable(context, directory=directory):
         outcomes = ending.run(_run(entries, directory))
-    out().print(_table(outcomes), soft_wrap=False)
+    print_tables([_table(outcomes)])
     say(f"Everything is in {directory}; atts report compares any of the runs in detail.")
     if any(outcome.status == "failed" for outcome in outcomes):
         raise typer.Exit(FAILED)
@@ -62,25 +64,33 @@ async def _run(entries: list[Entry], directory: Path) -> list[EntryOutcome]:
         return await run_suite(entries, directory, say, display.stage)
 
 
-def _table(outcomes: list[EntryOutcome]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("pair", overflow="fold")
-    table.add_column("run", overflow="fold")
-    for name in ("accuracy\n%", "majority\n%", "take-over\n%", "target\ntokens", "wall\ns"):
-        table.add_column(name, justify="right")
-    table.add_column("status", overflow="fold")
-    for entry, summary, error, status in outcomes:
-        cells = ["-"] * 5
-        if summary:
-            cells = [
-                *(
-                    f"{100 * found.estimate:.1f}" if found else "-"
-                    for found in (summary.accuracy, summary.majority_vote)
-                ),
-                f"{100 * summary.take_over.realised.estimate:.1f}" if summary.take_over else "-",
-                f"{summary.tokens.target_written:,}",
-                f"{summary.wall_seconds:,.0f}",
-            ]
-        told = f"{status}: {error.splitlines()[0]}" if error else status
-        table.add_row(safe_markup(entry.pair), safe_markup(entry.name), *cells, safe_markup(told))
-    return table
+def _table(outcomes: list[EntryOutcome]) -> Sheet:
+    def of_each(cell: Callable[[Summary], str]) -> list[str]:
+        return [cell(each.summary) if each.summary else ABSENT for each in outcomes]
+
+    def percent(found: Interval | None) -> str:
+        return f"{100 * found.estimate:.1f}" if found else ABSENT
+
+    return Sheet(
+        things=[f"{entry.pair}/{entry.name}" for entry, *_ in outcomes],
+        figures=[
+            Figure("accuracy, %", of_each(lambda s: percent(s.accuracy))),
+            Figure("majority, %", of_each(lambda s: percent(s.majority_vote))),
+            Figure(
+                "take-over, %",
+                of_each(lambda s: percent(s.take_over.realised if s.take_over else None)),
+            ),
+            Figure("target tokens", of_each(lambda s: f"{s.tokens.target_written:,}")),
+            Figure("wall, s", of_each(lambda s: f"{s.wall_seconds:,.0f}")),
+            Figure(
+                "status",
+                [
+                    f"{each.status}: {each.error.splitlines()[0]}" if each.error else each.status
+                    for each in outcomes
+                ],
+                is_words=True,
+            ),
+        ],
+        corner="run",
+        as_rows=True,
+    )

@@ -6,10 +6,10 @@ Results go to standard output; progress, advice and errors go to standard error.
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import typer
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     from atts.analysis.summary import Summary
     from atts.config import TakeOverOptions
+    from atts.reports.table_layout import Sheet
+
+TableFormat = Literal["text", "md", "csv"]
 
 FAILED = 1
 WRONG_USE = 2
@@ -57,6 +60,20 @@ def _console(stderr: bool) -> "Console":
 def say(text: str, style: str | None = None) -> None:
     """Print text of any origin to standard error: nothing in it is markup or an escape."""
     err().print(visible(text), style=style, markup=False)
+
+
+def print_tables(sheets: "Iterable[Sheet]", form: "TableFormat" = "text") -> None:
+    """Print tables, with an empty line between two."""
+    from atts.reports.table_formats import to_csv, to_markdown
+
+    console = out()
+    for number, sheet in enumerate(sheets):
+        if number:
+            typer.echo()
+        if form == "text":
+            console.print(sheet, soft_wrap=False)
+        else:
+            typer.echo(to_csv(sheet) if form == "csv" else to_markdown(sheet), nl=False)
 
 
 def echo_json(figures: object) -> None:

@@ -10,7 +10,7 @@ from atts.cli import ending
 from atts.cli.commands import CONFIGURATION, command_line, given, new_app, resumable
 from atts.cli.options import ConfigFile, Settings
 from atts.cli.progress import Display
-from atts.cli.terminal import EXIT_CODES, FAILED, err, out, say
+from atts.cli.terminal import EXIT_CODES, FAILED, err, print_tables, say
 from atts.config import flatten, load_config
 from atts.conformal.risk import Certificate, problems_needed
 from atts.reports.summary_table import percent
@@ -69,7 +69,7 @@ def tune(
     directory = directory or Path("runs") / f"tune-{config.digest()}"
     with resumable(context, directory=directory):
         found, certificate = ending.run(_tune(plan, directory, tried, loss, confidence))
-    out().print(_frontier(found), soft_wrap=False)
+    print_tables([_frontier(found)])
     if certificate is None:
         say(_refusal(found), style="yellow")
         raise typer.Exit(FAILED)

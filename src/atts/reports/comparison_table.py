@@ -1,7 +1,5 @@
 """A comparison as a table, as CSV, and its frontiers in words."""
 
-import csv
-import io
 import re
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +23,7 @@ from atts.reports.summary_table import (
     powers_of_two,
     share,
 )
+from atts.reports.table_formats import csv_lines
 from atts.reports.table_layout import ABSENT, Figure, Sheet
 from atts.types import Author
 
@@ -73,11 +72,7 @@ def to_csv(comparison: Comparison) -> str:
     """
     rows = [_flat(run) for run in comparison.runs]
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    file = io.StringIO()
-    writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue()
+    return csv_lines(columns, ([row.get(column, "") for column in columns] for row in rows))
 
 
 def _flat(run: ComparedRun) -> dict[str, Any]:

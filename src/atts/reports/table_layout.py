@@ -91,7 +91,9 @@ def _laid_out(sheet: Sheet, width: int) -> Iterator[RenderableType]:
         yield table
         return
     count = len(sheet.things)
-    for parts in range(1, count + 1):
+    # What was text in rows is read a thing at a time.
+    is_text = sheet.as_rows and any(figure.is_words for figure in sheet.figures)
+    for parts in range(count if is_text else 1, count + 1):
         size = -(-count // parts)  # as even as can be: 9 of which 7 fit are 5 and 4
         chunks = [range(start, min(start + size, count)) for start in range(0, count, size)]
         for label in (LABEL, 0) if size == 1 else (LABEL,):
