@@ -1,6 +1,7 @@
 """How the commands are put together: what is imported when, and the line that goes on."""
 
 import asyncio
+import os
 import re
 import shlex
 import subprocess
@@ -230,3 +231,38 @@ def test_a_full_disk_under_standard_output_is_one_line(arguments: list[str]) -> 
         )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr == "Error: cannot write standard output: No space left on device\n"
+
+
+def test_every_command_is_in_one_section_of_the_help() -> None:
+    group = whole()
+    named = [name for names in group.sections.values() for name in names]
+    assert sorted(named) == sorted(group.homes)
+
+
+def as_a_process(*arguments: str, **environment: str) -> str:
+    code = "from atts.cli import main; import sys; sys.argv[0] = 'atts'; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout
+
+
+@pytest.mark.parametrize("width", [60, 150])
+@pytest.mark.parametrize("command", [[], ["run"]])
+def test_the_help_is_as_wide_as_the_terminal(width: int, command: list[str]) -> None:
+    lines = as_a_process(*command, "--help", COLUMNS=str(width)).splitlines()
+    longest = max(len(line) for line in lines if not line.startswith("      atts"))
+    assert width - 15 < longest < width
+
+
+@pytest.mark.parametrize(
+    ("words", "completion"), [("atts rep", "report"), ("atts run --retr", "--retry-failed")]
+)
+def test_shells_complete_commands_and_their_options(words: str, completion: str) -> None:
+    asked = {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    shown = as_a_process(_ATTS_COMPLETE="complete_bash", **asked)
+    assert completion in shown.split()

@@ -183,7 +183,7 @@ def table(*_):
 report.read_report = table
 main()
 """
-    process = start(code, "report", "here")
+    process = start(code, "report", ".")
     out, err = ended_by(process, signal.SIGTERM)
     assert (out, err, process.returncode) == ("", "Stopped.\n", 143)
 

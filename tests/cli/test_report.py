@@ -80,3 +80,27 @@ def test_a_folder_is_no_file(invoke: Invoke, tmp_path: Path) -> None:
     result = invoke("report", "run", "--html", "run")
     assert result.exit_code == 1
     assert "it is not a plain file" in result.stderr
+
+
+def test_folders_are_taken_and_the_rest_is_skipped_with_a_word(
+    invoke: Invoke, tmp_path: Path
+) -> None:
+    for name in ("one", "two"):
+        write_run(tmp_path / "runs" / name, problems=2, samples=1)
+    (tmp_path / "runs/notes").mkdir()
+    for command in ("report", "profile", "compare"):
+        result = invoke(command, *sorted((tmp_path / "runs").iterdir()))
+        assert "runs/notes (no run directory)" in result.stderr.replace("\n", "")
+        assert result.stdout.split()[:2] == ["one", "two"]
+        assert invoke(command, "runs").stdout == result.stdout
+
+
+@pytest.mark.parametrize("command", ["report", "profile", "compare"])
+def test_tables_for_papers(invoke: Invoke, tmp_path: Path, command: str) -> None:
+    write_run(tmp_path / "one", problems=2, samples=1)
+    write_run(tmp_path / "two", problems=2, samples=1)
+    markdown = invoke(command, "one", "two", "--format", "md").stdout.splitlines()
+    assert markdown[0] == "|  | one | two |"
+    rows = invoke(command, "one", "two", "--format", "csv").stdout.splitlines()
+    assert rows[0].startswith("name,")
+    assert [row.split(",")[0] for row in rows[1:3]] == ["one", "two"]

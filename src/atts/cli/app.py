@@ -3,7 +3,7 @@
 import errno
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Annotated, Any, ClassVar
 
@@ -21,6 +21,13 @@ _OUTPUT_LOST = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 class Commands(LazyGroup):
     """The commands of ``atts``: an expected error becomes a message and an exit code."""
 
+    sections: ClassVar[Mapping[str, Sequence[str]]] = {
+        "Begin": ("demo", "solve", "doctor"),
+        "Run": ("calibrate", "run", "compare", "tune", "suite"),
+        "Look at runs": ("report", "profile", "replay", "regrade"),
+        "Plan and serve": ("simulate", "servers"),
+        "Exchange": ("problems", "import", "export"),
+    }
     homes: ClassVar[Mapping[str, tuple[str, str]]] = {
         "demo": (
             "atts.cli.demo",
@@ -150,7 +157,8 @@ def _in_few_words(text: str) -> str:
 app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
+    # Whatever the width of the terminal; that of commands, too.
+    context_settings={"max_content_width": sys.maxsize},
     # Rich would take longer to load than all the rest.
     rich_markup_mode=None,
     # Local variables could hold a key for a model server.

@@ -3,7 +3,7 @@ command line that goes on where a command was stopped.
 """
 
 import shlex
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, ClassVar
@@ -23,13 +23,22 @@ CONFIGURATION = ("config_file", "settings", "problems_folder")
 class CommandGroup(TyperGroup):
     """Commands, listed with the whole first sentence of their help, and examples as written."""
 
+    sections: ClassVar[Mapping[str, Sequence[str]]] = {}
+    """Title -> commands; empty: all in one."""
+
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401
-        """List the commands."""
-        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
-        with formatter.section("Commands"):
-            formatter.write_dl(
-                [(name, command.get_short_help_str(limit=200)) for name, command in commands]
-            )
+        """List the commands, by sections."""
+        names = self.list_commands(ctx)
+        longest = max(map(len, names), default=0)
+        for title, listed in (self.sections or {"Commands": names}).items():
+            commands = [(name, self.get_command(ctx, name)) for name in listed]
+            with formatter.section(title):
+                formatter.write_dl(
+                    [
+                        (name.ljust(longest), command.get_short_help_str(limit=200))
+                        for name, command in commands
+                    ]
+                )
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ANN401
         """The command, whose help shows indented examples as they are written."""

@@ -10,7 +10,15 @@ from atts.analysis.comparison import Comparison
 from atts.analysis.tokens import TokenBudget
 from atts.cli import ending
 from atts.cli.commands import new_app, resumable, same_command
-from atts.cli.options import AsJson, ConfigFile, Format, ProblemsFolder, Settings, with_folder
+from atts.cli.options import (
+    AsJson,
+    ConfigFile,
+    Format,
+    ProblemsFolder,
+    Settings,
+    run_directories,
+    with_folder,
+)
 from atts.cli.progress import Display, counting
 from atts.cli.terminal import (
     EXIT_CODES,
@@ -28,6 +36,7 @@ from atts.reports.comparison_table import frontier_lines, table, to_csv
 from atts.reports.plots import check_drawable, plot_frontiers
 from atts.runs.candidates import (
     ComparisonPlan,
+    is_method,
     named_runs,
     parse_candidates,
     prepare,
@@ -54,7 +63,7 @@ def compare(
         typer.Argument(
             metavar="RUN...",
             help="METHOD, METHOD:KEY=VALUE,... (keys as of --set), or a run directory, which is "
-            "taken as it stands.",
+            "taken as it stands, or a folder of such.",
         ),
     ],
     config_file: ConfigFile = None,
@@ -128,7 +137,7 @@ def compare(
     if plot:
         check_drawable(plot)
     settings = with_folder(settings, problems_folder)
-    candidates = parse_candidates(runs, config_file, settings or [], folder)
+    candidates = parse_candidates(_expanded(runs), config_file, settings or [], folder)
     limit = None
     if budget is not None:
         limit = TokenBudget(tokens=budget, draft_cost=draft_cost, score_cost=score_cost)
@@ -160,6 +169,21 @@ def compare(
     )
     if failed:
         raise typer.Exit(FAILED)
+
+
+def _expanded(texts: list[str]) -> list[str]:
+    """What was named, with the runs in place of folders."""
+    folders = [text for text in texts if not is_method(text) and Path(text).is_dir()]
+    if not folders:
+        return texts
+    found = run_directories(list(map(Path, folders)))
+    expanded = []
+    for text in texts:
+        if text in folders:
+            expanded += [str(run) for run in found if Path(text) in (run, run.parent)]
+        else:
+            expanded.append(text)
+    return expanded
 
 
 async def _run(plan: ComparisonPlan, grader: Grader, as_json: bool) -> list[str]:

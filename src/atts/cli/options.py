@@ -1,12 +1,13 @@
 """Options that several commands have."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from atts.cli.terminal import TableFormat
+from atts.cli.terminal import TableFormat, say
 
 ConfigFile = Annotated[
     Path | None,
@@ -34,6 +35,10 @@ ProblemsFolder = Annotated[
     ),
 ]
 
+RunFolders = Annotated[
+    list[Path], typer.Argument(metavar="RUN...", help="Run directories, or folders of runs.")
+]
+
 Format = Annotated[
     TableFormat,
     typer.Option(
@@ -59,3 +64,14 @@ def with_folder(settings: list[str] | None, folder: Path | None) -> list[str] | 
         return settings
     # JSON is YAML: a path with a colon or a brace in it stays one text.
     return [*(settings or []), f"problems.folder={json.dumps(str(folder))}"]
+
+
+def run_directories(paths: Sequence[Path]) -> list[Path]:
+    """The run directories among paths, or in them; what is skipped is said."""
+    from atts.store.folders import find_runs  # slow to load, and most commands name no runs
+
+    runs, skipped = find_runs(paths)
+    if skipped:
+        told = ", ".join(f"{path} ({reason})" for path, reason in skipped)
+        say(f"Skipped: {told}", style="yellow")
+    return runs

@@ -8,7 +8,7 @@ import typer
 from atts.analysis.profile import profile as profile_run
 from atts.analysis.report import RunReport, read_report, run_names
 from atts.cli.commands import new_app
-from atts.cli.options import Format
+from atts.cli.options import Format, RunFolders, run_directories
 from atts.cli.progress import counting
 from atts.cli.terminal import EXIT_CODES, echo_json, err, print_tables, say, say_guarantee
 from atts.files import atomic_write
@@ -23,9 +23,11 @@ from atts.store.run_directory import read_run
 REPORT_EXAMPLES = f"""Examples:
 
     atts report runs/target-only-* runs/atts-*
+    atts report runs/*
+    atts report runs/demo/001
     atts report runs/demo/001/target-only --json
-    atts report runs/demo/001/atts-* --format md > table.md
-    atts report runs/demo/001/atts-* --html report.html --figures figures/
+    atts report runs/demo/001 --format md > table.md
+    atts report runs/demo/001 --html report.html --figures figures/
 
 {EXIT_CODES}"""
 
@@ -34,7 +36,7 @@ app = new_app()
 
 @app.command(epilog=REPORT_EXAMPLES)
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
+    runs: RunFolders,
     html: Annotated[
         Path | None,
         typer.Option(
@@ -55,6 +57,7 @@ def report(
     ] = False,
 ) -> None:
     """Compare runs in one table, computed anew from their recorded chains; draw them, too."""
+    runs = run_directories(runs)
     names = run_names(runs)
     with (
         counting(err(), "grading") as progress,
@@ -96,7 +99,7 @@ PROFILE_EXAMPLES = f"""Examples:
 
 @app.command(epilog=PROFILE_EXAMPLES)
 def profile(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")],
+    runs: RunFolders,
     stragglers: Annotated[
         int, typer.Option("--stragglers", min=0, help="How many of the last chains to show.")
     ] = 5,
@@ -119,6 +122,7 @@ def profile(
     (arXiv 2509.15148): chain-seconds of computing over chain-seconds of being held back by
     engines or waiting for other chains. docs/profiling.md says what exactly is counted.
     """
+    runs = run_directories(runs)
     names = run_names(runs)
     recorded = [read_run(directory) for directory in runs]
     if trace:

@@ -58,6 +58,11 @@ def parse_candidates(
     return [each if each.config else each._replace(name=next(short)) for each in candidates]
 
 
+def is_method(text: str) -> bool:
+    """Whether a text names a method, perhaps with settings, and so no run directory."""
+    return method_and_settings(text)[0] in METHODS
+
+
 def _parse(text: str, config_file: Path | None, settings: Sequence[str], folder: Path) -> Candidate:
     method, own = method_and_settings(text)
     if method in METHODS:
