@@ -169,6 +169,7 @@ def test_the_digest_covers_what_results_depend_on() -> None:
         "thought_ends": ["</plan>"],
         "open": "Solve: {question}",
         "multiple_choice": "{question} {choices}",
+        "program": "Write: {question}",
         "split": "train",
         "dtype": "float16",
         "mode": "replace",

@@ -5,9 +5,16 @@ types that only pass between a method and an engine live in ``atts.engines.base`
 """
 
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 Author = Literal["draft", "target"]
 FinishReason = Literal["stop", "length"]
@@ -31,14 +38,53 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
 
+class Case(Record):
+    """What a program is given, and what has to come of it."""
+
+    input: str
+    output: str
+
+
+class ProgramTests(Record):
+    """What a program must do, where the answer to a problem is one: either of two kinds."""
+
+    check: str | None = None
+    """Python that defines ``check(candidate)``, which raises where ``entry_point`` is wrong."""
+    cases: tuple[Case, ...] = ()
+    """Of the whole program, what it reads and prints; of ``entry_point``, if there is one, its
+    arguments, each as a line of JSON, and what it returns, as JSON."""
+    entry_point: str | None = None
+    """The function that is tested, or the method of a class ``Solution``."""
+    before: str = ""
+    """Python that the program may rely on: imports, other functions."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if (self.check is None) == (not self.cases):
+            raise ValueError("tests are either a check or cases")
+        if self.check is not None and not self.entry_point:
+            raise ValueError("a check needs an entry_point")
+        return self
+
+
 class Problem(Record):
-    """A question with its gold answer."""
+    """A question, with its gold answer where one is known."""
 
     id: str = Field(min_length=1)
     question: str = Field(min_length=1)
-    answer: str = Field(min_length=1)
+    answer: str | None = Field(default=None, min_length=1)
     choices: tuple[str, ...] = ()
     """The options of a multiple-choice question, in the order shown; empty if open."""
+    tests: ProgramTests | None = None
+    """Makes the answer a program, which is right if it passes them."""
+
+    @model_serializer(mode="wrap")
+    def _what_there_is(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        tree: dict[str, Any] = handler(self)
+        for key in ("answer", "tests"):
+            if not tree.get(key):
+                tree.pop(key, None)
+        return tree
 
 
 class ChainKey(NamedTuple):
@@ -164,7 +210,7 @@ class Chain(Record):
     sample: int
     end: ChainEnd
     answer: str | None
-    """What ``grading.extract`` finds in the text: the last box as written, or a letter."""
+    """What ``grading.answers`` finds in the text: the last box as written, a letter, a program."""
     turns: tuple[Turn, ...]
     started: float
     """Seconds since the run's clock started."""

@@ -271,4 +271,5 @@ def test_real_files_are_read_and_their_gold_answers_equal_themselves() -> None:
         for problem in problems:
             boxed = extract_boxed(f"Hence \\boxed{{{problem.answer}}}.")
             assert boxed is not None, problem.id
+            assert problem.answer
             assert equivalent(problem.answer, boxed), problem.id

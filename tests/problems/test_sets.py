@@ -150,6 +150,7 @@ def test_choices_are_shuffled_for_each_problem_by_seed(hub: Hub) -> None:
     fill(hub)
     problems = load("gpqa-diamond")
     for number, problem in enumerate(problems):
+        assert problem.answer
         assert problem.choices["ABCD".index(problem.answer)] == f"right {number}"
         assert sorted(problem.choices) == sorted(
             [f"right {number}", f"one {number}", f"two {number}", f"three {number}"]

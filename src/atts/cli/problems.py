@@ -82,7 +82,8 @@ def show(
         console.print(visible(problem.question), markup=False)
         for choice in problem.choices:
             console.print(f"  - {visible(choice)}", markup=False)
-        console.print(f"answer: {visible(problem.answer)}\n", markup=False)
+        gold = visible(problem.answer or "(none)")
+        console.print(f"answer: {gold}\n", markup=False)
 
 
 @app.command()

@@ -149,11 +149,19 @@ class PromptOptions(Options):
         "{question}\n\n{choices}\n\nExactly one option is right. Put its letter in \\boxed{}."
     )
     """The user message of a multiple-choice question; ``{choices}`` is one line an option."""
+    program_system: str = "Solve the problem step by step. End with the program as a code block."
+    """The system message in place of ``system`` where the answer is a program."""
+    program: str = (
+        "{question}\n\nWrite it in Python. End with the whole program in one block that begins "
+        "with ```python and ends with ```."
+    )
+    """The user message of a question whose answer is a program."""
 
     @model_validator(mode="after")
     def _placeholders(self) -> Self:
         for key, needed in (
             ("open", ("{question}",)),
+            ("program", ("{question}",)),
             ("multiple_choice", ("{question}", "{choices}")),
         ):
             for placeholder in needed:

@@ -51,6 +51,8 @@ _ADDED = {
     "draft.sampling.top_p": None,
     "target.sampling.temperature": None,
     "target.sampling.top_p": None,
+    "prompt.program": PromptOptions().program,
+    "prompt.program_system": PromptOptions().program_system,
     "turns.draft_tokens_max": None,
     "turns.draft_tokens_min": None,
     "turns.opening": "draft",

@@ -369,7 +369,8 @@ def _history(chain: Chain) -> list[dict[str, Any]]:
 def _shown_question(problem: Problem) -> str | list[str]:
     if not problem.choices:
         return problem.question
-    right = LETTERS.find(problem.answer) if len(problem.answer) == 1 else -1
+    gold = problem.answer or ""
+    right = LETTERS.find(gold) if len(gold) == 1 else -1
     choices = list(problem.choices)
     if 0 <= right < len(choices):
         choices.insert(0, choices.pop(right))

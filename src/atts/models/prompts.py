@@ -98,8 +98,9 @@ class Tokenizer:
 
     def _encode_prompt(self, problem: Problem, options: PromptOptions) -> list[int]:
         messages = [{"role": "user", "content": question(problem, options)}]
-        if options.system:
-            messages.insert(0, {"role": "system", "content": options.system})
+        system = options.program_system if problem.tests else options.system
+        if system:
+            messages.insert(0, {"role": "system", "content": system})
         # The template writes the special tokens itself, the beginning of text included.
         return self._encode(self._render(messages), specials_are_text=False)
 
@@ -204,6 +205,8 @@ def question(problem: Problem, options: PromptOptions | None = None) -> str:
     ]
     parts = {"{question}": problem.question, "{choices}": "\n".join(choices)}
     template = options.multiple_choice if problem.choices else options.open
+    if problem.tests:
+        template = options.program
     # In one pass: a question may speak of {choices} itself.
     return re.sub(r"\{question\}|\{choices\}", lambda match: parts[match[0]], template)
 

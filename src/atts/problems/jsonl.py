@@ -10,6 +10,7 @@ from typing import Any, NoReturn, Self
 from atts.errors import ProblemError
 from atts.grading.choices import choice_letter
 from atts.grading.equivalence import equivalent
+from atts.problems.programs import read_program_problem
 from atts.types import LETTERS, Problem
 
 _REQUIRED = ("id", "question", "answer")
@@ -45,7 +46,8 @@ def read_problems(path: Path) -> list[Problem]:
     optionally ``choices``, a list of texts. Numbers are taken for ids, answers and choices, with
     the digits that the file has; other keys are ignored, and so are blank lines. Of an answer that
     ends in ``#### 42`` the number counts. The answer to a question with choices is a letter, or the
-    text or the value of a choice.
+    text or the value of a choice. A line with ``tests`` asks for a program, as does one of
+    HumanEval's or LiveCodeBench's keys; see ``problems.programs``.
 
     Raises:
         ProblemError: the file cannot be read, holds no problem, or a line is malformed, repeats an
@@ -123,6 +125,8 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _problem(values: dict[str, Any], where: str) -> Problem:
+    if problem := read_program_problem(values, where):
+        return problem
     if missing := [key for key in _REQUIRED if key not in values]:
         raise ProblemError(
             f"{where}: the key {missing[0]!r} is missing; every problem needs "
@@ -135,20 +139,21 @@ def _problem(values: dict[str, Any], where: str) -> Problem:
         choices = []
     if not isinstance(choices, list):
         raise ProblemError(f"{where}: 'choices' must be a list of texts, got {choices!r}")
+    gold = _gold(_text(values["answer"], "answer", where), where)
     problem = Problem(
         id=_text(values["id"], "id", where),
         question=_text(values["question"], "question", where),
-        answer=_gold(_text(values["answer"], "answer", where), where),
+        answer=gold,
         choices=tuple(_text(choice, "choices", where) for choice in choices),
     )
     for key, text in (
         ("question", problem.question),
-        ("answer", problem.answer),
+        ("answer", gold),
         *(("choices", choice) for choice in problem.choices),
     ):
         _refuse_lost_backslash(text, key, where)
     if problem.choices:
-        _check_choices(problem, values["answer"], where)
+        _check_choices(problem, gold, values["answer"], where)
     return problem
 
 
@@ -171,7 +176,7 @@ def _refuse_lost_backslash(text: str, key: str, where: str) -> None:
         )
 
 
-def _check_choices(problem: Problem, written: object, where: str) -> None:
+def _check_choices(problem: Problem, gold: str, written: object, where: str) -> None:
     count = len(problem.choices)
     if count > len(LETTERS):
         raise ProblemError(
@@ -179,16 +184,16 @@ def _check_choices(problem: Problem, written: object, where: str) -> None:
         )
     # 2 may be the value of a choice, but not where the choice says "two".
     is_index = isinstance(written, int) and not any(
-        equivalent(choice, problem.answer) for choice in problem.choices
+        equivalent(choice, gold) for choice in problem.choices
     )
-    if not is_index and choice_letter(problem.answer, problem.choices):
+    if not is_index and choice_letter(gold, problem.choices):
         return
     last = LETTERS[count - 1]
     advice = f"write its letter, A to {last}, or its text"
-    if is_index or problem.answer.isdecimal():
+    if is_index or gold.isdecimal():
         advice = f"an index is not taken: {advice}"
     raise ProblemError(
-        f"{where}: the answer {problem.answer[:60]!r} is none of the {count} choices; {advice}"
+        f"{where}: the answer {gold[:60]!r} is none of the {count} choices; {advice}"
     )
 
 

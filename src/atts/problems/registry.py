@@ -122,7 +122,7 @@ def _amc(number: int, row: Row, _seed: int) -> Problem:
             update={"id": f"amc-{parts[at - 1]}-{parts[at + 1]}-{parts[-1]}"}
         )
     # The set stores its integers as floats: 142.0.
-    return problem.model_copy(update={"answer": problem.answer.removesuffix(".0")})
+    return problem.model_copy(update={"answer": (problem.answer or "").removesuffix(".0")})
 
 
 def _first(row: Row, *columns: str) -> str:

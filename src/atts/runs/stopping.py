@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from fractions import Fraction
@@ -74,8 +74,17 @@ class Stopping:
     A context manager, because of that thread.
     """
 
-    def __init__(self, options: StopOptions, samples: int, grader: Grader) -> None:
-        """``grader`` compares answers; nobody else may use it meanwhile."""
+    def __init__(
+        self,
+        options: StopOptions,
+        samples: int,
+        grader: Grader,
+        programs: Collection[str] = (),
+    ) -> None:
+        """``grader`` compares answers; nobody else may use it meanwhile. ``programs`` are the
+        problems whose answers are programs: these are the same only where their texts are.
+        """
+        self._programs = programs
         self._options = options
         self._samples = samples
         self._ballots: dict[str, _Ballot] = defaultdict(_Ballot)
@@ -114,7 +123,7 @@ class Stopping:
             async with ballot.counting:
                 ballot.recorded += 1
                 if chain.answer is not None and chain.end not in ("failed", "not-needed"):
-                    await self._vote(ballot, chain.answer)
+                    await self._vote(ballot, chain.answer, chain.problem_id in self._programs)
                 if not ballot.settled and self._settles(ballot):
                     ballot.settled = True
                     for scope in ballot.running:
@@ -127,8 +136,12 @@ class Stopping:
         adaptive = self._options.when == "adaptive"
         return adaptive and certainty(ballot.votes) >= self._options.confidence
 
-    async def _vote(self, ballot: _Ballot, answer: str) -> None:
-        verdicts = [compare_exactly(known, answer) for known in ballot.answers]
+    async def _vote(self, ballot: _Ballot, answer: str, is_program: bool) -> None:
+        verdicts: list[bool | None]
+        if is_program:
+            verdicts = [known.strip() == answer.strip() for known in ballot.answers]
+        else:
+            verdicts = [compare_exactly(known, answer) for known in ballot.answers]
         if True not in verdicts and None in verdicts:
             verdicts = await self._by_algebra(ballot.answers, answer)
         if True in verdicts:
