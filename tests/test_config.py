@@ -187,6 +187,7 @@ def test_the_digest_covers_what_results_depend_on() -> None:
         "floor": -9.0,
         "engine": "vllm",
         "gpus": [3],
+        "urls": ["http://other:1"],
         "memory_fraction": 0.5,
         "context_length": 99,
         "take_overs": 3,
