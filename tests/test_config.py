@@ -325,3 +325,33 @@ def test_a_key_that_older_versions_lack_leaves_digests_alone() -> None:
     assert ends.what_results_depend_on()["draft.thought_ends"] == ["</plan>"]
     with pytest.raises(ConfigError, match="thought_ends"):
         parse_config({"draft": {"thought_ends": [""]}}, "a test")
+
+
+def test_relative_models_of_a_file_are_looked_for_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside, below = tmp_path / "configs", tmp_path / "cwd"
+    (beside / "mine" / "draft").mkdir(parents=True)
+    (beside / "weights.gguf").touch()
+    (below / "there" / "target").mkdir(parents=True)
+    (below / "mine" / "draft").mkdir(parents=True)
+    file = beside / "mine.yaml"
+    file.write_text(
+        "draft: {model: mine/draft, engine: llamacpp, gguf: weights.gguf}\n"
+        "target: {model: there/target}\n"
+    )
+    monkeypatch.chdir(below)
+    config = load_config(file)
+    assert config.draft.model == str(beside / "mine" / "draft")
+    assert config.draft.gguf == str(beside / "weights.gguf")
+    assert config.target.model == "there/target"
+    # From beside the file, and by settings, a path means what it says, and keeps its digest.
+    monkeypatch.chdir(beside)
+    assert load_config(file).draft.model == "mine/draft"
+    monkeypatch.chdir(below)
+    assert load_config(file, ["draft.model=mine/draft"]).draft.model == "mine/draft"
+    file.write_text("draft: {model: Qwen/Qwen3-0.6B}\ntarget: null\n")
+    with pytest.raises(ConfigError):
+        load_config(file)
+    file.write_text("draft: {model: Qwen/Qwen3-0.6B}\n")
+    assert load_config(file).draft.model == "Qwen/Qwen3-0.6B"

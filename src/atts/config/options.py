@@ -22,7 +22,9 @@ TakeOverMode = Literal["continue", "replace", "rewind"]
 ControlName = Literal["split", "online", "adaptive", "coin"]
 Track = Literal["all", "turn", "problem", "turn+problem"]
 Split = Literal["train", "calibration", "test"]
-EngineName = Literal["inprocess", "sglang", "vllm"]
+EngineName = Literal["inprocess", "sglang", "vllm", "openai", "llamacpp"]
+IN_THIS_PROCESS: frozenset[EngineName] = frozenset({"inprocess", "llamacpp"})
+"""The engines that compute here, and not on a server."""
 StopRule = Literal["never", "majority", "adaptive"]
 
 
@@ -114,8 +116,11 @@ class ModelOptions(Options):
     """A folder or Hugging Face id of a causal language model, or ``bundled/draft``,
     ``bundled/target``."""
     engine: EngineName = "inprocess"
-    """What serves the model: ``sglang`` or ``vllm`` (servers), or ``inprocess``, which runs it
-    inside this process, with transformers."""
+    """What serves the model: ``sglang`` or ``vllm`` (servers); ``openai``, any other server with
+    OpenAI's completions route, mostly as the draft; ``inprocess``, which runs it inside this
+    process, with transformers; ``llamacpp``, the same with llama.cpp and ``gguf``."""
+    gguf: str | None = None
+    """The file with the weights for ``llamacpp``; ``model`` names the tokenizer then."""
     urls: tuple[Annotated[str, AfterValidator(server_address)], ...] = ()
     """Where the model's servers answer, e.g. ``http://127.0.0.1:40000``; several are replicas of
     one model. Empty: where ``atts servers up`` starts it."""

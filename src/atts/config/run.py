@@ -18,6 +18,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from atts import registry
 from atts.config.options import (
+    IN_THIS_PROCESS,
     CalibrationOptions,
     LimitsOptions,
     MethodName,
@@ -45,6 +46,8 @@ def _groups_of_methods() -> dict[str, type[Options]]:
 
 
 _ADDED = {
+    "draft.gguf": None,
+    "target.gguf": None,
     "draft.thought_ends": None,
     "target.thought_ends": None,
     "draft.sampling.temperature": None,
@@ -129,7 +132,7 @@ class Config(Options):
     def overlaps(self) -> bool:
         """Whether the draft writes ahead while the target scores; see ``limits.overlap``."""
         if self.limits.overlap == "auto":
-            return not (self.draft.engine == self.target.engine == "inprocess")
+            return not {self.draft.engine, self.target.engine} <= IN_THIS_PROCESS
         return self.limits.overlap == "on"
 
     def digest(self) -> str:
@@ -164,8 +167,8 @@ class Config(Options):
             self.model_dump(
                 mode="json",
                 include={
-                    "draft": {"model", "dtype", "thinking", "thought_ends", "sampling"},
-                    "target": {"model", "dtype", "thinking", "thought_ends", "sampling"},
+                    "draft": {"model", "gguf", "dtype", "thinking", "thought_ends", "sampling"},
+                    "target": {"model", "gguf", "dtype", "thinking", "thought_ends", "sampling"},
                     "prompt": True,
                     "sampling": True,
                     "turns": True,

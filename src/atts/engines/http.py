@@ -43,7 +43,13 @@ MOST_BYTES = 16 * 2**20
 _MOST_OF_AN_ERROR = 65_536
 """Bytes that are read of a reply with another status than 200."""
 
-_TOO_LONG = ("context length", "longer than", "max_model_len", "maximum model length")
+_TOO_LONG = (
+    "context length",
+    "longer than",
+    "max_model_len",
+    "maximum model length",
+    "context size",
+)
 """What SGLang and vLLM say, with a status of 400, of a chain that does not fit."""
 
 _QUOTED = 300

@@ -89,6 +89,18 @@ def end_of_sequence_ids(model: str) -> frozenset[int]:
     return frozenset(i for i in ids if isinstance(i, int))
 
 
+def context_length(model: str) -> int | None:
+    """Longest text of a model in tokens; None if its configuration does not say.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    tree = _read_config(model, _CONFIG)
+    text_config = tree.get("text_config")
+    length = (text_config if isinstance(text_config, dict) else tree).get("max_position_embeddings")
+    return length if isinstance(length, int) and length > 0 else None
+
+
 def _read_config(model: str, name: str) -> dict[str, Any]:
     try:
         return _read_json(model_folder(model) / name)

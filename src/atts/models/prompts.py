@@ -163,6 +163,10 @@ class Tokenizer:
                 begin = index + 1
         return "".join([*parts, self._decode(token_ids[begin:])])
 
+    def spell(self, token_ids: list[int]) -> str:
+        """The text of token ids, with every special token written out."""
+        return self._tokenizer.decode(token_ids, skip_special_tokens=False)
+
     def _decode(self, token_ids: list[int]) -> str:
         return self._tokenizer.decode(token_ids, skip_special_tokens=True) if token_ids else ""
 
