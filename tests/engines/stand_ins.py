@@ -488,7 +488,7 @@ class OpenAIStandIn(StandIn):
         self.cache.add(ids + output[:-1])
         self.computed += len(ids) - cached
         usage: dict[str, Any] = {"prompt_tokens": len(ids), "completion_tokens": len(output)}
-        if self.kind == "llama.cpp":
+        if self.kind != "text":
             usage["prompt_tokens_details"] = {"cached_tokens": cached}
         return web.json_response({"object": "text_completion", "choices": [choice], "usage": usage})
 

@@ -266,7 +266,7 @@ def model_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "vocabulary_size", lambda _: VOCABULARY)
     monkeypatch.setattr(loading, "end_of_sequence_ids", lambda _: frozenset({END}))
     monkeypatch.setattr(loading, "context_length", lambda _: CONTEXT)
-    monkeypatch.setattr(loading.Tokenizer, "load", lambda _: Characters())
+    monkeypatch.setattr("atts.engines.loading.Tokenizer.load", lambda _: Characters())
 
 
 @pytest.mark.usefixtures("model_files")

@@ -5,7 +5,7 @@ from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
 from atts.engines.http import Json
-from atts.engines.replies import UnusableError, field, is_count
+from atts.engines.replies import UnusableError, field
 
 NO_SAMPLERS: tuple[dict[str, Any], ...] = (
     # Servers differ in the names of what they have beyond the protocol, and in what means "off".
@@ -60,25 +60,23 @@ def the_choice(reply: Json) -> Json:
     return choices[0]
 
 
-def ids_of(choice: Json) -> list[int] | None:
-    """The ids that were written: vLLM's ``token_ids``, or those beside llama.cpp's logprobs."""
+def ids_of(choice: Json) -> Json:
+    """The ids that were written, not checked: vLLM's ``token_ids``, or those beside llama.cpp's
+    log-probabilities; None where there are none.
+    """
     ids = field(choice, "token_ids")
-    if ids is None and isinstance(content := field(choice, "logprobs", "content"), list):
-        ids = [field(entry, "id") for entry in content]
-    return ids if isinstance(ids, list) and all(map(is_count, ids)) else None
-
-
-def logprobs_of(choice: Json) -> Iterator[Json]:
-    """One of each token: as the completions route has them, or as the chat route has."""
-    found = field(choice, "logprobs", "token_logprobs")
-    if isinstance(found, list):
-        yield from found
-        return
     content = field(choice, "logprobs", "content")
-    if not isinstance(content, list):
-        raise UnusableError("it has no log-probabilities")
-    for entry in content:
-        yield field(entry, "logprob")
+    if ids is None and isinstance(content, list):
+        return [field(entry, "id") for entry in content]
+    return ids
+
+
+def logprobs_of(choice: Json) -> Json:
+    """One of each token, not checked: as the completions route has them, or as the chat route."""
+    found, content = (field(choice, "logprobs", key) for key in ("token_logprobs", "content"))
+    if found is None and isinstance(content, list):
+        return [field(entry, "logprob") for entry in content]
+    return found
 
 
 def busy_slots(slots: Json) -> Iterator[Json]:

@@ -213,7 +213,7 @@ class OpenAIEngine(RemoteEngine):
             except (RequestRefusedError, EngineServerError, UnusableError) as error:
                 _log.info("%s: no ids by %s: %s", self.client.url, more, error)
                 continue
-            if ids_of(choice):
+            if (ids := ids_of(choice)) and all(map(is_count, ids)):
                 return tried
         return route
 
@@ -226,7 +226,7 @@ class OpenAIEngine(RemoteEngine):
         reasons = []
         for way in Scoring:
             try:
-                rows = await self._rows(way, ids + own, len(ids))
+                rows = (await self._rows(way, ids + own, len(ids))).logprobs
             except (RequestRefusedError, EngineServerError, UnusableError) as error:
                 reasons.append(f"{way.value}: {error}")
                 continue
@@ -248,7 +248,9 @@ class OpenAIEngine(RemoteEngine):
         for seed in range(8):
             wanted = {"max_tokens": 8, "temperature": min(seed, 1), "seed": seed, "logprobs": 1}
             choice = the_choice(await self._send(ids, wanted))
-            found, written = list(logprobs_of(choice)), self._own_ids(choice)
+            found, written = logprobs_of(choice), self._own_ids(choice)
+            if not isinstance(found, list):
+                raise UnusableError("there are none in its reply")
             # One more for an end-of-sequence; otherwise the text had other ids on the server.
             if len(found) in (len(written), len(written) + 1) and len(written) > len(own):
                 own, said = written, numbers(found[: len(written)])
@@ -296,7 +298,7 @@ class OpenAIEngine(RemoteEngine):
             prompt = ids if self._route.takes_ids else self._spelled(ids)
             reply = await self._send(prompt, options, request=request)
             choice = the_choice(reply)
-            cached = field(reply, "usage", "prompt_tokens_details", "cached_tokens")
+            cached = _cached(reply)
         reason = field(choice, "finish_reason")
         if reason not in ("stop", "length"):
             raise UnusableError(f"finish_reason is {quoted(reason)}")
@@ -305,19 +307,21 @@ class OpenAIEngine(RemoteEngine):
         if request.logprobs:
             if not self._route.gives_ids:
                 raise UnusableError("it does not tell the ids of what it writes")
-            logprobs = list(logprobs_of(choice))[: len(written)]
+            found = logprobs_of(choice)
+            logprobs = found[: len(written)] if isinstance(found, list) else found
         return WrittenTokens(written, end, cached, logprobs)
 
     def _own_ids(self, choice: Json) -> list[int]:
         """The ids of what was written, without an end-of-sequence."""
-        text, ids = field(choice, "text"), ids_of(choice) if self._route.gives_ids else None
-        if ids is None or (text and not ids):
-            if not isinstance(text, str):
-                raise UnusableError(f"it has {quoted(text)} in place of a text")
-            return self._codec.encode(text)
-        if ids and ids[-1] in self.end_ids:
-            return ids[:-1]
-        return ids
+        if self._route.gives_ids:
+            ids = ids_of(choice)
+            if not isinstance(ids, list):
+                raise UnusableError(f"it has {quoted(ids)} and no token_ids")
+            return ids[:-1] if ids and is_count(ids[-1]) and ids[-1] in self.end_ids else ids
+        text = field(choice, "text")
+        if not isinstance(text, str):
+            raise UnusableError(f"it has {quoted(text)} in place of a text")
+        return self._codec.encode(text)
 
     def _ended(
         self, ids: list[int], reason: FinishReason, request: GenerateRequest
@@ -345,29 +349,28 @@ class OpenAIEngine(RemoteEngine):
                 f"{self.client.url} ({self._options.model}) cannot be a target: "
                 f"{self.cannot_score}; it can be a draft"
             )
-        rows = await self._rows(self._scoring, ids, request.start, request)
-        return FoundLogprobs(rows, None)
+        return await self._rows(self._scoring, ids, request.start, request)
 
     async def _rows(
         self, way: Scoring, ids: list[int], start: int, request: ScoreRequest | None = None
-    ) -> NDArray[np.float64]:
+    ) -> FoundLogprobs:
         options: dict[str, Any] = {"max_tokens": 1, "temperature": 0.0}
+        options |= {"echo": True, "logprobs": 1} if way is Scoring.ECHO else {"prompt_logprobs": 0}
+        reply = await self._send(ids, options, request=request)
+        choice, tokens = the_choice(reply), len(ids)
         if way is Scoring.ECHO:
-            reply = await self._send(ids, options | {"echo": True, "logprobs": 1}, request=request)
-            found = list(logprobs_of(the_choice(reply)))
-            if len(found) not in (len(ids), len(ids) + 1):
-                raise UnusableError(f"{len(found)} log-probabilities for {len(ids)} tokens")
-            return numbers(found[start : len(ids)])
-        reply = await self._send(ids, options | {"prompt_logprobs": 0}, request=request)
-        rows = field(the_choice(reply), "prompt_logprobs")
-        if not isinstance(rows, list) or len(rows) != len(ids):
-            raise UnusableError("it has no prompt_logprobs")
-        return numbers(
-            [
+            found, longest = logprobs_of(choice), tokens + 1  # the one that is written, too
+        else:
+            found, longest = field(choice, "prompt_logprobs"), tokens
+        if not isinstance(found, list) or not tokens <= len(found) <= longest:
+            raise UnusableError(f"{way.value} has too few rows; {tokens} were asked for")
+        new = found[start:tokens]
+        if way is Scoring.PROMPT_LOGPROBS:
+            new = [
                 field(row, str(token_id), "logprob")
-                for row, token_id in zip(rows[start:], ids[start:], strict=True)
+                for row, token_id in zip(new, ids[start:], strict=True)
             ]
-        )
+        return FoundLogprobs(numbers(new), _cached(reply))
 
     def _spelled(self, ids: list[int]) -> str:
         """The chain as text, without a beginning that the server adds by itself."""
@@ -402,3 +405,7 @@ class OpenAIEngine(RemoteEngine):
         most = reply_bytes(len(prompt) + options["num_predict"])
         chain = request.chain if request else None
         return await self.client.post(OLLAMA, body, chain=chain, most_bytes=most)
+
+
+def _cached(reply: Json) -> Json:
+    return field(reply, "usage", "prompt_tokens_details", "cached_tokens")
