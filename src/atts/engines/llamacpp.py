@@ -81,7 +81,7 @@ class LlamaCppEngine:
 
         Args:
             path: of the GGUF file.
-            end_ids: the tokens that end a text.
+            end_ids: the tokens that end a text; empty takes those of the file, which may be more.
             decode: the text of token ids, for stop strings.
             cells: tokens whose keys and values are kept.
             context_length: of the longest chain; None takes the model's, as far as it fits.
@@ -128,7 +128,7 @@ class LlamaCppEngine:
         self._batch = api.llama_batch_init(BATCH, 0, 1)
         self._held = {number: _Held([], None) for number in range(SEQUENCES)}
         """By number of sequence, the one that was used longest ago first."""
-        self._end_ids, self._decode = end_ids, decode
+        self._end_ids, self._decode = end_ids or self._own_ends(), decode
         self._thread = ThreadPoolExecutor(1, "atts-llamacpp")
         self._stops: set[threading.Event] = set()
         self._closed = False
@@ -168,6 +168,10 @@ class LlamaCppEngine:
                 "name what the file was made from"
             )
         return engine
+
+    def _own_ends(self) -> frozenset[int]:
+        is_end = self._api.llama_vocab_is_eog
+        return frozenset(i for i in range(self.vocab_size) if is_end(self._vocabulary, i))
 
     def tokenize(self, text: str) -> list[int]:
         """The ids that the file's own tokenizer makes of a text."""
