@@ -166,6 +166,7 @@ def test_the_digest_covers_what_results_depend_on() -> None:
     choices: dict[str, object] = {
         "count": 7,
         "thinking": "off",
+        "chat_format": "harmony",
         "thought_ends": ["</plan>"],
         "open": "Solve: {question}",
         "multiple_choice": "{question} {choices}",

@@ -93,6 +93,9 @@ def test_without_a_speculative_model_the_target_is_alone(tmp_path: Path) -> None
         ("begin:", "samples: 3\nbegin:", "unknown keys: samples"),
         ("  negative:", "  nasty:", "TARGET_VALIDATION_KEYWORDS holds lists of words under"),
         ('mode: "vllm"', 'mode: "other"', r"(draft|target)\.engine: Input should be"),
+        ('mode: "vllm"', "mode: {a: b}", r"(draft|target)\.engine: Input should be"),
+        ("time_out: 180", "time_out: abc", r"speculative_thinking\.time_out_seconds: Input should"),
+        ("time_out: 180", "time_out: {a: b}", r"speculative_thinking\.time_out_seconds: Input"),
         ("max_target_tokens: 21", "max_target_tokens: 0", r"speculative_thinking\.target_tokens"),
     ],
 )

@@ -15,12 +15,20 @@ PAGE = Path(__file__).parents[1] / "docs" / "python.md"
 def test_the_public_names_are_pinned() -> None:
     assert atts.__all__ == [
         "AttsError", "Calibration", "Chain", "Completion", "Config", "Engine",
-        "GenerateRequest", "Model", "Problem", "Sampling", "ScoreRequest", "Scored", "Timings",
-        "Tokenizer", "calibrate", "load_config", "make_control", "open_models", "p_value",
-        "read_records", "read_run", "run",
+        "GenerateRequest", "Message", "Model", "Problem", "Sampling", "ScoreRequest", "Scored",
+        "Solution", "Solver", "Timings", "Tokenizer", "asolve", "calibrate", "compare",
+        "extract_answer", "load_config", "make_control", "open_models", "p_value",
+        "read_records", "read_run", "regrade", "report", "run", "same_answer", "simulate", "solve",
+        "tune",
     ]  # fmt: skip
     assert all(getattr(atts, name).__name__ == name for name in atts.__all__)
     assert dir(atts) == sorted(atts.__all__)
+
+
+def test_the_page_has_every_public_name() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    words = {*re.findall(r"\batts\.(\w+)", page), *re.findall(r"`(\w+)", page)}
+    assert set(atts.__all__) <= words, set(atts.__all__) - words
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

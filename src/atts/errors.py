@@ -19,6 +19,7 @@
             - ``EngineServerError``: a server failed inside
             - ``EngineReplyError``: a server's reply is not what was asked for
     - ``ServerError``: a model server cannot be started or stopped
+    - ``BusyError``: as much waits already as may wait
 
 A message says what was wrong, where, and what to do about it.
 """
@@ -101,3 +102,7 @@ class EngineReplyError(EngineUnavailableError):
 
 class ServerError(AttsError):
     """A model server cannot be started or stopped."""
+
+
+class BusyError(AttsError):
+    """As many chains wait already as may wait; the same question may be taken later."""

@@ -67,21 +67,38 @@ class ProgramTests(Record):
         return self
 
 
+class Message(Record):
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
 class Problem(Record):
     """A question, with its gold answer where one is known."""
 
     id: str = Field(min_length=1)
     question: str = Field(min_length=1)
     answer: str | None = Field(default=None, min_length=1)
+    """Without one, its chains vote like any others and are not graded."""
     choices: tuple[str, ...] = ()
     """The options of a multiple-choice question, in the order shown; empty if open."""
+    messages: tuple[Message, ...] = ()
+    """A conversation that ends with the question, which the models are shown as it stands; empty:
+    the question alone, in the words of ``prompt``."""
     tests: ProgramTests | None = None
     """Makes the answer a program, which is right if it passes them."""
+
+    @model_validator(mode="after")
+    def _user_has_the_last_word(self) -> Self:
+        if self.messages and self.messages[-1].role != "user":
+            raise ValueError("the last of the messages must be the user's")
+        return self
 
     @model_serializer(mode="wrap")
     def _what_there_is(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         tree: dict[str, Any] = handler(self)
-        for key in ("answer", "tests"):
+        for key in ("answer", "messages", "tests"):
             if not tree.get(key):
                 tree.pop(key, None)
         return tree

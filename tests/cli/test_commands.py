@@ -16,6 +16,8 @@ from typer.testing import Result
 from atts.cli import commands as commands_module
 from atts.cli.app import Commands, app
 from atts.cli.commands import CommandGroup, LazyGroup, given, same_command
+from atts.config import load_config
+from atts.errors import ConfigError
 
 Invoke = Callable[..., Result]
 
@@ -193,3 +195,26 @@ def test_a_command_that_is_mistyped_is_suggested(invoke: Invoke) -> None:
     result = invoke("calibrat")
     assert result.exit_code == 2
     assert "Did you mean 'calibrate'?" in result.stderr
+
+
+def test_the_line_that_goes_on_repeats_no_secret() -> None:
+    secret = "s3cret"  # noqa: S105
+    for setting in (
+        f"draft.server.environment.HF_TOKEN={secret}",
+        f"target.server.environment={{A: {secret}, B=c: d}}",
+        f"draft.server.arguments=[--api-key, {secret}]",
+        f"draft={{server: {{environment: {{A: {secret}}}}}}}",
+        f"draft.server={{arguments: [--token, {secret}], port: 5}}",
+        f"draft.urls=['https://me:{secret}@host']",
+    ):
+        for words in (["run", "--set", setting], ["compare", f"atts:samples=2,{setting},seed=1"]):
+            line = same_command(parsed(*words))
+            assert secret not in line
+            assert setting.partition("=")[0] in line
+            # Pasted as it is, it says what to do.
+            value = next(word for word in shlex.split(line) if setting.partition("=")[0] in word)
+            if "urls" not in setting and words[0] == "run":
+                with pytest.raises(ConfigError, match=r"put it in again|is a group|valid tuple"):
+                    load_config(None, [value])
+    kept = "atts:draft.server.port=5,draft.server.context_length=9"
+    assert same_command(parsed("compare", kept)) == f"atts compare {kept}"

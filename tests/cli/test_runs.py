@@ -487,3 +487,26 @@ def test_starting_imports_nothing_heavy() -> None:
         [sys.executable, "-m", "atts", "--version"], capture_output=True, text=True, check=True
     )
     assert shown.stdout.startswith("atts ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "--out", "x" * 5000],
+        ["calibrate", "--out", "x" * 5000],
+        ["report", "x" * 5000],
+        ["run", "--config", "x" * 5000],
+        ["run", "--set", f"problems.source={'x' * 5000}"],
+        ["run", "--set", f"take_over.calibration={'x' * 5000}"],
+        ["run", "--set", f"problems.folder={'x' * 5000}", "--set", "problems.source=math500"],
+        ["suite", "x" * 5000],
+        ["servers", "down", "--dir", "x" * 5000],
+    ],
+)
+def test_a_name_that_is_too_long_for_a_file_is_an_error_in_few_words(
+    invoke: Invoke, arguments: list[str]
+) -> None:
+    result = invoke(*arguments)
+    assert result.exit_code in (1, 2), result.output
+    assert result.stderr.startswith("Error: ")
+    assert len(result.stderr) < 1500

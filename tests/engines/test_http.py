@@ -92,6 +92,13 @@ async def raw_server(*replies: bytes | None) -> AsyncIterator[tuple[RawServer, H
         (reply(502, b"bad gateway"), EngineServerError, "bad gateway"),
         (reply(400, b'{"message": "no such field"}'), RequestRefusedError, "no such field"),
         (reply(401, b"who are you?"), RequestRefusedError, "api_key_env"),
+        (reply(401, f"the key {KEY} is none".encode()), RequestRefusedError, "the key *** is none"),
+        (reply(500, b"no room for Bearer abcdefghijk"), EngineServerError, "for Bearer ***"),
+        (
+            reply(302, b"", b"Location: https://me:pw@host/x"),
+            RequestRefusedError,
+            "https://***@host",
+        ),
         (reply(404, b"Not Found"), RequestRefusedError, "address"),
         (reply(302, b"", b"Location: /login"), RequestRefusedError, "redirects to '/login'"),
         (

@@ -257,7 +257,7 @@ def header(description: str, content: bytes = b"") -> str:
     return base64.b64encode(raw).decode()
 
 
-def text(content: bytes, status: int = 200, **headers: str) -> Spoil:
+def text(content: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Spoil:
     return lambda *_: web.Response(body=content, status=status, headers=headers)
 
 
@@ -282,12 +282,15 @@ def long_words(_: Kind, reply: Json) -> Json:
 
 GZIP = {"Content-Encoding": "gzip"}
 BOMB = gzip.compress(b" " * 40_000_000)
+NO_NUMBER = b'{"error": {"message": "Out of range float values are not JSON compliant: nan"}}'
 WORDS = b'{"error": {"message": "no memory \\u001b[31m' + b"x" * 5_000 + b'", "code": 500}}'
 
 ANY = [
     Fault("NaN", tree(lambda _, reply: [reply, float("nan")]), "holds NaN where a number"),
     Fault("infinity", tree(lambda _, reply: [reply, float("-inf")]), "holds Infinity where a"),
     Fault("no end of a number", text(b'{"a": -1e999}'), "holds -?1e999 where a number"),
+    Fault("refused for NaN", text(NO_NUMBER, 400), "that is NaN or an infinity"),
+    Fault("failed for NaN", text(NO_NUMBER, 500), "that is NaN or an infinity"),
     Fault("an error with status 200", text(WORDS), r"yet an error: .*no memory .{,5}u001b\[31mx"),
     Fault("an error in one word", text(b'{"error": "overloaded"}'), "overloaded"),
     Fault("an error page", text(b"<html>Bad gateway</html>"), "not JSON.*Bad gateway"),
@@ -298,16 +301,18 @@ ANY = [
     Fault("a text", text(b'"done"'), "an unusable reply"),
     Fault("without end", text(b"[" * 100_000), "not JSON"),
     Fault("too long", tree(long_words), r"longer than 1,\d+,\d+ bytes"),
-    Fault("a bomb", text(BOMB, **GZIP), r"longer than 1,\d+,\d+ bytes"),
-    Fault("packed by br", text(b"\x0b\x02\x80no\x03", **{"Content-Encoding": "br"}), "by 'br'"),
-    Fault("packed badly", text(b"[1, 2]", **GZIP), "cannot be unpacked"),
+    Fault("a bomb", text(BOMB, headers=GZIP), r"longer than 1,\d+,\d+ bytes"),
+    Fault(
+        "packed by br", text(b"\x0b\x02\x80no\x03", headers={"Content-Encoding": "br"}), "by 'br'"
+    ),
+    Fault("packed badly", text(b"[1, 2]", headers=GZIP), "cannot be unpacked"),
     Fault("reset", reset, "is the server running", EngineConnectionError),
     Fault("cut off", cut_off, "is the server running", EngineConnectionError),
     Fault("500", text(b"CUDA error", 500), "CUDA error.*server's log", EngineServerError),
     Fault("429", text(b"slow down", 429), "slow down.*no capacity", EngineBusyError),
     Fault(
         "a redirect",
-        text(b"", 307, Location="https://elsewhere/v1"),
+        text(b"", 307, {"Location": "https://elsewhere/v1"}),
         "redirects to 'https://elsewhere/v1'",
         RequestRefusedError,
     ),

@@ -115,6 +115,7 @@ def test_missing_files_are_missing_chains(tmp_path: Path) -> None:
         ({"question": 3}, "'question' must be"),
         ({"question": ["Which?", "one"]}, "'question' must be"),
         ({"question": ""}, "'question' must be"),
+        ({"question": ["Which?", *map(str, range(40))]}, "'question' must be .* 2 to 26 choices"),
         ({"answer": 3}, "final_answer"),
         ({"history": None}, "full_history"),
         ({"history": ["x"]}, "full_history"),

@@ -45,7 +45,7 @@ class Script:
 # Another prompt than the draft's, so that the log shows whose it is.
 TARGET_TEMPLATE = (
     "{% for m in messages %}"
-    "{{ m['role'][0] }}:{{ 'Q' if m['content'] == '1+1?' else m['content'] }}\n"
+    "{{ m['role'][0] }}:{{ 'Q ' if m['content'] == '1+1?' }}{{ m['content'] }}\n"
     "{% endfor %}a:"
 )
 
@@ -59,9 +59,9 @@ async def test_a_step_that_is_rated_well_stays() -> None:
     chain = await script.solve()
     assert script.log == [
         Call("draft", "u:1+1?\na:", 512, STOP),
-        Call("target", f"u:Q\na:1 + 1\n\n{ASK}", 1),
+        Call("target", f"u:Q 1+1?\na:1 + 1\n\n{ASK}", 1),
         Call("draft", "u:1+1?\na:1 + 1\n\n", 512, STOP),
-        Call("target", f"u:Q\na:1 + 1\n\nis \\boxed{{2}}\n\n{ASK}", 1),
+        Call("target", f"u:Q 1+1?\na:1 + 1\n\nis \\boxed{{2}}\n\n{ASK}", 1),
     ]
     assert segments(chain) == [
         ("draft", "1 + 1\n\n", True),
@@ -78,10 +78,10 @@ async def test_a_step_that_is_rated_badly_is_written_by_the_target() -> None:
     chain = await script.solve()
     assert script.log == [
         Call("draft", "u:1+1?\na:", 512, STOP),
-        Call("target", f"u:Q\na:1 + 1 = 3\n\n{ASK}", 1),
-        Call("target", "u:Q\na:", 512, STOP),
+        Call("target", f"u:Q 1+1?\na:1 + 1 = 3\n\n{ASK}", 1),
+        Call("target", "u:Q 1+1?\na:", 512, STOP),
         Call("draft", "u:1+1?\na:1 + 1 = 2\n\n", 512, STOP),
-        Call("target", f"u:Q\na:1 + 1 = 2\n\n\\boxed{{2}}{ASK}", 1),
+        Call("target", f"u:Q 1+1?\na:1 + 1 = 2\n\n\\boxed{{2}}{ASK}", 1),
     ]
     assert segments(chain) == [
         ("draft", "1 + 1 = 3\n\n", False),
@@ -147,7 +147,7 @@ async def test_a_thought_that_ends_without_an_answer_goes_on() -> None:
         "</think>It is \\boxed{2}",
     ]
     assert script.log[2].prompt == "u:1+1?\na:so\n\n"
-    assert script.log[3].prompt.startswith("u:Q\na:so\n\n</think>It")
+    assert script.log[3].prompt.startswith("u:Q 1+1?\na:so\n\n</think>It")
     assert (chain.end, chain.answer) == ("answer", "2")
     # The tag was written, whatever became of it.
     assert chain.turns[0].segments[0].tokens == len("so</think>\n\n")
@@ -169,7 +169,7 @@ async def test_the_average_weighs_the_digits_by_their_probabilities() -> None:
     chain = await script.solve()
     assert script.log == [
         Call("draft", "u:1+1?\na:", 512, STOP),
-        *(Call("target", f"u:Q\na:fine \\boxed{{2}}{ASK}", str(digit)) for digit in range(10)),
+        *(Call("target", f"u:Q 1+1?\na:fine \\boxed{{2}}{ASK}", str(digit)) for digit in range(10)),
     ]
     rating = chain.turns[0].rating
     assert rating

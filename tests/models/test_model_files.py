@@ -121,6 +121,53 @@ def test_a_template_of_its_own_file_goes_first_and_one_of_several_is_the_default
     assert template.render(MESSAGES) == "<|end|>"
 
 
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"chat_template.json": '{"chat_template": "p"}'}, "p"),
+        ({"chat_template.json": '{"chat_template": "p"}', "chat_template.jinja": "j"}, "j"),
+        ({"chat_template.json": '{"chat_template": {"default": "d", "rag": "r"}}'}, "d"),
+        ({"additional_chat_templates/only.jinja": "o"}, "o"),
+        ({"additional_chat_templates/tool_use.jinja": "t", "chat_template.jinja": "j"}, "j"),
+        ({"additional_chat_templates/default.jinja": "d"}, "d"),
+    ],
+)
+def test_every_file_that_may_hold_a_template_is_read(
+    tmp_path: Path, files: dict[str, str], expected: str
+) -> None:
+    save(tmp_path, [])
+    (tmp_path / "additional_chat_templates").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    template = ChatTemplate.read(tmp_path)
+    assert template is not None
+    assert template.render(MESSAGES) == expected
+
+
+def test_one_of_a_list_is_taken_and_of_several_without_a_default_none(tmp_path: Path) -> None:
+    several = [{"name": "tool_use", "template": "t"}, {"name": "rag", "template": "r"}]
+    save(tmp_path, [], chat_template=several[:1])
+    template = ChatTemplate.read(tmp_path)
+    assert template is not None
+    assert template.render(MESSAGES) == "t"
+    save(tmp_path, [], chat_template=several)
+    with pytest.raises(ConfigError, match=r"templates rag, tool_use, and none of them is the def"):
+        ChatTemplate.read(tmp_path)
+    with pytest.raises(ConfigError, match=r"rag, tool_use.*copy the one to use"):
+        Tokenizer.load(ModelOptions(model=str(tmp_path)))
+    (tmp_path / "chat_template.jinja").write_text("d")
+    template = ChatTemplate.read(tmp_path)
+    assert template is not None
+    assert template.render(MESSAGES) == "d"
+
+
+@pytest.mark.parametrize("template", [3, [3], [{"name": "x"}], {"default": 3}, [[]]])
+def test_a_template_that_is_none_is_refused(tmp_path: Path, template: object) -> None:
+    save(tmp_path, [], chat_template=template)
+    with pytest.raises(ConfigError, match="cannot load the tokenizer"):
+        Tokenizer.load(ModelOptions(model=str(tmp_path)))
+
+
 def test_there_may_be_no_template(tmp_path: Path) -> None:
     save(tmp_path, [])
     assert ChatTemplate.read(tmp_path) is None

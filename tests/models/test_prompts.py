@@ -113,6 +113,110 @@ def test_a_template_that_refuses_the_system_message_says_what_to_do() -> None:
     assert tokenizer.decode(tokenizer.prompt(PROBLEM, PromptOptions(system=""))) == "1+1?"
 
 
+USUAL = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
+PARTS = (
+    "{% for m in messages %}<{{ m.role }}>{% for part in m.content %}{% if part.type == 'text' %}"
+    "{{ part.text }}{% endif %}{% endfor %}{% endfor %}<assistant>"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "prompt"),
+    [
+        (USUAL, "<system>Be brief.<user>1+1?<assistant>"),
+        (PARTS, "<system>Be brief.<user>1+1?<assistant>"),
+        (
+            PARTS.replace("m.content", "m.content[:]").replace("m.role", "m['role']"),
+            "<system>Be brief.<user>1+1?<assistant>",
+        ),
+        (
+            "{% for m in messages %}{% if m.role == 'human' %}H:{{ m.content | trim }}"
+            "{% elif m.role != 'user' %}{{ m.content }}\n{% endif %}{% endfor %}A:",
+            "Be brief.\nH:1+1?A:",
+        ),
+        (
+            "{% for m in messages %}{% if m.role == 'user' %}"
+            "{{ raise_exception('who?') }}{% endif %}[{{ m.content[0].text }}]{% endfor %}",
+            "[Be brief.][1+1?]",
+        ),
+        (
+            "{% for m in messages %}{{ m | tojson }}{% endfor %}",
+            '{"role": "system", "content": "Be brief."}{"role": "user", "content": "1+1?"}',
+        ),
+    ],
+)
+def test_a_template_gets_its_messages_as_it_wants_them(template: str, prompt: str) -> None:
+    tokenizer = byte_tokenizer("some", template)
+    assert tokenizer.decode(tokenizer.prompt(PROBLEM, PromptOptions(system="Be brief."))) == prompt
+    asked = tokenizer.decode(tokenizer.next_message("Sure?", "Yes"))
+    assert "Sure?" in asked
+    assert "question" not in asked
+
+
+@pytest.mark.parametrize(
+    ("template", "shown"),
+    [
+        ("<user><assistant>", "<user><assistant>"),
+        ("{% for m in messages %}{{ m.text }}{% endfor %}A:", "A:"),
+        ("{{ messages[0].content | lower }}", "what is 17"),
+        ("{{ messages[0].content | e }}", "&lt;"),
+        ("{{ messages[0].content[:9] }}", "What is 1"),
+        ("{% for m in messages if m.role == 'person' %}{{ m.content }}{% endfor %}", "''"),
+        ("\x1b[2J{{ 'x' * 9000 }}", r"\\x1b\[2Jxxx"),
+    ],
+)
+def test_a_template_that_loses_the_question_is_refused_before_anything_is_asked(
+    template: str, shown: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"(?s)some: .*loses the question.*17.*{shown}") as caught:
+        byte_tokenizer("some", template)
+    assert "What is 17 + 25?" in str(caught.value)
+    assert len(str(caught.value)) < 1000
+    assert "\x1b" not in str(caught.value)
+
+
+def test_a_template_that_loses_one_question_is_refused_where_that_is_asked() -> None:
+    template = "{% for m in messages %}{{ m.content.split('</think>')[-1] }}{% endfor %}"
+    tokenizer = byte_tokenizer("some", template)
+    assert tokenizer.prompt(PROBLEM, PromptOptions(system=""))
+    problem = Problem(id="p", question="What does </think> mean?", answer="2")
+    with pytest.raises(ConfigError, match=r"Asked: 'What does </think> mean\?'.*prompt: 'mean\?'"):
+        tokenizer.prompt(problem, PromptOptions(system=""))
+
+
+def test_white_space_is_the_templates_own() -> None:
+    template = "{{ messages[-1].content | trim | replace('\n', ' ') }}\nA:"
+    tokenizer = byte_tokenizer("some", template)
+    problem = Problem(id="p", question="1 +\n 1?\n", answer="2")
+    assert tokenizer.decode(tokenizer.prompt(problem, PromptOptions(system=""))) == "1 +  1?\nA:"
+
+
+def test_a_template_that_fails_inside_refuses_the_prompt() -> None:
+    template = "{{ messages[0].content }}{{ 1 // (messages | length - 2) }}"
+    with pytest.raises(ConfigError, match="ZeroDivisionError"):
+        byte_tokenizer("some", template).prompt(PROBLEM, PromptOptions(system="Be brief."))
+
+
+def test_a_template_that_leaves_out_the_system_message_is_warned_of_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tokenizer = byte_tokenizer("some", "{{ messages[-1].content }}")
+    tokenizer.prompt(PROBLEM, PromptOptions(system=""))
+    assert not caplog.records
+    for system in ("Be brief.", "Be long."):
+        tokenizer.prompt(PROBLEM, PromptOptions(system=system))
+    (record,) = caplog.records
+    assert "some: the chat template leaves out the system message" in record.getMessage()
+
+
+def test_more_choices_than_letters_are_refused() -> None:
+    choices = tuple(map(str, range(40)))
+    problem = Problem(id="many", question="Which?", answer="A", choices=choices)
+    with pytest.raises(ConfigError, match="'many' has 40 choices, but there are letters for 26"):
+        question(problem)
+    assert question(problem.model_copy(update={"choices": choices[:26]})).count("Z. 25") == 1
+
+
 def test_choices_are_lettered_after_the_question() -> None:
     problem = Problem(id="p", question="Which?", answer="B", choices=("one", "two", "three"))
     assert question(problem, PromptOptions(multiple_choice="{question}\n\n{choices}")) == (

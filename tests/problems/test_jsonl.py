@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atts.errors import ProblemError
+from atts.files import to_jsonl
 from atts.grading.equivalence import equivalent
 from atts.grading.extract import extract_boxed
 from atts.problems.jsonl import read_problems
@@ -127,12 +128,24 @@ def test_a_line_that_is_not_an_object(tmp_path: Path, line: str) -> None:
     assert "not an object" in message
 
 
-@pytest.mark.parametrize("key", ["id", "question", "answer"])
+@pytest.mark.parametrize("key", ["id", "question"])
 def test_a_missing_key(tmp_path: Path, key: str) -> None:
     line = {name: value for name, value in GOOD.items() if name != key}
     message = refusal(write(tmp_path, line))
     assert f"line 1: the key '{key}' is missing" in message
-    assert "every problem needs id, question, answer" in message
+    assert "every problem needs id, question" in message
+
+
+def test_answers_may_be_absent_from_all_lines_and_null_in_any(tmp_path: Path) -> None:
+    bare = {name: value for name, value in GOOD.items() if name != "answer"}
+    first, second = read_problems(write(tmp_path, bare, {**bare, "id": "p2", "choices": ["a"]}))
+    assert (first.answer, second.answer, second.choices) == (None, None, ("a",))
+    _, second = read_problems(write(tmp_path, GOOD, {**bare, "id": "p2", "answer": None}))
+    assert second.answer is None
+    assert '"answer"' not in to_jsonl([second])
+    # A misspelt key must not make a problem one that is never graded.
+    message = refusal(write(tmp_path, GOOD, {**bare, "id": "p2", "anwser": "2"}))
+    assert "line 2: the key 'answer' is in some lines and missing in others" in message
 
 
 def test_duplicate_ids(tmp_path: Path) -> None:
@@ -146,8 +159,10 @@ def test_a_blank_text(tmp_path: Path, key: str, text: str) -> None:
     assert f"line 1: '{key}' is blank" in refusal(write(tmp_path, changed(**{key: text})))
 
 
-@pytest.mark.parametrize("key", ["id", "answer"])
-@pytest.mark.parametrize("value", [None, True, ["2"], {"value": 2}])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("id", None), *((key, v) for key in ("id", "answer") for v in (True, ["2"], {"value": 2}))],
+)
 def test_a_value_that_is_no_text(tmp_path: Path, key: str, value: object) -> None:
     assert f"line 1: '{key}' must be a text" in refusal(write(tmp_path, changed(**{key: value})))
 
@@ -271,5 +286,5 @@ def test_real_files_are_read_and_their_gold_answers_equal_themselves() -> None:
         for problem in problems:
             boxed = extract_boxed(f"Hence \\boxed{{{problem.answer}}}.")
             assert boxed is not None, problem.id
-            assert problem.answer
+            assert problem.answer is not None
             assert equivalent(problem.answer, boxed), problem.id

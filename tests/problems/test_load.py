@@ -3,9 +3,11 @@ from pathlib import Path
 
 import pytest
 
+import atts.problems as problems_module
 from atts.config import ProblemsOptions
 from atts.errors import ProblemError
 from atts.problems import load_problems
+from atts.types import Problem
 
 
 @pytest.fixture
@@ -63,3 +65,18 @@ def test_an_unknown_source_names_all_possibilities() -> None:
 def test_a_folder_is_no_source(tmp_path: Path) -> None:
     with pytest.raises(ProblemError, match="is a folder"):
         load_problems(ProblemsOptions(source=str(tmp_path)))
+
+
+def test_a_source_that_is_too_long_for_a_file_is_refused_in_few_words() -> None:
+    with pytest.raises(ProblemError, match="there are no problems 'xxx") as caught:
+        load_problems(ProblemsOptions(source="x" * 100_000))
+    assert len(str(caught.value)) < 1000
+
+
+def test_more_choices_than_letters_in_a_set_are_refused(
+    monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    many = Problem(id="m", question="?", answer="A", choices=tuple(map(str, range(40))))
+    monkeypatch.setattr(problems_module, "read_problems", lambda _: [many])
+    with pytest.raises(ProblemError, match="the problem 'm' has 40 choices, but there are letters"):
+        load_problems(ProblemsOptions(source=source, count=1))

@@ -221,7 +221,10 @@ def test_the_ready_files_are_right(path: Path) -> None:
         config = load_config(path)
         assert {config.draft.engine, config.target.engine} == {"sglang"}
         assert config.draft.server.port != config.target.server.port
-        assert not set(config.draft.server.gpus) & set(config.target.server.gpus)
+        for options in (config.draft, config.target):
+            assert options.server.tensor_parallel == len(options.server.gpus)
+        if not config.draft.urls:  # else it is on another machine
+            assert not set(config.draft.server.gpus) & set(config.target.server.gpus)
         return
     entries = load_suite(path)
     # Five pairs, four problem sets, two methods of one model and atts by two coverages.

@@ -1,5 +1,7 @@
 """The commands, put together."""
 
+import errno
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
@@ -8,6 +10,7 @@ import typer
 from atts.cli.commands import LazyGroup
 from atts.cli.terminal import EXIT_CODES, FAILED, WRONG_USE, say
 from atts.errors import AttsError, CalibrationError, ConfigError, ProblemError
+from atts.text import shortened
 
 
 class Commands(LazyGroup):
@@ -18,6 +21,10 @@ class Commands(LazyGroup):
             "atts.cli.demo",
             "Show what atts does, from calibration to a table that compares four ways to solve "
             "problems.",
+        ),
+        "solve": (
+            "atts.cli.solve",
+            "Solve one question, printed as it is written, and vote.",
         ),
         "doctor": (
             "atts.cli.doctor",
@@ -87,14 +94,26 @@ class Commands(LazyGroup):
         """Run the command.
 
         Raises:
-            typer.Exit: with 2 for wrong use and 1 for any other ``AttsError``.
+            typer.Exit: with 2 for wrong use and 1 for any other ``AttsError``, or a file that
+                nothing can be done with, such as one whose name is too long.
         """
         try:
             return super().invoke(ctx)
         except AttsError as error:
-            say(f"Error: {error}", style="red")
+            say(f"Error: {_in_few_words(str(error))}", style="red")
             wrong_use = isinstance(error, ConfigError | ProblemError | CalibrationError)
             raise typer.Exit(WRONG_USE if wrong_use else FAILED) from None
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # whoever read the output has seen enough
+                raise
+            where = f": {shortened(str(error.filename))}" if error.filename else ""
+            say(f"Error: {error.strerror or error}{where}", style="red")
+            raise typer.Exit(FAILED) from None
+
+
+def _in_few_words(text: str) -> str:
+    """A message whose longest words, such as a path of pages, are left out but for their ends."""
+    return re.sub(r"(\S{200})\S{100,}(\S{50})", r"\1...\2", text)
 
 
 app = typer.Typer(

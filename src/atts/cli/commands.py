@@ -90,7 +90,8 @@ def command_line(*parts: object) -> str:
 
 
 def given(context: typer.Context, only: Collection[str] = (), /, **changed: object) -> list[str]:
-    """The arguments and options with which a command was called, as they can be given again.
+    """The arguments and options with which a command was called, as they can be given again;
+    values that are written down nowhere are left out of them.
 
     Args:
         context: of the command.
@@ -113,16 +114,30 @@ def given(context: typer.Context, only: Collection[str] = (), /, **changed: obje
             continue
         each = value if isinstance(value, list | tuple) else [value]
         if parameter.param_type_name == "argument":
-            arguments += map(str, each)
+            arguments += [_without_secrets(str(one), is_setting=False) for one in each]
         elif isinstance(value, bool):
             options += [max(parameter.opts if value else parameter.secondary_opts, key=len)]
         else:
-            options += [word for one in each for word in _option(parameter.opts, str(one))]
+            texts = (_without_secrets(str(one), is_setting=True) for one in each)
+            options += [word for text in texts for word in _option(parameter.opts, text)]
     if values:
         raise KeyError(f"{context.command.name} has no {', '.join(values)}")
     if any(argument.startswith("-") for argument in arguments):
         return [*options, "--", *arguments]
     return [*arguments, *options]
+
+
+def _without_secrets(text: str, is_setting: bool) -> str:
+    """``key=value``, or ``METHOD:key=value,...``, or any other text."""
+    if not any(sign in text for sign in ("environment", "arguments", "://")):
+        return text  # nearly always; the configuration takes long to load
+    from atts.config import method_and_settings
+    from atts.config.secrets import hide_setting
+
+    if is_setting:
+        return hide_setting(text)
+    method, settings = method_and_settings(text)
+    return f"{method}:{','.join(map(hide_setting, settings))}" if settings else text
 
 
 def _option(names: list[str], value: str) -> list[str]:

@@ -82,8 +82,8 @@ def show(
         console.print(visible(problem.question), markup=False)
         for choice in problem.choices:
             console.print(f"  - {visible(choice)}", markup=False)
-        gold = visible(problem.answer or "(none)")
-        console.print(f"answer: {gold}\n", markup=False)
+        answer = "none is known" if problem.answer is None else visible(problem.answer)
+        console.print(f"answer: {answer}\n", markup=False)
 
 
 @app.command()

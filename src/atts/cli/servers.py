@@ -13,6 +13,7 @@ from atts.cli.commands import new_app
 from atts.cli.options import ConfigFile, Settings
 from atts.cli.terminal import EXIT_CODES, FAILED, INTERRUPTED, err, out, say
 from atts.config import Config, load_config
+from atts.config.secrets import hide
 from atts.engines.servers import lifecycle
 from atts.engines.servers.lifecycle import AUTHORS, answers, compile_deep_gemm, warm_up
 from atts.engines.servers.plan import plan_servers
@@ -100,7 +101,7 @@ def logs(
             file.seek(0, 2)
             while True:
                 if line := file.readline():
-                    out().print(visible(line.rstrip("\n")), markup=False)
+                    out().print(visible(hide(line.rstrip("\n"))), markup=False)
                 else:
                     time.sleep(0.3)
     except KeyboardInterrupt:

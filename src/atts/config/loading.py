@@ -3,14 +3,16 @@
 import contextlib
 import difflib
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from atts import registry
+from atts.config.reading import parse_yaml, read_yaml
 from atts.config.run import Config, flatten
+from atts.config.secrets import hide_setting
 from atts.errors import ConfigError
 
 _PAPER: dict[str, Any] = {
@@ -58,12 +60,14 @@ FORMER_DEFAULTS: dict[str, Any] = {
 key, and where such a run is gone on with by a command that does not say otherwise."""
 
 
-# A date that does not exist is a ValueError, and nesting without end a RecursionError.
-_BAD_YAML = (yaml.YAMLError, ValueError, RecursionError)
+_LONGEST = 200
+"""Characters of a key, or of a value, that a message repeats."""
+_MOST_FAULTS = 20
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def load_config(
-    path: Path | None = None,
+    path: str | Path | None = None,
     settings: list[str] | None = None,
     defaults: dict[str, Any] | None = None,
 ) -> Config:
@@ -76,13 +80,13 @@ def load_config(
     Raises:
         ConfigError: the file or a setting cannot be read, or a key or value is wrong.
     """
-    tree = _read_yaml(path) if path else {}
+    tree = read_yaml(Path(path)) if path else {}
     for method in registry.METHODS.found.values() if tree else ():
         if method.translate and (translated := method.translate(tree, str(path))) is not None:
             tree = translated
             break
     if path:
-        _find_folders(tree, path.parent)
+        _find_folders(tree, Path(path).parent)
     for setting in settings or []:
         apply_setting(tree, setting)
     return parse_config(tree, str(path) if path else "the command line", defaults)
@@ -121,21 +125,46 @@ def parse_config(
     >>> parse_config({"preset": "paper", "take_over": {"rate": 0.2}}, "here").take_over.control
     'split'
     """
+    if faults := list(_unusable(tree)):
+        raise _wrong(source, faults)
     given = {key: value for key, value in tree.items() if key != "preset"}
     below = _merge(Config().model_dump(), defaults or {})
     if "preset" in tree:
         name = tree["preset"]
         if not isinstance(name, str) or name not in PRESETS:
-            raise ConfigError(
-                f"wrong configuration in {source}:\n  preset: there is no {name!r}, only "
-                + " and ".join(PRESETS)
-            )
+            shown = f"{name!r}"[:_LONGEST]
+            raise _wrong(source, [f"preset: there is no {shown}, only {' and '.join(PRESETS)}"])
         below = _merge(below, PRESETS[name])
     try:
         return Config.model_validate(_merge(below, given))
     except ValidationError as error:
-        problems = [_explain(detail["loc"], detail["msg"]) for detail in error.errors()]
-        raise ConfigError(f"wrong configuration in {source}:\n  " + "\n  ".join(problems)) from None
+        raise _wrong(
+            source, [_explain(detail["loc"], detail["msg"]) for detail in error.errors()]
+        ) from None
+
+
+def _wrong(source: str, faults: Sequence[str]) -> ConfigError:
+    shown = [*faults[:_MOST_FAULTS]]
+    if len(faults) > len(shown):
+        shown.append(f"and {len(faults) - len(shown):,} more")
+    return ConfigError(f"wrong configuration in {source}:\n  " + "\n  ".join(shown))
+
+
+def _unusable(value: object, key: str = "") -> Iterator[str]:
+    """What no key takes, whatever it is: it would fail later, where nobody knows its key."""
+    if isinstance(value, dict):
+        for name, each in value.items():
+            where = f"{key}.{name}" if key else f"{name}"
+            yield from _unusable(name, where[:_LONGEST])
+            yield from _unusable(each, where[:_LONGEST])
+    elif isinstance(value, list | tuple | set):
+        for each in value:
+            yield from _unusable(each, key)
+    elif isinstance(value, str):
+        if "\0" in value or (not value.isprintable() and _SURROGATE.search(value)):
+            yield f"{key}: holds NUL or half of a surrogate pair, which is no character"
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        yield f"{key}: is too large a number"
 
 
 def _merge(defaults: dict[str, Any], tree: dict[str, Any]) -> dict[str, Any]:
@@ -150,7 +179,7 @@ def _merge(defaults: dict[str, Any], tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def _explain(location: tuple[int | str, ...], message: str) -> str:
-    key = ".".join(map(str, location))
+    key = ".".join(map(str, location))[:_LONGEST]
     if message == "Extra inputs are not permitted":
         names = flatten(Config().model_dump())
         groups = {name.rpartition(".")[0] for name in names} - {""}
@@ -161,21 +190,7 @@ def _explain(location: tuple[int | str, ...], message: str) -> str:
         return f"{key}: unknown key" + (f"; did you mean {' or '.join(close)}?" if close else "")
     if message.startswith("Input should be a valid dictionary or instance of"):
         return f"{key}: is a group of keys, and takes no value itself; set one of {key}.KEY"
-    return f"{key}: {message}"
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error}") from error
-    except _BAD_YAML as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path} must hold keys and values, not a {type(tree).__name__}")
-    return tree
+    return f"{key}: {message.removeprefix('Value error, ')}"
 
 
 def method_and_settings(text: str) -> tuple[str, list[str]]:
@@ -195,16 +210,18 @@ def apply_setting(tree: dict[str, Any], setting: str) -> None:
         ConfigError: the setting cannot be read, or goes through a value.
     """
     key, equals, text = setting.partition("=")
+    shown = hide_setting(setting)[:_LONGEST]
     if not equals or not key:
-        raise ConfigError(f"--set takes key=value, e.g. --set take_over.rate=0.3; got {setting!r}")
+        raise ConfigError(f"--set takes key=value, e.g. --set take_over.rate=0.3; got {shown!r}")
     try:
-        value = yaml.safe_load(text)
-    except _BAD_YAML as error:
-        raise ConfigError(f"--set {setting}: the value is not valid YAML: {error}") from error
+        value = parse_yaml(text)
+    except ValueError as error:
+        raise ConfigError(f"--set {shown}: the value is not valid YAML: {error}") from error
     *parents, leaf = key.split(".")
     for parent in parents:
         child = tree.setdefault(parent, {})
         if not isinstance(child, dict):
-            raise ConfigError(f"--set {setting}: {parent} is a value, not a group of keys")
+            group = parent[:_LONGEST]
+            raise ConfigError(f"--set {shown}: {group} is a value, not a group of keys")
         tree = child
     tree[leaf] = value

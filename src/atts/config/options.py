@@ -9,12 +9,14 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
 from atts import registry
 from atts.config.addresses import host_name, server_address
+from atts.config.secrets import Secret, hide_arguments, refuse_hidden
 from atts.registry import Registry
 
 Coverage = Literal["marginal", "conditional"]
@@ -22,6 +24,7 @@ TakeOverMode = Literal["continue", "replace", "rewind"]
 ControlName = Literal["split", "online", "adaptive", "coin"]
 Track = Literal["all", "turn", "problem", "turn+problem"]
 Split = Literal["train", "calibration", "test"]
+ChatFormatName = Literal["template", "harmony", "deepseek-v3.2"]
 EngineName = Literal["inprocess", "sglang", "vllm", "openai", "llamacpp"]
 IN_THIS_PROCESS: frozenset[EngineName] = frozenset({"inprocess", "llamacpp"})
 """The engines that compute here, and not on a server."""
@@ -51,10 +54,24 @@ def _known_to(known: Registry) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _variable(name: str) -> str:
+    if not name or "=" in name:
+        raise ValueError("the name of an environment variable is not empty, and holds no =")
+    return name
+
+
+Stop = Annotated[str, Field(min_length=1)]
+"""A text at which a model stops; every text holds the empty one."""
+TopP = Annotated[float, Field(ge=1e-6, le=1.0)]
+"""Servers count in single precision: less is 0 there, of which some make an error and some all
+tokens."""
 MethodName = Annotated[str, _known_to(registry.METHODS)]
 ScoreName = Annotated[str, _known_to(registry.SCORES)]
 Overlap = Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_or_off)]
 Thinking = Annotated[Literal["template", "on", "off"], BeforeValidator(_on_or_off)]
+
+
+_Value = Annotated[Secret | None, BeforeValidator(refuse_hidden)]
 
 
 class Options(BaseModel):
@@ -96,10 +113,16 @@ class ServerOptions(Options):
     """Longest chain in tokens; null takes the model's own."""
     executable: str = "python3"
     """The Python that SGLang or vLLM is installed for; a name is looked up in PATH."""
-    arguments: tuple[str, ...] = ()
-    """Further arguments for the server, as on its command line."""
-    environment: dict[str, str] = {}
-    """Environment variables for the server."""
+    arguments: Annotated[tuple[str, ...], PlainSerializer(hide_arguments, when_used="json")] = (
+        Field(default=(), repr=False)
+    )
+    """Further arguments for the server, as on its command line; the value of one that is named like
+    a key is written down nowhere."""
+    environment: Annotated[
+        dict[Annotated[str, AfterValidator(_variable)], _Value], BeforeValidator(refuse_hidden)
+    ] = {}
+    """Environment variables for the server; their values are written down nowhere, and null takes
+    the one that ``atts`` itself has."""
     start_seconds: float = Field(default=1800.0, gt=0.0)
     """How long it may take to answer."""
 
@@ -108,7 +131,7 @@ class OwnSamplingOptions(Options):
     """How one model samples, where that is not as ``sampling`` says; null: as it says."""
 
     temperature: float | None = Field(default=None, ge=0.0)
-    top_p: float | None = Field(default=None, gt=0.0, le=1.0)
+    top_p: TopP | None = None
 
 
 class ModelOptions(Options):
@@ -140,6 +163,12 @@ class ModelOptions(Options):
     thinking: Thinking = "template"
     """Whether the model's turn begins inside ``<think>``: as its chat template has it, always, or
     never (an empty thought is put there)."""
+    chat_template_kwargs: dict[str, bool | int | float | str] = {}
+    """What the chat template is told beside the messages, e.g. ``{enable_thinking: false}`` or
+    ``{reasoning_effort: high}``; a name that it does not know is refused."""
+    chat_format: ChatFormatName = "template"
+    """Who makes the prompt: the model's own chat ``template``; for gpt-oss ``harmony``, which needs
+    the openai-harmony package; or the encoder of ``deepseek-v3.2``, which has no template."""
     sampling: OwnSamplingOptions = OwnSamplingOptions()
     thought_ends: tuple[Annotated[str, Field(min_length=1)], ...] | None = None
     """Texts that end the model's thought, after which its answer is looked for; null takes those of
@@ -179,9 +208,9 @@ class PromptOptions(Options):
 class SamplingOptions(Options):
     temperature: float = Field(default=0.8, ge=0.0)
     """0 takes the likeliest token each time."""
-    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    top_p: TopP = 1.0
     """Sample from the likeliest tokens that together have this probability."""
-    stop: tuple[str, ...] = ()
+    stop: tuple[Stop, ...] = ()
     """Texts after which a model stops, as after its end-of-sequence; they stay in the chain."""
 
 

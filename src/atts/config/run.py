@@ -37,6 +37,11 @@ from atts.errors import ConfigError
 _WHERE_IT_IS_SERVED = {"urls", "api_key_env", "served_as", "timeout_seconds", "server"}
 """Keys of a model that change no result, so that a run may go on with other servers."""
 
+_WHAT_A_CALIBRATION_IS_BOUND_TO = {
+    *("model", "gguf", "dtype", "thinking", "thought_ends", "sampling"),
+    *("chat_template_kwargs", "chat_format"),
+}
+
 Group = TypeVar("Group", bound=Options)
 
 
@@ -48,6 +53,8 @@ def _groups_of_methods() -> dict[str, type[Options]]:
 _ADDED = {
     "draft.gguf": None,
     "target.gguf": None,
+    "draft.chat_format": "template",
+    "target.chat_format": "template",
     "draft.thought_ends": None,
     "target.thought_ends": None,
     "draft.sampling.temperature": None,
@@ -167,8 +174,8 @@ class Config(Options):
             self.model_dump(
                 mode="json",
                 include={
-                    "draft": {"model", "gguf", "dtype", "thinking", "thought_ends", "sampling"},
-                    "target": {"model", "gguf", "dtype", "thinking", "thought_ends", "sampling"},
+                    "draft": _WHAT_A_CALIBRATION_IS_BOUND_TO,
+                    "target": _WHAT_A_CALIBRATION_IS_BOUND_TO,
                     "prompt": True,
                     "sampling": True,
                     "turns": True,

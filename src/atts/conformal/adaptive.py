@@ -2,7 +2,9 @@
 
 import math
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from atts.config import AdaptiveOptions
 from atts.conformal.control import Control, Verdict, checked_rate
@@ -95,6 +97,27 @@ class AdaptiveControl(Control):
         take_over = Verdict.of(decision.p_value, threshold).take_over
         self._follow(self._trackers(problem_id, turn), take_over)
 
+    def forget(self, problem_id: str) -> None:
+        """Drop a problem's tracker, too."""
+        self._ranks.forget(problem_id)
+        self._problems.pop(problem_id, None)
+
+    def state(self) -> dict[str, Any]:
+        """Where the trackers of all decisions and of the turns stand, and the ranks below."""
+        return super().state() | {
+            "ranks": self._ranks.state(),
+            "all": self._all.state(),
+            "turns": {str(turn): tracker.state() for turn, tracker in self._turns.items()},
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """See ``Control``."""
+        super().load_state(state)
+        self._ranks.load_state(state["ranks"])
+        self._all = _Tracker.of(state["all"])
+        self._turns.clear()
+        self._turns |= {int(turn): _Tracker.of(each) for turn, each in state["turns"].items()}
+
     def tracked(self) -> list[Tracked]:
         """Where all decisions together stand against the guarantee, and each group."""
         total = self._all.decisions
@@ -175,3 +198,13 @@ class _Tracker:
     """What it adds to the threshold."""
     decisions: int = 0
     taken: int = 0
+
+    def state(self) -> list[float]:
+        return [self.offset, self.decisions, self.taken]
+
+    @classmethod
+    def of(cls, state: Sequence[float]) -> "_Tracker":
+        offset, decisions, taken = state
+        if not math.isfinite(offset):
+            raise ValueError(f"a threshold cannot be moved by {offset}")
+        return cls(float(offset), int(decisions), int(taken))

@@ -5,8 +5,8 @@ import struct
 import sys
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 from atts.config import BudgetOptions
 from atts.types import Chain, Decision
@@ -83,6 +83,21 @@ class Control(ABC):
 
     def take_over_done(self) -> None:  # noqa: B027
         """The target has finished the segment of one take-over, or failed to."""
+
+    def forget(self, problem_id: str) -> None:  # noqa: B027
+        """Drop what is held for one problem alone: no chain of it will follow."""
+
+    def state(self) -> dict[str, Any]:
+        """What it has learnt, as JSON; without what is held for single problems."""
+        return {"made": self._made}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take up what ``state`` gave, of a control of the same kind.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is something else.
+        """
+        self._made = int(state["made"])
 
     def next_order(self) -> int:
         """The number of the next decision of the run, from 0; counts on."""
@@ -182,6 +197,21 @@ class BudgetControl(Control):
         """Count a recorded take-over; it is no longer in flight."""
         self._control.restore(problem_id, turn, decision)
         self._spent[problem_id, turn] += decision.take_over
+
+    def forget(self, problem_id: str) -> None:
+        """Drop what a problem's turns have spent, too."""
+        self._control.forget(problem_id)
+        for key in [key for key in self._spent if key[0] == problem_id]:
+            del self._spent[key]
+
+    def state(self) -> dict[str, Any]:
+        """That of the control below: nothing is in flight when it is taken up."""
+        return super().state() | {"within": self._control.state()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """See ``Control``."""
+        super().load_state(state)
+        self._control.load_state(state["within"])
 
     def take_over_done(self) -> None:
         """One take-over fewer is in flight on the target."""

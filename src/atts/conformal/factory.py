@@ -9,8 +9,10 @@ from atts.conformal.split import CalibratingControl, SplitControl
 from atts.errors import CalibrationError, ConfigError
 
 
-def make_control(options: TakeOverOptions, calibration: Calibration | None) -> Control:
-    """Put a control together.
+def make_control(
+    options: TakeOverOptions, calibration: Calibration | None, window: int | None = None
+) -> Control:
+    """Put a control together; ``window`` is that of ``OnlineControl``.
 
     Raises:
         CalibrationError: ``split`` control has no calibration.
@@ -34,7 +36,7 @@ def make_control(options: TakeOverOptions, calibration: Calibration | None) -> C
             "online or adaptive, which need none"
         )
     else:
-        control = OnlineControl(options.rate, options.coverage, options.by_turn)
+        control = OnlineControl(options.rate, options.coverage, options.by_turn, window)
     if tracking := tracking_of(options):
         try:
             control = AdaptiveControl(control, options.rate, tracking)

@@ -1,6 +1,8 @@
 """Online control: each score is compared with those before it, without a calibration."""
 
 from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
 
 from atts.config import Coverage
 from atts.conformal.control import Control, Verdict, checked_rate
@@ -40,8 +42,13 @@ class OnlineControl(Control):
     Verdict(p_value=0.375, threshold=0.4, take_over=True)
     """
 
-    def __init__(self, rate: float, coverage: Coverage, by_turn: bool = True) -> None:
+    def __init__(
+        self, rate: float, coverage: Coverage, by_turn: bool = True, window: int | None = None
+    ) -> None:
         """``rate`` is the nominal take-over rate, in [0, 1]; 0 never and 1 always takes over.
+
+        With a ``window`` each group holds only so many scores, the newest: a p-value against them
+        is as uniform as one against all, but those near each other are no longer independent.
 
         Raises:
             ValueError: the rate lies outside [0, 1].
@@ -49,7 +56,10 @@ class OnlineControl(Control):
         self._rate = checked_rate(rate)
         self._conditional = coverage == "conditional"
         self._by_turn = by_turn
-        self._seen: dict[tuple[str | None, int | None], SortedScores] = defaultdict(SortedScores)
+        self._window = window
+        self._seen: dict[tuple[str | None, int | None], SortedScores] = defaultdict(
+            lambda: SortedScores(most=window)
+        )
 
     def decide(self, problem_id: str, turn: int, score: float, u: float) -> Verdict:
         """Rank the score among the earlier ones of its group, then add it to them.
@@ -82,6 +92,27 @@ class OnlineControl(Control):
         """Let a recorded score join the others."""
         for scores in self._groups(problem_id, turn):
             scores.add(decision.score)
+
+    def forget(self, problem_id: str) -> None:
+        """Drop the scores that are held of a problem alone."""
+        for key in [key for key in self._seen if key[0] == problem_id]:
+            del self._seen[key]
+
+    def state(self) -> dict[str, Any]:
+        """The scores of all problems, by turn."""
+        pooled = [
+            [turn, scores.arrived()] for (name, turn), scores in self._seen.items() if name is None
+        ]
+        return super().state() | {"scores": pooled}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """See ``Control``."""
+        super().load_state(state)
+        self._seen.clear()
+        for turn, scores in state["scores"]:
+            for score in scores:
+                require_finite(score)
+                self._seen[None, turn].add(score)
 
     def _groups(self, problem_id: str, turn: int) -> list[SortedScores]:
         """The scores to compare with: of all problems, and then of this one, if conditional."""

@@ -2,6 +2,7 @@
 
 import math
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -107,8 +108,16 @@ class SortedScores:
     [0.1, 0.5, 0.5]
     """
 
-    def __init__(self, scores: Iterable[float] = ()) -> None:
-        self._scores = SortedList(scores)
+    def __init__(self, scores: Iterable[float] = (), most: int | None = None) -> None:
+        """With ``most`` it holds no more than so many, and lets the oldest go."""
+        self._scores = SortedList()
+        self._most = most
+        self._arrived: deque[float] = deque()  # stays empty where nothing is let go
+        if most is None:
+            self._scores.update(scores)
+        else:
+            for score in scores:
+                self.add(score)
 
     def __len__(self) -> int:
         return len(self._scores)
@@ -128,7 +137,15 @@ class SortedScores:
         """Let one more score join; how it stands among those before it."""
         counts = self.counts(score)
         self._scores.add(score)
+        if self._most is not None:
+            self._arrived.append(score)
+            if len(self._arrived) > self._most:
+                self._scores.remove(self._arrived.popleft())
         return counts
+
+    def arrived(self) -> list[float]:
+        """All scores, in an order in which they can be added again to the same effect."""
+        return list(self._scores if self._most is None else self._arrived)
 
 
 FEWEST = 100

@@ -8,7 +8,7 @@ token ids crosses with every request.
 import math
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeAlias
@@ -17,6 +17,7 @@ import aiohttp
 import orjson
 
 from atts.config.addresses import server_address
+from atts.config.secrets import hide
 from atts.engines.base import ChainMark
 from atts.errors import (
     ConfigError,
@@ -43,6 +44,14 @@ MOST_BYTES = 16 * 2**20
 _MOST_OF_AN_ERROR = 65_536
 """Bytes that are read of a reply with another status than 200."""
 
+NO_JSON_NUMBER = "Out of range float values"
+"""What a server in Python says, with a status of 400 or 500, that would have sent NaN."""
+
+_FAILED_ARITHMETIC = (
+    "the model's arithmetic failed on the server; look at its precision (--dtype), its weights and "
+    "its log"
+)
+
 _TOO_LONG = (
     "context length",
     "longer than",
@@ -56,6 +65,17 @@ _QUOTED = 300
 """Characters of a server's own words that a message quotes."""
 
 _NUMBER = re.compile(r"-?(?:nan|inf(?:inity)?|[0-9][0-9.e+]*)", re.IGNORECASE)
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Counts its connections. aiohttp's tracing tells, too, for a tenth of a request's time."""
+
+    opened = 0
+
+    async def _create_connection(self, *args: Any) -> Any:  # noqa: ANN401 - aiohttp's own types
+        connection = await super()._create_connection(*args)
+        self.opened += 1
+        return connection
 
 
 class HttpClient:
@@ -86,16 +106,21 @@ class HttpClient:
             self.url = server_address(url)
         except ValueError as error:
             raise ConfigError(f"{model}: {error}") from None
-        self.connections = 0
-        """Opened so far. A new one may lead to another server than those before."""
         self._model = model
         # Whatever else a server may pack by would have to be unpacked with an eye on the size.
         self._headers = {"Content-Type": "application/json", "Accept-Encoding": "gzip"}
+        self._secrets = (api_key,) if api_key else ()
         if api_key:
             self._headers["Authorization"] = f"Bearer {api_key}"
         self._timeout_seconds = timeout_seconds
         self._session: aiohttp.ClientSession | None = None
+        self._connector: _Connector | None = None
         self._closed = False
+
+    @property
+    def connections(self) -> int:
+        """How many were opened so far; a new one may lead to another server than those before."""
+        return self._connector.opened if self._connector else 0
 
     async def get(self, path: str, timeout_seconds: float | None = None) -> Json:
         """What a GET request brings back, parsed; None if it is empty. Raises as ``post`` does."""
@@ -128,7 +153,8 @@ class HttpClient:
             EngineServerError: any other status of 500 or above.
             ContextLengthError: the server says that the chain is too long for it.
             RequestRefusedError: any other status that is not a success.
-            EngineReplyError: the reply is not JSON, too long, or an error with status 200.
+            EngineReplyError: the reply is not JSON, for NaN or otherwise, too long, or an error
+                with status 200.
         """
         content = orjson.dumps(body)
         reply = await self._request("POST", path, content, timeout_seconds, chain, most_bytes)
@@ -208,7 +234,8 @@ class HttpClient:
         if not is_whole:
             raise EngineReplyError(
                 f"{self._at()}: {what}: the reply is longer than {most_bytes:,} bytes, and what "
-                f"was asked for is not: {quoted(content)}; is this the server of that model?"
+                f"was asked for is not: {quoted(content, self._secrets)}; is this the server of "
+                "that model?"
             )
         return content
 
@@ -221,15 +248,14 @@ class HttpClient:
             words = f"{self._at()}: {what}: the reply"
             if number := _no_number(error):
                 raise EngineReplyError(
-                    f"{words} holds {number} where a number should be: the model's arithmetic "
-                    "failed on the server; look at its precision (--dtype), its weights and its log"
+                    f"{words} holds {number} where a number should be: {_FAILED_ARITHMETIC}"
                 ) from error
             raise EngineReplyError(
-                f"{words} is not JSON ({error}): {quoted(content)}; is this a model server, and "
-                "not a proxy's error page?"
+                f"{words} is not JSON ({error}): {quoted(content, self._secrets)}; is this a model "
+                "server, and not a proxy's error page?"
             ) from error
         if isinstance(tree, dict) and tree.get("error"):
-            words = quoted(orjson.dumps(tree["error"]))
+            words = quoted(orjson.dumps(tree["error"]), self._secrets)
             raise EngineReplyError(
                 f"{self._at()}: {what}: status 200, and yet an error: {words}; look at the "
                 "server's log"
@@ -238,19 +264,14 @@ class HttpClient:
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:  # here, because a session belongs to the loop that runs it
-            trace = aiohttp.TraceConfig()
-            trace.on_connection_create_end.append(self._connected)
+            self._connector = _Connector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS)
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS),
+                connector=self._connector,
                 headers=self._headers,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,  # it would unpack whatever comes, whole
-                trace_configs=[trace],
             )
         return self._session
-
-    async def _connected(self, *_: object) -> None:
-        self.connections += 1
 
     def _at(self) -> str:
         return f"{self.url} ({self._model})"
@@ -266,7 +287,9 @@ class HttpClient:
     def _refused(
         self, what: str, status: int, headers: Mapping[str, str], content: bytes
     ) -> EngineError:
-        words = f"{self._at()}: {what}: status {status}: {quoted(content)}"
+        words = f"{self._at()}: {what}: status {status}: {quoted(content, self._secrets)}"
+        if NO_JSON_NUMBER.encode() in content:
+            return EngineReplyError(f"{words}; that is NaN or an infinity: {_FAILED_ARITHMETIC}")
         if status in (429, 503):
             error = EngineBusyError(
                 f"{words}; the server has no capacity now: lower limits.*_requests"
@@ -280,7 +303,7 @@ class HttpClient:
                 f"{words}; name the environment variable with the API key in api_key_env"
             )
         if 300 <= status < 400:
-            target = quoted(headers.get("Location", ""))
+            target = quoted(headers.get("Location", ""), self._secrets)
             return RequestRefusedError(
                 f"{words}; it redirects to {target}, which is not followed: give the address "
                 "that the server itself answers at"
@@ -363,9 +386,12 @@ def _no_number(error: orjson.JSONDecodeError) -> str | None:
     return None if is_one or found is None else found[0][:20]
 
 
-def quoted(value: Json) -> str:
-    """A server's own words or values for a message: bounded, in one line, escaped."""
+def quoted(value: Json, secrets: Iterable[str] = ()) -> str:
+    """A server's own words or values for a message: bounded, in one line, escaped, and without
+    ``secrets``: some servers repeat the key that they refuse.
+    """
     if isinstance(value, bytes):
         value = value.decode(errors="replace")
     text = " ".join((value if isinstance(value, str) else repr(value)).split())
+    text = hide(text[: 4 * _QUOTED], secrets)  # before the cut, which may go through a secret
     return repr(text if len(text) <= _QUOTED else text[:_QUOTED] + "...")

@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
-import os
 from typing import TYPE_CHECKING
 
 from atts.config import ModelOptions
+from atts.config.secrets import key_in
 from atts.engines.base import Engine
 from atts.errors import ConfigError, EngineUnavailableError
 from atts.models.model_files import (
@@ -86,18 +86,10 @@ def remote_engines(options: ModelOptions) -> "list[RemoteEngine]":
     from atts.engines.sglang import SGLangEngine
     from atts.engines.vllm import VllmEngine
 
-    api_key = None
-    if options.api_key_env:
-        api_key = os.environ.get(options.api_key_env)
-        if not api_key:
-            raise ConfigError(
-                f"{options.model}: the environment variable {options.api_key_env}, which "
-                "api_key_env names, is not set"
-            )
+    key = api_key(options)
     size, end_ids = vocabulary_size(options.model), end_of_sequence_ids(options.model)
     clients = [
-        HttpClient(url, options.model, api_key, options.timeout_seconds)
-        for url in server_urls(options)
+        HttpClient(url, options.model, key, options.timeout_seconds) for url in server_urls(options)
     ]
     if options.engine == "openai":
         if not options.urls:
@@ -108,6 +100,22 @@ def remote_engines(options: ModelOptions) -> "list[RemoteEngine]":
         return [OpenAIEngine(client, options, size, end_ids, codec, length) for client in clients]
     kind = {"sglang": SGLangEngine, "vllm": VllmEngine}[options.engine]
     return [kind(client, options, size, end_ids) for client in clients]
+
+
+def api_key(options: ModelOptions) -> str | None:
+    """The key for a model's servers; see ``api_key_env``.
+
+    Raises:
+        ConfigError: the variable that it is in is not set, or holds what cannot be a key.
+    """
+    name = options.api_key_env
+    if not name:
+        return None
+    if (key := key_in(name)) is None:
+        raise ConfigError(
+            f"{options.model}: the environment variable {name} is not set; api_key_env names it"
+        )
+    return key
 
 
 def server_urls(options: ModelOptions) -> tuple[str, ...]:

@@ -58,8 +58,8 @@ REPLY_BYTES_PER_TOKEN = 1024
 """A reply is at most so long: that, and so much for each token that was sent or asked for. The
 longest of honest rows take a few hundred bytes."""
 
-_VERSION = 80
-"""Characters of what a server calls its version."""
+_SHOWN = 300
+"""Characters of what a server calls its version and its model."""
 
 T = TypeVar("T")
 
@@ -149,7 +149,9 @@ class RemoteEngine(ABC):
                     self._failed += 1
                     self._error = error
                     raise
-                self._facts = facts._replace(version=visible(facts.version[:_VERSION]))
+                self._facts = facts._replace(
+                    version=visible(facts.version[:_SHOWN]), model=visible(facts.model[:_SHOWN])
+                )
                 self._confirmed = opened
             return self._facts
 

@@ -109,12 +109,12 @@ def checked_cached(found: Json, sent: int) -> int:
     return min(int(found), sent)
 
 
-def checked_load(running: Json, waiting: Json, cache_use: Json) -> Load:
-    """What a server tells of its load: sums over its copies, and the use of the fullest cache."""
-    figures = (running, waiting, cache_use)
+def checked_load(running: list[Json], waiting: list[Json], cache_use: list[Json]) -> Load:
+    """What the copies of a model in one server tell of their load, as that of the server."""
+    figures = (*running, *waiting, *cache_use)
     if any(type(each) not in (int, float) or not 0 <= each < math.inf for each in figures):
         raise UnusableError(f"its load is {quoted(figures)}")
-    return Load(int(running), int(waiting), min(float(cache_use), 1.0))
+    return Load(int(sum(running)), int(sum(waiting)), min(float(max(cache_use)), 1.0))
 
 
 def _named(value: Json) -> str:

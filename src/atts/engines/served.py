@@ -7,6 +7,8 @@ from typing import NamedTuple
 from atts.engines.http import Json, quoted
 from atts.engines.replies import UnusableError, field, is_count
 
+_LONGEST = 1_000
+"""Characters of a name; it is sent with every request."""
 _TOLD = 5
 """Models of a server that a message names."""
 
@@ -34,7 +36,7 @@ def model_cards(reply: Json) -> list[ModelCard]:
     for each in data if isinstance(data, list) else ():
         name, root = field(each, "id"), field(each, "root")
         length, base = field(each, "max_model_len"), field(each, "parent")
-        if isinstance(name, str) and name:
+        if isinstance(name, str) and 0 < len(name) < _LONGEST:
             cards.append(
                 ModelCard(
                     name,

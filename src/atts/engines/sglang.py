@@ -17,7 +17,13 @@ from atts.engines.remote import (
 )
 from atts.engines.replies import UnusableError, checked_load, field, is_count, numbers
 from atts.engines.served import ModelCard, model_cards
-from atts.errors import EngineError, EngineTimeoutError, EngineUnavailableError, RequestRefusedError
+from atts.errors import (
+    EngineError,
+    EngineReplyError,
+    EngineTimeoutError,
+    EngineUnavailableError,
+    RequestRefusedError,
+)
 from atts.types import FinishReason
 
 ABORT_SECONDS = 10.0
@@ -89,11 +95,13 @@ class SGLangEngine(RemoteEngine):
             return None
         try:
             ranks = reply["loads"]  # one for each data-parallel copy
-            running = sum(rank["num_running_reqs"] for rank in ranks)
-            waiting = sum(rank["num_waiting_reqs"] for rank in ranks)
+            running = [rank["num_running_reqs"] for rank in ranks]
+            waiting = [rank["num_waiting_reqs"] for rank in ranks]
             # Without what could be evicted: that is only kept for later.
-            cache_use = max(rank["token_usage"] for rank in ranks)
-        except (KeyError, TypeError, ValueError):
+            cache_use = [rank["token_usage"] for rank in ranks]
+        except (KeyError, TypeError):
+            return None
+        if not running:
             return None
         with self.about("asked for its load"):
             return checked_load(running, waiting, cache_use)
@@ -102,9 +110,7 @@ class SGLangEngine(RemoteEngine):
         for path in ("/server_info", "/get_server_info"):  # the older name goes away
             try:
                 info = await self.client.get(path, ABORT_SECONDS)
-            except EngineUnavailableError:
-                raise
-            except EngineError:
+            except (RequestRefusedError, EngineReplyError):
                 continue
             if isinstance(info, dict) and "model_path" in info:  # a router tells of itself
                 return info

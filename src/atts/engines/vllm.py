@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from atts.config import ModelOptions
 from atts.engines.base import ChainMark, GenerateRequest, Load, ScoreRequest
-from atts.engines.http import HttpClient, Json, quoted
+from atts.engines.http import NO_JSON_NUMBER, HttpClient, Json, quoted
 from atts.engines.remote import (
     PROBE_SECONDS,
     FoundLogprobs,
@@ -32,7 +32,7 @@ from atts.engines.remote import (
 )
 from atts.engines.replies import UnusableError, checked_cached, checked_load, field, numbers
 from atts.errors import (
-    EngineServerError,
+    EngineReplyError,
     EngineUnavailableError,
     RequestRefusedError,
 )
@@ -46,9 +46,6 @@ SMALLEST_BLOCK = 16
 METRICS = ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc")
 MOST_METRICS_BYTES = 4 * 2**20
 """Of all metrics of a server, of which these are read."""
-
-NOT_JSON = "Out of range float values"
-"""What a server says that meant to send a number that is none."""
 
 _log = logging.getLogger(__name__)
 
@@ -86,7 +83,7 @@ class VllmEngine(RemoteEngine):
             raise UnusableError("/v1/models names no model with max_model_len; is this vLLM?")
         try:
             version = field(await self.client.get("/version", PROBE_SECONDS), "version")
-        except RequestRefusedError:  # a router may not know it
+        except (RequestRefusedError, EngineReplyError):  # a router may not know it
             version = None
         self._scoring, remarks = await self._probe()
         _log.info("%s: scoring by %s", self.client.url, self._scoring.value)
@@ -114,7 +111,7 @@ class VllmEngine(RemoteEngine):
         except (KeyError, ValueError):
             return None
         with self.about("asked for its load"):
-            return checked_load(sum(running), sum(waiting), max(cache_use))
+            return checked_load(running, waiting, cache_use)
 
     async def _probe(self) -> tuple[Scoring, tuple[str, ...]]:
         """Find the best way to score that the server knows; with remarks on what is missing."""
@@ -237,9 +234,9 @@ class VllmEngine(RemoteEngine):
         else:
             try:
                 reply = await self._send_tokens(ids, _by_prompt_logprobs(reuse), chain)
-            except (EngineServerError, RequestRefusedError) as error:
+            except EngineReplyError as error:
                 # Rows without meaning hold whatever was in memory, numbers too that JSON cannot.
-                if reuse and NOT_JSON in str(error):
+                if reuse and NO_JSON_NUMBER in str(error):
                     return None
                 raise
             rows = field(reply, "prompt_logprobs")

@@ -170,9 +170,12 @@ def _question(content: Mapping[str, Any], path: Path) -> tuple[str, ...]:
         not isinstance(parts, list)
         or not parts
         or len(parts) == 2
+        or len(parts) > 1 + len(LETTERS)
         or not all(isinstance(part, str) and part.strip() for part in parts)
     ):
-        raise StoreError(f"{path}: 'question' must be a text, or a list of a text and choices")
+        raise StoreError(
+            f"{path}: 'question' must be a text, or a list of a text and 2 to 26 choices"
+        )
     return tuple(parts)
 
 
@@ -369,8 +372,7 @@ def _history(chain: Chain) -> list[dict[str, Any]]:
 def _shown_question(problem: Problem) -> str | list[str]:
     if not problem.choices:
         return problem.question
-    gold = problem.answer or ""
-    right = LETTERS.find(gold) if len(gold) == 1 else -1
+    right = LETTERS.find(problem.answer) if problem.answer and len(problem.answer) == 1 else -1
     choices = list(problem.choices)
     if 0 <= right < len(choices):
         choices.insert(0, choices.pop(right))

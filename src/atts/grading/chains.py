@@ -24,7 +24,8 @@ class Grade(NamedTuple):
     answer: str | None
     correct: bool
     graded: bool = True
-    """False if the answer could not be compared with the gold answer; then it is not correct."""
+    """False if the answer could not be compared with the gold answer, or there is none; then it is
+    not correct."""
     is_program: bool = False
     """Programs are one answer only where their texts are, right ones too."""
 
@@ -69,12 +70,13 @@ def grade_chains(
         if chain.is_needed
     }
     pairs = {
-        key: (by_id[key.problem_id].answer or "", answer)
+        key: (gold, answer)
         for key, answer in answers.items()
         if answer is not None
         and key not in judged
         and not by_id[key.problem_id].choices
         and not by_id[key.problem_id].tests
+        and (gold := by_id[key.problem_id].answer) is not None
     }
     programs = [
         (key, (tests, answer))
@@ -98,8 +100,10 @@ def grade_chains(
                 verdict = passed[key]
             elif key in pairs:
                 verdict = verdicts[pairs[key]]
-            else:
+            elif key in letters:
                 answer, verdict = letters[key]
+            else:
+                verdict = None
             grade = Grade(answer, verdict is True, verdict is not None, is_program)
         grades[key.problem_id].append(grade)
     rivals = [
@@ -134,17 +138,18 @@ def _letters(
     )
     found: dict[ChainKey, tuple[str, bool | None]] = {}
     for key, (problem, answer) in asked.items():
-        gold = problem.answer or ""
-        gold = choice_letter(gold, problem.choices) or gold
+        known_gold = problem.answer or ""
+        gold = choice_letter(known_gold, problem.choices) or known_gold
         letter = known[key]
         if letter is None and _FORMULA.search(answer):
             same = [verdicts[choice, answer] for choice in problem.choices]
             if same.count(True) == 1:
                 letter = answer = LETTERS[same.index(True)]
-            elif gold in LETTERS[: len(same)] and same[LETTERS.index(gold)] is None:
+            elif gold and gold in LETTERS[: len(same)] and same[LETTERS.index(gold)] is None:
                 found[key] = answer, None
                 continue
-        found[key] = answer, gold == (letter or answer)
+        right = gold == (letter or answer) if problem.answer is not None else None
+        found[key] = answer, right
     return found
 
 

@@ -196,8 +196,10 @@ def _write_ahead(chain: OpenChain, written: Written, ahead: Prefetch, longest: i
     it is thrown away. Nothing is begun if the chain ends with ``written``, or by the configuration.
     """
     number = chain.turn + 1
+    longest = chain.within_limit(longest, after=written.segment.tokens)
     if (
         not chain.config.overlaps
+        or not longest
         or number >= chain.config.turns.max_turns
         or written.finish_reason == "stop"
         or chain.would_conclude(written)

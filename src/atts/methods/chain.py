@@ -81,6 +81,14 @@ class Model(NamedTuple):
 Models = dict[Author, Model]
 
 
+class ChainOverError(Exception):
+    """Ends a chain where it stands, whatever its method would do next."""
+
+    def __init__(self, end: ChainEnd) -> None:
+        super().__init__(end)
+        self.end = end
+
+
 class Watcher(Protocol):
     """Is told what a chain does, as it does it."""
 
@@ -90,6 +98,14 @@ class Watcher(Protocol):
 
     def turn_done(self, turn: Turn) -> None:
         """A turn has ended."""
+        ...
+
+    def appended(self, segment: Segment) -> None:
+        """A segment has become part of the chain, and stays.
+
+        Raises:
+            ChainOverError: the chain is to end with it.
+        """
         ...
 
 
@@ -125,12 +141,15 @@ class OpenChain:
         }
         """The prompt and the text, as each model sees them."""
         self.prompt_tokens = {author: len(ids) for author, ids in self.token_ids.items()}
+        self.most_tokens: int | None = None
+        """Most tokens that it may have; None: as many as its method lets it."""
         self.tokens = 0
         """Tokens written that became part of the chain, each in its author's vocabulary."""
         self._doubted = 0  # up to here, no answer ends the chain
         self._ends = united_ends(getattr(config, author).thought_ends for author in models)
         first: Author = "draft" if "draft" in models else "target"
-        self._in_thought = models[first].tokenizer.is_in_thought(self.token_ids[first])
+        self.begins_in_thought = models[first].tokenizer.is_in_thought(self.token_ids[first])
+        """Whether the prompt has opened a thought."""
         self._turns: list[Turn] = []
         # Of the present turn:
         self._segments: list[Segment] = []
@@ -152,10 +171,16 @@ class OpenChain:
         most = turns.max_turns * (turns.draft_tokens + turns.target_tokens)
         return max(0, most - self.tokens)
 
+    def within_limit(self, max_tokens: int, after: int = 0) -> int:
+        """So many tokens, or what ``most_tokens`` leaves of them once ``after`` more are there."""
+        if self.most_tokens is None:
+            return max_tokens
+        return min(max_tokens, max(0, self.most_tokens - self.tokens - after))
+
     @property
     def answer(self) -> str | None:
         """What the chain has come to so far, if anything; grading uses the same function."""
-        return find_answer(self.problem, self.text, self._ends, self._in_thought)
+        return find_answer(self.problem, self.text, self._ends, self.begins_in_thought)
 
     @property
     def has_concluded(self) -> bool:
@@ -171,7 +196,7 @@ class OpenChain:
             self.problem,
             text,
             self._ends,
-            self._in_thought,
+            self.begins_in_thought,
             since=self._doubted,
             finished=finished,
         )
@@ -229,10 +254,16 @@ class OpenChain:
             ahead: may have made this very request already.
             logprobs: ask for those of what it writes, too. The models must have one vocabulary, and
                 all see the tokens that were written.
+
+        Raises:
+            ChainOverError: the chain has all the tokens that it may have.
         """
+        most = self.within_limit(max_tokens)
+        if not most:
+            raise ChainOverError("turns")
         engine, tokenizer = self.models[author]
         begun = tokenizer.encode(begin_with) if begin_with else []
-        sampling = self.sampling(author, max_tokens, self.next_seed(author), stop)
+        sampling = self.sampling(author, most, self.next_seed(author), stop)
         request = GenerateRequest(
             self.token_ids[author] + begun,
             sampling,
@@ -299,6 +330,8 @@ class OpenChain:
         self.text += written.segment.text
         for author, ids in written.token_ids.items():
             self.token_ids[author] += ids
+        if self.watcher:
+            self.watcher.appended(written.segment)
 
     def discard(self, written: Written) -> None:
         """Record a segment that does not become part of the chain."""

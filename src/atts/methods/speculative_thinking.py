@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import Field
 
-from atts.config import Options
+from atts.config import Options, Stop
 from atts.errors import ConfigError
 from atts.methods.chain import OpenChain, Written
 from atts.methods.method import Method
@@ -49,7 +49,7 @@ _KNOWN = {
 class SpeculativeThinkingOptions(Options):
     """``method=speculative-thinking``; the defaults are those of its authors."""
 
-    triggers: tuple[str, ...] = Field(default=("\n\n",), min_length=1)
+    triggers: tuple[Stop, ...] = Field(default=("\n\n",), min_length=1)
     """Where the draft stops, so that the target may take over."""
     draft_tokens: int = Field(default=1024, ge=1)
     """Most tokens that the draft writes without a trigger."""
@@ -226,7 +226,8 @@ def from_original(tree: dict[str, Any], source: str) -> dict[str, Any] | None:
         if gpus := tree.get(f"{theirs}_model_gpu"):
             model["server"] = {"tensor_parallel": gpus}
         if "mode" in tree:
-            model["engine"] = _ENGINES.get(tree["mode"], tree["mode"])
+            mode = tree["mode"]
+            model["engine"] = _ENGINES.get(mode, mode) if isinstance(mode, str) else mode
         if model:
             translated[ours] = model
     options: dict[str, Any] = {
@@ -234,7 +235,8 @@ def from_original(tree: dict[str, Any], source: str) -> dict[str, Any] | None:
     }
     if "think_words" in options:
         options["think_words"] = options["think_words"] or ""
-    if "time_out_seconds" in options and (options["time_out_seconds"] or 0) <= 0:
+    time_out = options.get("time_out_seconds")
+    if isinstance(time_out, int | float) and time_out <= 0:
         options["time_out_seconds"] = None  # theirs is off at 0 and below
     words = tree.get("TARGET_VALIDATION_KEYWORDS", {})
     if not isinstance(words, dict) or words.keys() - _WORDS.keys():

@@ -5,18 +5,20 @@ installed, which takes seconds, and spends as much time on a segment as its toke
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jinja2 import TemplateError, nodes
+from jinja2 import TemplateError, meta, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import AddedToken, Tokenizer
 
 from atts.errors import ConfigError
+from atts.models.conversion import convert
 
 _CONFIG = "config.json"
 _GENERATION_CONFIG = "generation_config.json"
@@ -24,6 +26,8 @@ _TOKENIZER = "tokenizer.json"
 _TOKENIZER_CONFIG = "tokenizer_config.json"
 _SPECIAL_TOKENS = "special_tokens_map.json"  # of older models
 _TEMPLATE = "chat_template.jinja"  # of newer ones
+_TEMPLATES = "additional_chat_templates"  # a folder, where there are several
+_PROCESSOR_TEMPLATE = "chat_template.json"  # of models that take more than text
 
 
 def model_path(model: str) -> str:
@@ -55,7 +59,8 @@ def model_folder(model: str) -> Path:
 
     wanted = [
         *(_CONFIG, _GENERATION_CONFIG),
-        *(_TOKENIZER, _TOKENIZER_CONFIG, _SPECIAL_TOKENS, _TEMPLATE),
+        *(_TOKENIZER, _TOKENIZER_CONFIG, _SPECIAL_TOKENS, "tiktoken.model", "tokenizer.model"),
+        *(_TEMPLATE, f"{_TEMPLATES}/*.jinja", _PROCESSOR_TEMPLATE),
     ]
     return Path(snapshot_download(model, allow_patterns=wanted))
 
@@ -117,27 +122,30 @@ def _read_config(model: str, name: str) -> dict[str, Any]:
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of ``tokenizer.json``, with the tokens that only the other files name.
+    """The tokenizer of ``tokenizer.json``, with the tokens that only the other files name; without
+    that file, see ``convert``.
 
     Raises:
-        ConfigError: there is no such file.
+        ConfigError: there is no such file, and none can be made.
         Exception: it is damaged; the tokenizers library raises nothing more exact.
     """
-    if not (folder / _TOKENIZER).is_file():
-        raise ConfigError(
-            f"there is no {_TOKENIZER} in {folder}; where a model has a tokenizer of another kind, "
-            "transformers makes that file: AutoTokenizer.from_pretrained(...).save_pretrained(...)"
-        )
-    tokenizer = Tokenizer.from_file(str(folder / _TOKENIZER))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    added = _read_json(folder / _TOKENIZER_CONFIG).get("added_tokens_decoder") or {}
+    config = _read_json(folder / _TOKENIZER_CONFIG)
+    if (folder / _TOKENIZER).is_file():
+        tokenizer = Tokenizer.from_file(str(folder / _TOKENIZER))
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+    else:
+        tokenizer = convert(folder, config)
+    added = config.get("added_tokens_decoder") or {}
     in_order = sorted(added.items(), key=lambda item: int(item[0]))
     tokens = [AddedToken(**fields) for _, fields in in_order]
     tokens += [AddedToken(text, special=True) for text in _named_tokens(folder).values()]
     known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     tokenizer.add_tokens([token for token in tokens if token.content not in known])
     return tokenizer
+
+
+_ALWAYS = {"messages", "tools", "documents", "add_generation_prompt"}
 
 
 class ChatTemplate:
@@ -166,6 +174,11 @@ class ChatTemplate:
         environment.globals |= {"raise_exception": _raise, "strftime_now": _now}
         self._template = environment.from_string(source)
         self._special_tokens = special_tokens
+        asked_for = meta.find_undeclared_variables(environment.parse(source))
+        self.variables = frozenset(
+            asked_for - environment.globals.keys() - special_tokens.keys() - _ALWAYS
+        )
+        """What the template may be told beside the messages, by name."""
 
     @classmethod
     def read(cls, folder: Path) -> "ChatTemplate | None":
@@ -173,30 +186,37 @@ class ChatTemplate:
 
         Raises:
             jinja2.TemplateError: it is no template.
+            ConfigError: there are several, and none is the default.
+            ValueError: a file is not what it should be.
         """
-        source: Any
-        if (folder / _TEMPLATE).is_file():
-            source = (folder / _TEMPLATE).read_text(encoding="utf-8")
-        else:
-            source = _read_json(folder / _TOKENIZER_CONFIG).get("chat_template")
-        if isinstance(source, list):  # several, for several purposes
-            source = {each["name"]: each["template"] for each in source}.get("default")
+        found = _templates(folder)
+        if len(found) > 1 and "default" not in found:
+            raise ConfigError(
+                f"{folder} has the chat templates {', '.join(sorted(found))[:200]}, and none of "
+                f"them is the default; copy the one to use to {_TEMPLATE} in that folder"
+            )
+        source = found.get("default") or next(iter(found.values()), None)
         return cls(source, _named_tokens(folder)) if source else None
 
-    def render(self, messages: list[dict[str, str]], **variables: object) -> str:
+    def render(self, messages: Sequence[Mapping[str, object]], **variables: object) -> str:
         """The prompt, up to where the model's answer begins.
 
         Raises:
             jinja2.TemplateError: the template refuses the messages, or fails.
         """
-        return self._template.render(
-            messages=messages,
-            tools=None,
-            documents=None,
-            add_generation_prompt=True,
-            **self._special_tokens,
-            **variables,
-        )
+        try:
+            return self._template.render(
+                messages=messages,
+                tools=None,
+                documents=None,
+                add_generation_prompt=True,
+                **self._special_tokens,
+                **variables,
+            )
+        except TemplateError:
+            raise
+        except Exception as error:  # whatever its expressions raise
+            raise TemplateError(f"{type(error).__name__}: {error}") from error
 
 
 class _Generation(Extension):
@@ -220,6 +240,21 @@ def _raise(message: str) -> NoReturn:
 
 def _now(form: str) -> str:
     return datetime.now().strftime(form)  # noqa: DTZ005 - the day where the user is
+
+
+def _templates(folder: Path) -> dict[str, str]:
+    """The chat templates of a model by name; where there is one alone, it is the default."""
+    found = _read_json(folder / _TOKENIZER_CONFIG).get("chat_template")
+    if found is None:
+        found = _read_json(folder / _PROCESSOR_TEMPLATE).get("chat_template")
+    if isinstance(found, list):
+        found = {each["name"]: each["template"] for each in found}
+    named = found if isinstance(found, dict) else {"default": found} if found else {}
+    files = {path.stem: path for path in sorted((folder / _TEMPLATES).glob("*.jinja"))}
+    if (folder / _TEMPLATE).is_file():
+        files["default"] = folder / _TEMPLATE
+    named |= {name: path.read_text(encoding="utf-8") for name, path in files.items()}
+    return named
 
 
 def _named_tokens(folder: Path) -> dict[str, str]:

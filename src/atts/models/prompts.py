@@ -5,23 +5,60 @@ is never tokenised again, and text crosses from one model to the other a segment
 """
 
 import hashlib
+import json
+import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from itertools import product
+from types import MappingProxyType
+from typing import NamedTuple
 
 import tokenizers
 from jinja2 import TemplateError
 
 from atts.config import ModelOptions, PromptOptions, Thinking
 from atts.errors import ConfigError
+from atts.models.chat_formats import ChatFormat, Harmony, chat_format
 from atts.models.model_files import ChatTemplate, model_folder, read_tokenizer
 from atts.models.thought import opens_thought, special_marks
+from atts.text import shortened
 from atts.types import LETTERS, Problem
 
 _AN_ANSWER = "An answer of the model."
 _LONGEST_MARK = 64
 """Tokens at the end of a prompt that may be the mark of a thought."""
+_THINKING_VARIABLES = ("enable_thinking", "thinking")
+"""What templates call whether the model thinks: Qwen3 and GLM the first, DeepSeek the second."""
+_HARMONY_TURN = "<|start|>assistant"
+_SHOWN = 300
+"""Characters of a prompt that a message quotes."""
+_QUESTION_PROBE = 'What is 17 + 25?\n\nLet \\(x < y\\) & "z" be {{ 3 }}.'
 _ROUND_TRIP_PROBE = " 12 + 3 = 15.\n\nSo \\boxed{15}"
+
+_log = logging.getLogger(__name__)
+
+
+class _Wording(NamedTuple):
+    """How a chat template wants its messages."""
+
+    user: str = "user"
+    """What it calls the user."""
+    in_parts: bool = False
+    """Whether content is a list of parts, as of templates that take images."""
+
+    def of(self, messages: Sequence[Mapping[str, str]]) -> list[dict[str, object]]:
+        return [
+            {
+                "role": self.user if message["role"] == "user" else message["role"],
+                "content": (
+                    [{"type": "text", "text": message["content"]}]
+                    if self.in_parts
+                    else message["content"]
+                ),
+            }
+            for message in messages
+        ]
 
 
 class Tokenizer:
@@ -30,18 +67,20 @@ class Tokenizer:
     def __init__(
         self,
         tokenizer: tokenizers.Tokenizer,
-        template: ChatTemplate | None,
+        template: ChatFormat | None,
         name: str,
         thinking: Thinking = "template",
         thought_ends: Iterable[str] | None = None,
+        variables: Mapping[str, object] = MappingProxyType({}),
     ) -> None:
         """Wrap a tokenizer and a chat template.
 
-        ``thinking`` and ``thought_ends`` are those of ``ModelOptions``.
+        ``thinking``, ``thought_ends`` and ``variables`` are those of ``ModelOptions``, the last as
+        ``chat_template_kwargs``.
 
         Raises:
-            ConfigError: there is no template, or the tokenizer changes text that it encodes and
-                decodes.
+            ConfigError: there is no template, it leaves out the question or does not know a
+                variable, or the tokenizer changes text that it encodes and decodes.
         """
         self._tokenizer = tokenizer
         self._thinking = thinking
@@ -55,8 +94,14 @@ class Tokenizer:
         self._newest: tuple[Problem, PromptOptions, list[int]] | None = None
         self.name = name
         if template is None:
-            raise ConfigError(f"{name}: the tokenizer has no chat template; is it a chat model?")
+            raise ConfigError(
+                f"{name}: the tokenizer has no chat template; is it a chat model? For "
+                "DeepSeek-V3.2 and gpt-oss, set chat_format"
+            )
         self._template = template
+        self._variables = self._known_variables(variables)
+        self._wording = self._wording_of_template()
+        self._has_warned = False
         if self.decode(self.encode(_ROUND_TRIP_PROBE)) != _ROUND_TRIP_PROBE:
             raise ConfigError(
                 f"{name}: the tokenizer does not give back the text that it encodes, so text "
@@ -72,12 +117,20 @@ class Tokenizer:
         """
         try:
             folder = model_folder(options.model)
-            tokenizer, template = read_tokenizer(folder), ChatTemplate.read(folder)
+            tokenizer = read_tokenizer(folder)
+            template = chat_format(options.chat_format) or ChatTemplate.read(folder)
         except Exception as error:  # the tokenizers library raises bare exceptions
             if isinstance(error, ConfigError) and options.model.startswith("bundled"):
                 raise
             raise ConfigError(f"cannot load the tokenizer of {options.model}: {error}") from error
-        return cls(tokenizer, template, options.model, options.thinking, options.thought_ends)
+        return cls(
+            tokenizer,
+            template,
+            options.model,
+            options.thinking,
+            options.thought_ends,
+            options.chat_template_kwargs,
+        )
 
     @cached_property
     def vocabulary(self) -> str:
@@ -89,7 +142,8 @@ class Tokenizer:
         """Ids of the problem in the model's chat template, ready for the model's answer.
 
         Raises:
-            ConfigError: the template refuses the messages; some know no system message.
+            ConfigError: the template refuses the messages, as some do a system message, or leaves
+                out the question.
         """
         # The chains of a problem begin one after the other, with the same prompt.
         if self._newest is None or self._newest[:2] != (problem, options):
@@ -97,12 +151,32 @@ class Tokenizer:
         return list(self._newest[2])
 
     def _encode_prompt(self, problem: Problem, options: PromptOptions) -> list[int]:
-        messages = [{"role": "user", "content": question(problem, options)}]
+        messages = [message.model_dump() for message in problem.messages] or [
+            {"role": "user", "content": question(problem, options)}
+        ]
         system = options.program_system if problem.tests else options.system
-        if system:
+        if system and all(message["role"] != "system" for message in messages):
             messages.insert(0, {"role": "system", "content": system})
+        text = self._render(messages)
+        if not _holds(text, messages[-1]["content"]):
+            raise self._loses(messages[-1]["content"], text)
+        if not self._has_warned and not all(
+            _holds(text, each["content"]) for each in messages if each["role"] == "system"
+        ):
+            self._has_warned = True
+            _log.warning(
+                "%s: the chat template leaves out the system message; what prompt.system says can "
+                "stand in prompt.open",
+                self.name,
+            )
+        prompt = _begin_thought(text, self._thinking)
+        if isinstance(self._template, Harmony):
+            ids = self._template.token_ids(self._wording.of(messages), **self._variables)
+            if self._tokenizer.decode(ids, skip_special_tokens=False) != text:
+                raise ConfigError(f"{self.name}: its tokenizer is not that of gpt-oss")
+            return ids + self._encode(prompt.removeprefix(text), specials_are_text=False)
         # The template writes the special tokens itself, the beginning of text included.
-        return self._encode(self._render(messages), specials_are_text=False)
+        return self._encode(prompt, specials_are_text=False)
 
     def next_message(self, message: str, reply: str) -> list[int]:
         """Ids of what follows the model's answer, where the user writes again and the model is
@@ -121,25 +195,78 @@ class Tokenizer:
                 {"role": "user", "content": message},
             ]
         ).partition(_AN_ANSWER)
-        if not found:
+        if not found or not _holds(after, message):
             raise ConfigError(
                 f"{self.name}: the chat template does not show what the model has answered, so "
                 "it cannot be asked about it"
             )
+        after = _begin_thought(after, self._thinking)
         return self._encode(after, specials_are_text=False) + self.encode(reply)
 
     def _render(self, messages: list[dict[str, str]]) -> str:
         """Messages in the chat template, up to where the model goes on."""
-        # Some templates know this variable; the others pass over it.
-        known = {} if self._thinking == "template" else {"enable_thinking": self._thinking == "on"}
         try:
-            text = self._template.render(messages, **known)
+            return self._render_as(self._wording, messages)
         except TemplateError as error:
             raise ConfigError(
-                f"{self.name}: the chat template refuses the prompt: {error}; if it is the system "
-                "message, set prompt.system to an empty text"
+                f"{self.name}: the chat template refuses the prompt: {shortened(str(error))}; if "
+                "it is the system message, set prompt.system to an empty text"
             ) from error
-        return _begin_thought(text, self._thinking)
+
+    def _render_as(self, wording: _Wording, messages: Sequence[Mapping[str, str]]) -> str:
+        return self._template.render(wording.of(messages), **self._variables)
+
+    def _known_variables(self, given: Mapping[str, object]) -> dict[str, object]:
+        """What the template is told beside the messages.
+
+        Raises:
+            ConfigError: it does not know one of ``given``, or ``thinking`` says otherwise.
+        """
+        known = self._template.variables
+        if unknown := sorted(given.keys() - known):
+            names = shortened(", ".join(unknown))
+            raise ConfigError(
+                f"{self.name}: its chat template does not know {names}, which chat_template_kwargs "
+                f"names; it knows {', '.join(sorted(known)) or 'nothing'}"
+            )
+        by_thinking: dict[str, object] = {}
+        if self._thinking != "template":
+            thinks = self._thinking == "on"
+            by_thinking = {name: thinks for name in _THINKING_VARIABLES if name in known}
+        if twice := sorted(by_thinking.keys() & given.keys()):
+            raise ConfigError(
+                f"{self.name}: thinking and chat_template_kwargs.{twice[0]} are the same; leave "
+                "one of the two out"
+            )
+        return {**by_thinking, **given}
+
+    def _wording_of_template(self) -> _Wording:
+        """The first in which the template shows what the user says.
+
+        Raises:
+            ConfigError: it shows it in none.
+        """
+        usual, prompt = _Wording(), None
+        for in_parts, user in product((False, True), ("user", "human")):
+            wording = _Wording(user, in_parts)
+            try:
+                text = self._render_as(wording, [{"role": "user", "content": _QUESTION_PROBE}])
+            except TemplateError:
+                continue
+            if _holds(text, _QUESTION_PROBE):
+                return wording
+            if wording == usual:
+                prompt = text
+        if prompt is not None:
+            raise self._loses(_QUESTION_PROBE, prompt)
+        return usual  # it may want a system message; what it wants, it tells of the real prompt
+
+    def _loses(self, asked: str, prompt: str) -> ConfigError:
+        return ConfigError(
+            f"{self.name}: the chat template loses the question. Asked: "
+            f"'{shortened(asked, _SHOWN)}'. Its prompt: '{shortened(prompt, _SHOWN)}'. Put a "
+            "template that shows the question, as chat_template.jinja, in the model's folder"
+        )
 
     def encode(self, text: str) -> list[int]:
         """Ids of text in the middle of a chain; what looks like a special token is plain text."""
@@ -191,8 +318,22 @@ class Tokenizer:
         return ids, text
 
 
+def _holds(prompt: str, message: str) -> bool:
+    """Whether a prompt shows a message, but for white space, or shows it as JSON.
+
+    >>> _holds("<|user|>\\n1 + 1?<|end|>", "1 + 1?\\n"), _holds("<|user|><|end|>", "1 + 1?")
+    (True, False)
+    """
+    shown = " ".join(prompt.split())
+    as_json = (json.dumps(message, ensure_ascii=escaped)[1:-1] for escaped in (False, True))
+    return any(" ".join(form.split()) in shown for form in (message, *as_json))
+
+
 def question(problem: Problem, options: PromptOptions | None = None) -> str:
     """What the user message says.
+
+    Raises:
+        ConfigError: there are more choices than letters.
 
     >>> from atts.types import LETTERS, Problem
     >>> print(question(Problem(id="1", question="Which?", answer="B", choices=("x", "y"))))
@@ -204,6 +345,11 @@ def question(problem: Problem, options: PromptOptions | None = None) -> str:
     Exactly one option is right. Put its letter in \\boxed{}.
     """
     options = options or PromptOptions()
+    if len(problem.choices) > len(LETTERS):
+        raise ConfigError(
+            f"the problem {problem.id!r} has {len(problem.choices)} choices, but there are letters "
+            f"for {len(LETTERS)}"
+        )
     choices = [
         f"{letter}. {choice}" for letter, choice in zip(LETTERS, problem.choices, strict=False)
     ]
@@ -225,6 +371,9 @@ def _begin_thought(prompt: str, thinking: Thinking) -> str:
     """
     end = prompt.rstrip()
     opened = end.endswith("<think>")
+    if end.endswith(_HARMONY_TURN):
+        channel = {"on": "<|channel|>analysis<|message|>", "off": "<|channel|>final<|message|>"}
+        return prompt + channel.get(thinking, "")
     if thinking == "on" and not opened:
         return prompt + "<think>\n"
     if thinking == "off" and opened:

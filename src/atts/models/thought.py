@@ -37,6 +37,9 @@ KNOWN_ENDS = tuple(end for _, end in _KNOWN)
 
 _STARTS = tuple(start for start, _ in _KNOWN)
 
+_LONGEST_CHANNEL = 80
+"""Characters of Harmony's name of a channel, with its marks."""
+
 _SPECIAL = re.compile(r"<\|?[^<>|]+\|?>|\[/?[A-Z]+\]")
 
 
@@ -88,6 +91,66 @@ def united_ends(named: Iterable[Sequence[str] | None]) -> tuple[str, ...] | None
     return tuple(
         dict.fromkeys(end for ends in given for end in (KNOWN_ENDS if ends is None else ends))
     )
+
+
+class Divider:
+    """Divides a text that grows into thought and answer, as ``divide`` does a whole one.
+
+    Marks are left out. What may be the beginning of a mark is held back until it is known. What was
+    given out stays as it was: where a thought ends that nothing has begun, what came before the
+    mark has been an answer.
+
+    >>> divider = Divider()
+    >>> divider.feed("<think>4?</th"), divider.feed("ink>It is <s"), divider.close()
+    ([(True, '4?')], [(False, 'It is ')], [(False, '<s')])
+    """
+
+    def __init__(self, ends: Iterable[str] | None = None, in_thought: bool = False) -> None:
+        """See ``divide``."""
+        self._ends = KNOWN_ENDS if ends is None else tuple(ends)
+        self._inside = in_thought and bool(self._ends)
+        self._held = ""
+
+    def feed(self, text: str) -> list[tuple[bool, str]]:
+        """The next parts of the text, each with whether it is thought."""
+        parts: list[tuple[bool, str]] = []
+        text = self._held + text
+        while self._ends and (mark := self._next_mark(text)):
+            parts.append((self._inside, text[: mark.start()]))
+            self._inside = mark.re is not _pattern(self._ends)
+            text = text[mark.end() :]
+        known = len(text) - (self._undecided(text) if self._ends else 0)
+        self._held = text[known:]
+        parts.append((self._inside, text[:known]))
+        return [part for part in parts if part[1]]
+
+    def close(self) -> list[tuple[bool, str]]:
+        """What was held back, once no more text follows."""
+        held, self._held = self._held, ""
+        return [(self._inside, held)] if held else []
+
+    def _next_mark(self, text: str) -> re.Match[str] | None:
+        end = _search(self._ends, text)
+        start = None if self._inside else _search(_STARTS, text)
+        return min(filter(None, (start, end)), key=lambda mark: mark.start(), default=None)
+
+    def _undecided(self, text: str) -> int:
+        """How many characters at the end may be the beginning of a mark."""
+        before, channel, name = text.rpartition("<|channel|>")
+        # The marks of Harmony have a name between them, on one line.
+        is_open = "<|message|>" not in name and "\n" not in name.lstrip()
+        if channel and is_open and len(channel + name) <= _LONGEST_CHANNEL:
+            return len(text) - len(before)
+        marks = (*_STARTS, *self._ends)
+        longest = max(map(len, marks)) - 1
+        return next(
+            (
+                length
+                for length in range(min(longest, len(text)), 0, -1)
+                if any(mark.startswith(text[-length:]) for mark in marks)
+            ),
+            0,
+        )
 
 
 def begin_in_thought(texts: Iterable[str], ends: Iterable[str] | None = None) -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 from atts.config import Config, ProblemsOptions
 from atts.errors import ProblemError
 from atts.problems.jsonl import read_problems
-from atts.types import Problem
+from atts.types import LETTERS, Problem
 
 __all__ = ["calibration_problems", "load_problems", "read_problems"]
 
@@ -32,19 +32,33 @@ def load_problems(options: ProblemsOptions) -> list[Problem]:
     if found := find_set(options.source):
         return _first(load_set(*found, options), options)
     path = Path(options.source)
-    if not path.exists():
+    try:
+        there = path.exists()
+    except OSError:  # no file can have such a name
+        there = False
+    if not there:
         raise ProblemError(
-            f"there are no problems {options.source!r}: it is neither the name of a generated "
-            f"set (arithmetic), nor of a known one (atts problems list), nor an existing file "
-            f"({path.absolute()}); check the spelling"
+            f"there are no problems {_short(options.source)!r}: it is neither the name of a "
+            "generated set (arithmetic), nor of a known one (atts problems list), nor an existing "
+            f"file ({_short(str(path.absolute()))}); check the spelling"
         )
     return _first(read_problems(path), options)
 
 
+def _short(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:100]}...{text[-50:]}"
+
+
 def _first(problems: list[Problem], options: ProblemsOptions) -> list[Problem]:
+    for problem in problems:
+        if len(problem.choices) > len(LETTERS):
+            raise ProblemError(
+                f"{options.source}: the problem {problem.id!r} has {len(problem.choices)} choices, "
+                f"but there are letters for {len(LETTERS)}; leave some out"
+            )
     if options.count is not None and options.count > len(problems):
         raise ProblemError(
-            f"problems.count is {options.count}, but {options.source} has {len(problems)} "
+            f"problems.count is {options.count}, but {_short(options.source)} has {len(problems)} "
             "problems; lower it, or leave it out to take all"
         )
     return problems[: options.count]

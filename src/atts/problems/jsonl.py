@@ -1,4 +1,6 @@
-"""Reads problems from JSON lines: ``id``, ``question``, ``answer``, optionally ``choices``."""
+"""Reads problems from JSON lines: ``id``, ``question``, and, where there are, ``answer`` and
+``choices``.
+"""
 
 import json
 import math
@@ -13,7 +15,7 @@ from atts.grading.equivalence import equivalent
 from atts.problems.programs import read_program_problem
 from atts.types import LETTERS, Problem
 
-_REQUIRED = ("id", "question", "answer")
+_REQUIRED = ("id", "question")
 
 
 _ESCAPES = {"\b": "b", "\f": "f", "\n": "n", "\r": "r", "\t": "t"}
@@ -42,8 +44,9 @@ class _Decimal(float):
 def read_problems(path: Path) -> list[Problem]:
     """Read a problem file, in its order.
 
-    Each line is a JSON object with the text keys ``id``, ``question`` and ``answer``, and
-    optionally ``choices``, a list of texts. Numbers are taken for ids, answers and choices, with
+    Each line is a JSON object with the text keys ``id`` and ``question``, and optionally ``answer``
+    and ``choices``, a list of texts. Without an answer, or with null, the chains of a problem are
+    not graded. Numbers are taken for ids, answers and choices, with
     the digits that the file has; other keys are ignored, and so are blank lines. Of an answer that
     ends in ``#### 42`` the number counts. The answer to a question with choices is a letter, or the
     text or the value of a choice. A line with ``tests`` asks for a program, as does one of
@@ -51,8 +54,9 @@ def read_problems(path: Path) -> list[Problem]:
 
     Raises:
         ProblemError: the file cannot be read, holds no problem, or a line is malformed, repeats an
-            id, holds what a single backslash has made of LaTeX, or has a gold answer that no choice
-            has; the message names the file and the line.
+            id, lacks the key ``answer`` that other lines have, holds what a single backslash has
+            made of LaTeX, or has a gold answer that no choice has; the message names the file and
+            the line.
     """
     return [problem for problem, _ in read_entries(path)]
 
@@ -75,6 +79,11 @@ def read_entries(path: Path) -> list[tuple[Problem, dict[str, Any]]]:
                 f"{first_line[problem.id]}; every problem needs an id of its own"
             )
         first_line[problem.id] = number
+        if entries and ("answer" in values) != ("answer" in entries[0][1]):
+            raise ProblemError(
+                f"{where}: the key 'answer' is in some lines and missing in others; "
+                "where no answer is known, leave it out of all, or write null"
+            )
         entries.append((problem, values))
     if not entries:
         raise ProblemError(f"{path} holds no problems; write one JSON object a line")
@@ -139,21 +148,22 @@ def _problem(values: dict[str, Any], where: str) -> Problem:
         choices = []
     if not isinstance(choices, list):
         raise ProblemError(f"{where}: 'choices' must be a list of texts, got {choices!r}")
-    gold = _gold(_text(values["answer"], "answer", where), where)
     problem = Problem(
         id=_text(values["id"], "id", where),
         question=_text(values["question"], "question", where),
-        answer=gold,
+        answer=None
+        if values.get("answer") is None
+        else _gold(_text(values["answer"], "answer", where), where),
         choices=tuple(_text(choice, "choices", where) for choice in choices),
     )
     for key, text in (
         ("question", problem.question),
-        ("answer", gold),
+        ("answer", problem.answer or ""),
         *(("choices", choice) for choice in problem.choices),
     ):
         _refuse_lost_backslash(text, key, where)
     if problem.choices:
-        _check_choices(problem, gold, values["answer"], where)
+        _check_choices(problem, values.get("answer"), where)
     return problem
 
 
@@ -176,13 +186,16 @@ def _refuse_lost_backslash(text: str, key: str, where: str) -> None:
         )
 
 
-def _check_choices(problem: Problem, gold: str, written: object, where: str) -> None:
+def _check_choices(problem: Problem, written: object, where: str) -> None:
     count = len(problem.choices)
     if count > len(LETTERS):
         raise ProblemError(
             f"{where}: {count} choices, but there are letters for {len(LETTERS)}; leave some out"
         )
+    if problem.answer is None:
+        return
     # 2 may be the value of a choice, but not where the choice says "two".
+    gold = problem.answer
     is_index = isinstance(written, int) and not any(
         equivalent(choice, gold) for choice in problem.choices
     )

@@ -14,7 +14,7 @@ from typing import Literal
 from atts.engines.base import Completion, Engine, GenerateRequest, Scored, ScoreRequest
 from atts.methods import Method
 from atts.methods.chain import Model, Models, OpenChain
-from atts.types import Author, ChainEnd, Turn
+from atts.types import Author, ChainEnd, Segment, Turn
 
 Work = Literal["drafting", "scoring", "target writing"]
 """What a chain waits for: a model's text, or the target's score. Queues are included."""
@@ -70,6 +70,9 @@ class Activity:
         self.turns += 1
         if self.takes_over and turn.decision is None and turn.take_over is not None:
             self.decided(turn.take_over)
+
+    def appended(self, segment: Segment) -> None:
+        """Tokens are counted as they come back."""
 
     def decided(self, take_over: bool) -> None:
         """It was decided whether the target writes on."""

@@ -10,7 +10,7 @@ from atts.config import Config
 from atts.engines.base import Engine, Load, Metered
 from atts.errors import AttsError, ConfigError, ContextLengthError, EngineError
 from atts.methods import Method
-from atts.methods.chain import OpenChain
+from atts.methods.chain import ChainOverError, OpenChain
 from atts.runs.setup import PlannedChain
 from atts.runs.stopping import Stopping
 from atts.types import Chain, ChainEnd
@@ -30,16 +30,18 @@ class Capacity:
         self.left = 0
         """How many have ended so far."""
         self._changed = asyncio.Event()
+        self._next = asyncio.Lock()
 
     async def take(self, count: int) -> None:
         """Wait until ``count`` more may be in flight at once, or none is.
 
-        Not for more than one caller at a time.
+        Callers are served in the order in which they came.
         """
-        while self.taken and self.taken + count > self.size:
-            self._changed.clear()
-            await self._changed.wait()
-        self.taken += count
+        async with self._next:
+            while self.taken and self.taken + count > self.size:
+                self._changed.clear()
+                await self._changed.wait()
+            self.taken += count
 
     def leave(self) -> None:
         """One has ended."""
@@ -274,6 +276,8 @@ async def solve(
                     end = await method.solve(chain)
     except ContextLengthError:
         end = "context"
+    except ChainOverError as over:
+        end = over.end
     except ConfigError:  # would fail every chain alike, and is no property of this one
         raise
     except Exception as failure:  # a failed chain is data: it is recorded, the run goes on

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import yaml
 from pydantic import ConfigDict, Field, ValidationError
 
 from atts.analysis.graded_run import grade_run
 from atts.analysis.summary import Summary, summarise
 from atts.config import IN_THIS_PROCESS, Config, Coverage, MethodName, Options, parse_config
+from atts.config.reading import read_yaml
 from atts.engines.loading import server_urls
 from atts.engines.servers.lifecycle import answers, down, up
 from atts.errors import AttsError, ConfigError
@@ -76,7 +76,7 @@ def load_suite(path: Path, directory: Path | None = None) -> list[Entry]:
         ConfigError: the file or a configuration cannot be read, or a key or value is wrong.
     """
     try:
-        suite = Suite.model_validate(_read(path))
+        suite = Suite.model_validate(read_yaml(path, ""))
     except ValidationError as error:
         faults = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
         raise ConfigError(f"wrong suite in {path}:\n  " + "\n  ".join(faults)) from None
@@ -86,7 +86,7 @@ def load_suite(path: Path, directory: Path | None = None) -> list[Entry]:
 def _entries(suite: Suite, path: Path, directory: Path | None) -> Iterator[Entry]:
     for pair, pair_fragment in suite.pairs.items():
         if isinstance(pair_fragment, str):
-            pair_fragment = _read(path.parent / pair_fragment)
+            pair_fragment = read_yaml(path.parent / pair_fragment, "")
         for problems, problems_fragment in suite.problems.items():
             for method in suite.methods:
                 decides = METHODS[method].needs_calibration
@@ -228,13 +228,3 @@ def _merged(under: Fragment, over: Fragment) -> Fragment:
         else value
         for key, value in over.items()
     }
-
-
-def _read(path: Path) -> Fragment:
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ConfigError(f"cannot read {path}: {error}") from error
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path} must hold keys and values")
-    return tree

@@ -10,10 +10,17 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from atts.config import Config, ModelOptions
+from atts.config.secrets import key_in
 from atts.engines.base import Engine, GenerateRequest, Sampling, ScoreRequest
 from atts.engines.http import HttpClient
 from atts.engines.loading import remote_engines
-from atts.engines.servers.plan import MODULES, ServerPlan, answers_at, plan_servers
+from atts.engines.servers.plan import (
+    MODULES,
+    ServerPlan,
+    answers_at,
+    plan_servers,
+    secrets_of,
+)
 from atts.engines.servers.processes import (
     Running,
     ServerRecord,
@@ -78,7 +85,7 @@ def down(directory: Path, authors: Collection[Author] = AUTHORS) -> list[ServerR
 
 async def answers(url: str, model: str, api_key_env: str | None = None) -> bool:
     """Whether a server is ready for requests."""
-    key = os.environ.get(api_key_env) if api_key_env else None
+    key = key_in(api_key_env) if api_key_env else None
     client = HttpClient(url, model, key, timeout_seconds=10.0)
     try:
         await client.get("/health")
@@ -92,24 +99,24 @@ async def answers(url: str, model: str, api_key_env: str | None = None) -> bool:
 
 async def _until_it_answers(plan: ServerPlan, server: Running, progress: Progress) -> None:
     began = time.monotonic()
-    log = server.record.log
+    log, secrets = server.record.log, secrets_of(plan.options)
     while not await answers(answers_at(plan), plan.options.model, plan.options.api_key_env):
         seconds = time.monotonic() - began
         status = server.exit_status()
         if status is not None:
-            cause = first_error(log)
+            cause = first_error(log, secrets)
             raise ServerError(
                 f"the {plan.author}'s server ended while starting, with status {status}"
                 + (f", the first error is: {cause}" if cause else "")
-                + f"\nThe end of {log}:\n{tail(log, LOG_LINES)}"
+                + f"\nThe end of {log}:\n{tail(log, LOG_LINES, secrets)}"
             )
         if seconds > plan.options.server.start_seconds:
             raise ServerError(
                 f"the {plan.author}'s server does not answer after {seconds:.0f} s; raise "
                 f"server.start_seconds if it only needs longer. The end of {log}:\n"
-                f"{tail(log, LOG_LINES)}"
+                f"{tail(log, LOG_LINES, secrets)}"
             )
-        last = tail(log, 1).strip()
+        last = tail(log, 1, secrets).strip()
         progress(plan.author, last, seconds)
         await asyncio.sleep(POLL_SECONDS)
     progress(plan.author, "answers", time.monotonic() - began)
@@ -171,7 +178,8 @@ def compile_deep_gemm(plan: ServerPlan, directory: Path) -> float:
     if done.returncode:
         raise ServerError(
             f"{DEEP_GEMM} for the {plan.author} ended with status {done.returncode}; what it had "
-            f"compiled is kept, so it may be run again. The end of {log}:\n{tail(log, LOG_LINES)}"
+            f"compiled is kept, so it may be run again. The end of {log}:\n"
+            f"{tail(log, LOG_LINES, secrets_of(plan.options))}"
         )
     return time.monotonic() - began
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from atts.config import Config, ModelOptions
-from atts.engines.loading import server_urls
+from atts.config.secrets import HIDDEN, secret_arguments
+from atts.engines.loading import api_key, server_urls
 from atts.errors import ConfigError
 from atts.models.model_files import model_path
 from atts.types import Author
@@ -29,6 +30,20 @@ class ServerPlan(NamedTuple):
     """What is set on top of this process's environment; the API key may be among it."""
 
 
+def secrets_of(options: ModelOptions) -> list[str]:
+    """What a model's server is given and no message may repeat.
+
+    Raises:
+        ConfigError: see ``api_key``.
+    """
+    key = api_key(options)
+    return [
+        *([key] if key else []),
+        *_given(options).values(),
+        *secret_arguments(options.server.arguments),
+    ]
+
+
 def plan_servers(config: Config, authors: Collection[Author]) -> list[ServerPlan]:
     """The servers of the models of ``authors``, after checking all that can be checked.
 
@@ -37,7 +52,7 @@ def plan_servers(config: Config, authors: Collection[Author]) -> list[ServerPlan
             a missing executable or package, a port that is taken, a GPU that does not exist, a
             folder without a model, an address for everybody without an API key.
     """
-    plans, faults = [], []
+    plans, faults, ports = [], [], []
     for author in authors:
         options = config.draft if author == "draft" else config.target
         if options.engine not in MODULES:  # it computes here, or others start its server
@@ -48,9 +63,11 @@ def plan_servers(config: Config, authors: Collection[Author]) -> list[ServerPlan
                 f"start one; leave {author}.urls empty to start it here"
             )
             continue
-        faults += [f"{author}: {fault}" for fault in _faults(options)]
-        plans.append(ServerPlan(author, options, _command(options), _environment(options)))
-    ports = [plan.options.server.port for plan in plans]
+        ports.append(options.server.port)
+        found = _faults(options)
+        faults += [f"{author}: {fault}" for fault in found]
+        if not found:
+            plans.append(ServerPlan(author, options, _command(options), _environment(options)))
     if len(set(ports)) < len(ports):
         faults.append(f"draft and target: both have port {ports[0]}; change one server.port")
     if faults:
@@ -75,8 +92,21 @@ def _faults(options: ModelOptions) -> list[str]:
         faults.append(
             f"server.host {server.host} lets others reach it; set api_key_env, or leave host out"
         )
-    if options.api_key_env and not os.environ.get(options.api_key_env):
-        faults.append(f"the environment variable {options.api_key_env} is not set")
+    try:
+        api_key(options)
+    except ConfigError as error:
+        faults.append(str(error))
+    if any(HIDDEN in argument for argument in server.arguments):
+        faults.append(
+            f"server.arguments holds {HIDDEN}, which stands for what is not written down; put it "
+            "in again"
+        )
+    faults += [
+        f"server.environment.{name} has no value here, since values are not written down, and the "
+        f"environment of atts has no {name}; put it in again, or set that"
+        for name, value in server.environment.items()
+        if value is None and name not in os.environ
+    ]
     if server.gpus:
         there = gpu_count()
         if missing := [gpu for gpu in server.gpus if gpu not in range(there)]:
@@ -106,7 +136,7 @@ def _executable_faults(options: ModelOptions) -> list[str]:
             timeout=PROBE_SECONDS,
             check=False,
             capture_output=True,
-            env=os.environ | options.server.environment,
+            env=os.environ | _given(options),
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return [f"{executable} cannot be run: {error}"]
@@ -172,7 +202,7 @@ def _command(options: ModelOptions) -> tuple[str, ...]:
             "--context-length": server.context_length,
             "--served-model-name": options.served_as,
             # There is no other way to give it; on the machine itself, ps shows it.
-            "--api-key": os.environ.get(options.api_key_env) if options.api_key_env else None,
+            "--api-key": api_key(options),
         }
         flags: tuple[str, ...] = ()
     else:
@@ -212,9 +242,20 @@ def _environment(options: ModelOptions) -> dict[str, str]:
         environment["SGLANG_ENABLE_LOGITS_PROCESSER_CHUNK"] = "1"
         # Log-probabilities of what it writes: at temperature 1, like those of what it scores.
         environment["SGLANG_RETURN_ORIGINAL_LOGPROB"] = "1"
-    elif options.api_key_env:
-        environment["VLLM_API_KEY"] = os.environ.get(options.api_key_env, "")
-    return environment | options.server.environment
+    elif key := api_key(options):
+        environment["VLLM_API_KEY"] = key
+    return environment | _given(options)
+
+
+def _given(options: ModelOptions) -> dict[str, str]:
+    """The variables of ``server.environment`` that have a value there; the server has the others
+    from this process.
+    """
+    return {
+        name: value.get_secret_value()
+        for name, value in options.server.environment.items()
+        if value is not None
+    }
 
 
 def answers_at(plan: ServerPlan) -> str:

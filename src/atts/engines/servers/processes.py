@@ -7,13 +7,15 @@ kernel reuses no process id that is still the id of a session.
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from atts.config import EngineName
+from atts.config.secrets import hide
 from atts.engines.servers.plan import ServerPlan, answers_at
 from atts.errors import ServerError
 from atts.files import atomic_write
@@ -35,7 +37,8 @@ class ServerRecord(BaseModel):
     model: str
     url: str
     log: Path
-    pid: int
+    pid: int = Field(gt=1, lt=2**31)
+    """To signal 0 or -1 would be to signal a group of processes, or all."""
     created: float
     """When the process was created, by which it is known from a later one of the same id."""
 
@@ -112,8 +115,15 @@ def read_record(directory: Path, author: Author) -> ServerRecord | None:
         return ServerRecord.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         return None
-    except (OSError, ValidationError) as error:
+    except OSError as error:
         raise ServerError(f"cannot read {path}: {error}; which server is it about?") from error
+    except ValidationError as error:
+        found = error.errors(include_url=False)[0]
+        where = ".".join(map(str, found["loc"]))
+        raise ServerError(
+            f"{path} is not what atts servers up writes: {f'{where}: ' if where else ''}"
+            f"{found['msg']}; if no server of this folder runs, remove the file"
+        ) from None
 
 
 def forget(directory: Path, author: Author) -> None:
@@ -164,20 +174,23 @@ def stop(records: list[ServerRecord]) -> list[ServerRecord]:
     return [record for record, tree in alive.items() if tree]
 
 
-def tail(log: Path, lines: int) -> str:
-    """The last lines of a log; empty if there is none."""
+def tail(log: Path, lines: int, secrets: Iterable[str] = ()) -> str:
+    """The last lines of a log, without ``secrets`` and what looks like one; empty if there is none.
+
+    A server writes down its own command line, keys included.
+    """
     try:
         with log.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
             text = file.read().decode(errors="replace")
     except OSError:
         return ""
-    return "\n".join(text.splitlines()[-lines:])
+    return hide("\n".join(text.splitlines()[-lines:]), secrets)
 
 
-def first_error(log: Path) -> str | None:
+def first_error(log: Path, secrets: Iterable[str] = ()) -> str | None:
     """The first exception that a log names: what comes after it is often only its consequence."""
-    found = re.search(r"\b\w*(?:Error|Exception): .*", tail(log, 10_000))
+    found = re.search(r"\b\w*(?:Error|Exception): .*", tail(log, 10_000, secrets))
     return found[0] if found else None
 
 

@@ -51,7 +51,7 @@ def pack(runs: Sequence[RunReport]) -> Packed:
             content = {
                 "question": visible(problem.question),
                 "choices": list(map(visible, problem.choices)),
-                "gold": visible(problem.answer or "none"),
+                "gold": "none is known" if problem.answer is None else visible(problem.answer),
                 "chains": [_content(chain) for chain in of_problem],
             }
             texts.append((element, _compressed(content)))

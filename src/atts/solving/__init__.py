@@ -1,0 +1,1 @@
+"""Solves questions as they come, with engines and deciders that stay."""
