@@ -89,6 +89,11 @@ class Problem(Record):
     tests: ProgramTests | None = None
     """Makes the answer a program, which is right if it passes them."""
 
+    @property
+    def is_graded(self) -> bool:
+        """Whether it is known what is right."""
+        return self.answer is not None
+
     @model_validator(mode="after")
     def _user_has_the_last_word(self) -> Self:
         if self.messages and self.messages[-1].role != "user":

@@ -2,12 +2,14 @@
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import orjson
+from filelock import FileLock, Timeout
 
 from atts.config import Config
 from atts.conformal.calibration import Calibration
@@ -16,7 +18,7 @@ from atts.errors import CalibrationError, StoreError
 from atts.files import replacing
 from atts.methods import METHODS
 from atts.runs.activity import Activity
-from atts.runs.setup import Setup, read_calibration, set_up
+from atts.runs.setup import Setup, check_options, read_calibration, set_up
 
 WINDOW = 1000
 """Scores of each turn that a decider without a calibration compares with: its memory is bounded."""
@@ -59,7 +61,7 @@ class Deciders:
         self._kept: dict[str, Mapping[str, Any]] = {}  # read, and not asked for yet
         self._warn: Callable[[str], None] = lambda _: None
         self._saving = asyncio.Lock()
-        self._calibrations: dict[Path, Calibration | None] = {}
+        self._calibrations: dict[Path, tuple[Calibration | None, str]] = {}
 
     @property
     def variants(self) -> Sequence[Variant]:
@@ -73,16 +75,19 @@ class Deciders:
             ConfigError: its options exclude each other.
             CalibrationError: its calibration is conditional, missing, or for something else.
         """
-        calibration = self._calibration(config)
+        check_options(config)
+        calibration, digest = self._calibration(config)
         # Adaptive control holds the rate for any scores; of any other the calibration must be
-        # that of what is asked. The method's own limits are checked with every question.
-        judged = config
+        # that of what is asked.
         if config.take_over.control == "adaptive":
             names = ("prompt", "sampling", "draft", "target")
-            judged = config.model_copy(update={name: getattr(self._base, name) for name in names})
-        setup = set_up(judged, [], calibration)
-        key = _key(judged, calibration)
-        variant = self._variants.pop(key, None) or self._made(key, setup)
+            config = config.model_copy(update={name: getattr(self._base, name) for name in names})
+        key = _key(config, digest)
+        variant = self._variants.pop(key, None)
+        if variant is None:
+            variant = self._made(key, set_up(config, [], calibration))
+        elif calibration:
+            calibration.check(config, [])
         self._variants[key] = variant
         while len(self._variants) > MOST:
             del self._variants[next(iter(self._variants))]
@@ -109,41 +114,56 @@ class Deciders:
                 variant.setup = setup.deciding_by(fresh)
         return variant
 
-    def _calibration(self, config: Config) -> Calibration | None:
+    def _calibration(self, config: Config) -> tuple[Calibration | None, str | None]:
+        """The calibration that is decided by, and a hash of its content."""
         path = config.take_over.calibration
         if path is None or not METHODS[config.method].needs_calibration:
-            return None
+            return None, None
         if path not in self._calibrations:
-            self._calibrations[path] = read_calibration(config)
-        calibration = self._calibrations[path]
+            found = read_calibration(config)
+            content = found.to_json() if found else ""
+            self._calibrations[path] = found, hashlib.sha256(content.encode()).hexdigest()
+        calibration, digest = self._calibrations[path]
         if calibration and calibration.coverage == "conditional":
             raise CalibrationError(
                 f"{path} is a conditional calibration, of single problems, and a question was "
                 "never seen before: make a marginal one (take_over.coverage=marginal), or leave "
                 "out take_over.calibration and set take_over.control=adaptive"
             )
-        return calibration
+        return calibration, digest
 
-    def load(self, warn: Callable[[str], None]) -> None:
-        """Read the file, if there is one; ``warn`` is told of a state that cannot be used.
+    @contextmanager
+    def loaded(self, warn: Callable[[str], None]) -> Iterator[None]:
+        """Read the file, if there is one, and keep other processes from it while inside.
+
+        ``warn`` is told of a state that cannot be used.
 
         Raises:
-            StoreError: it cannot be read, or is something else.
+            StoreError: it cannot be read, is something else, or is another process's.
         """
         self._warn = warn
-        if self.path is None or not self.path.exists():
+        if self.path is None:
+            yield
+            return
+        lock = _locked(self.path)
+        try:
+            self._read(self.path)
+            yield
+        finally:
+            lock.release()
+
+    def _read(self, path: Path) -> None:
+        if not path.exists():
             return
         advice = "name another file, or remove it to start from nothing"
         try:
-            tree = orjson.loads(self.path.read_bytes())
+            tree = orjson.loads(path.read_bytes())
             version, kept = tree["version"], dict(tree["deciders"])
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise StoreError(
-                f"{self.path} holds no state of deciders ({error!r}): {advice}"
-            ) from error
+            raise StoreError(f"{path} holds no state of deciders ({error!r}): {advice}") from error
         if version != _VERSION:
             raise StoreError(
-                f"{self.path} was written by another version of atts (format {version!r}, here "
+                f"{path} was written by another version of atts (format {version!r}, here "
                 f"{_VERSION}): {advice}"
             )
         self._kept = kept
@@ -166,12 +186,27 @@ class Deciders:
             await asyncio.to_thread(_write, self.path, orjson.dumps(tree))
 
 
+def _locked(path: Path) -> FileLock:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # A lock of the operating system: it ends with the process, however that ends.
+        lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0, thread_local=False)
+        lock.acquire()
+    except Timeout:
+        raise StoreError(
+            f"another process keeps its deciders' state in {path}: name another file"
+        ) from None
+    except OSError as error:
+        raise StoreError(f"cannot lock {path}: {error.strerror or error}") from error
+    return lock
+
+
 def _write(path: Path, content: bytes) -> None:
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
-def _key(config: Config, calibration: Calibration | None) -> str:
+def _key(config: Config, calibration: str | None) -> str:
     """What a decider's decisions depend on, as a name."""
     take_over = config.take_over.model_dump(
         mode="json", exclude={"calibration", "certificate", "record_surprises"}
@@ -182,7 +217,7 @@ def _key(config: Config, calibration: Calibration | None) -> str:
             "models": [config.draft.model, config.target.model],
             "take_over": take_over,
             "turns": config.turns.model_dump(mode="json"),
-            "calibration": calibration.to_json() if calibration else None,
+            "calibration": calibration,
         }
     if METHODS[config.method].aims_at_rate:
         depends["rate"] = config.take_over.rate
