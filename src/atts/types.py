@@ -92,7 +92,7 @@ class Problem(Record):
     @property
     def is_graded(self) -> bool:
         """Whether it is known what is right."""
-        return self.answer is not None
+        return self.answer is not None or self.tests is not None
 
     @model_validator(mode="after")
     def _user_has_the_last_word(self) -> Self:

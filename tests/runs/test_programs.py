@@ -16,6 +16,7 @@ from atts.errors import ConfigError
 from atts.grading.chains import Grade, grade_chains, majority_by_problem
 from atts.grading.grader import Grader
 from atts.grading.judge import Judge
+from atts.grading.votes import Vote, count_votes
 from atts.methods.atts import take_turns
 from atts.methods.chain import Model, Models, OpenChain
 from atts.methods.single_model import write_alone
@@ -120,6 +121,12 @@ def test_programs_vote_by_their_texts(answers: list[str | None], share: float) -
         for each in answers
     ]
     assert majority_by_problem({"p": grades}, same=lambda *_: True) == {"p": share}
+
+
+def test_votes_without_a_gold_answer_are_counted_by_the_same_rule() -> None:
+    with Grader() as grader:
+        votes = count_votes(PROBLEM, ["f( x)", "f(x)", None, "f(x)\n"], grader)
+    assert votes == (Vote("f(x)", (1, 3)), Vote("f( x)", (0,)))
 
 
 async def test_the_votes_that_end_chains_are_counted_by_the_same_rule() -> None:
