@@ -247,6 +247,9 @@ SERVED: dict[str, Serve] = {
     "openai-text": openai("text"),
     "openai-echo": openai("echo", scores=True),
     "openai-prompt-logprobs": openai("prompt_logprobs", scores=True, logprobs=True),
+    "openai-vllm": partial(
+        behind_openai, partial(VllmStandIn, version="completions"), scores=True, logprobs=True
+    ),
     "ollama": partial(behind_openai, OllamaStandIn),
 }
 for variable, server in REAL.items():

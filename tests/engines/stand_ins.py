@@ -321,7 +321,7 @@ class VllmStandIn(StandIn):
         output, reason, at = await self.work(ids, sampling)
         choice: dict[str, Any] = {"index": 0, "finish_reason": reason, "token_ids": output}
         choice |= {"stop_reason": at if isinstance(at, str) else None, "logprobs": None}
-        if options.get("logprobs") == 0:
+        if options.get("logprobs") in (0, 1) and "logprob_token_ids" not in options:
             logprobs = await self.logprobs_of(ids, output)
             choice["logprobs"] = {"content": [{"logprob": value} for value in logprobs]}
             if as_completion:

