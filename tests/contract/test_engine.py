@@ -2,8 +2,8 @@
 
 An engine joins by a line in ``SERVED``: a context in which it serves a model. What is right is
 decided by plain transformers. The servers of vLLM and SGLang are stand-ins that speak their
-protocols; with ``ATTS_VLLM_URLS`` or ``ATTS_SGLANG_URLS`` (``MODEL=URL``, separated by spaces) real
-servers join.
+protocols; with ``ATTS_VLLM_URLS``, ``ATTS_SGLANG_URLS`` or ``ATTS_OPENAI_URLS`` (``MODEL=URL``,
+separated by spaces) real servers join.
 """
 
 import asyncio
@@ -233,6 +233,36 @@ async def real(kind: EngineName, model: str, url: str, _: PreTrainedModel) -> As
         await engine.aclose()
 
 
+@asynccontextmanager
+async def real_openai(model: str, url: str, _: PreTrainedModel) -> AsyncIterator[Served]:
+    """A real server of OpenAI's protocol that takes token ids, with float32 weights of a bundled
+    model.
+    """
+    options = ModelOptions(model=model, engine="openai", urls=(url,))
+    (engine,) = remote_engines(options)
+    plain = load_model(ModelOptions(model=model, device="cpu"), model_path(model))
+    context = plain.config.max_position_embeddings
+    facts = await engine.connect()
+    print(facts)  # noqa: T201
+    try:
+        yield Served(
+            f"openai {facts.version}",
+            engine,
+            plain,
+            engine.vocab_size,
+            context,
+            context - 1,
+            tolerance=1e-3,
+            text=Tokenizer.load(options).decode,
+            in_flight=engine.in_flight if await engine.in_flight() is not None else None,
+            scores=engine.cannot_score is None,
+            reuses=False,
+            top=False,
+        )
+    finally:
+        await engine.aclose()
+
+
 def vllm(version: VllmVersion) -> Callable[[PreTrainedModel], AbstractAsyncContextManager[Served]]:
     return partial(behind, "vllm", partial(VllmStandIn, version=version))
 
@@ -256,6 +286,11 @@ for variable, server in REAL.items():
     for pair in os.environ.get(variable, "").split():
         name, _, address = pair.partition("=")
         SERVED[f"real-{server}-{name}"] = partial(real, server, name, address)
+
+
+for pair in os.environ.get("ATTS_OPENAI_URLS", "").split():
+    name, _, address = pair.partition("=")
+    SERVED[f"real-openai-{name}"] = partial(real_openai, name, address)
 
 
 @pytest.fixture(scope="session")
