@@ -451,7 +451,9 @@ async def test_what_is_written_has_log_probabilities_where_they_are_asked_for(
     """At temperature 1, whatever the temperature; none for the end-of-sequence."""
     needs(served.logprobs, "does not tell them")
     ids, ends = some_ids(30), set()
-    for seed in range(12):
+    for seed in range(120):
+        if seed >= 12 and len(ends) == 2:
+            break
         way = replace(sampled(20, seed), temperature=1.0, top_p=1.0)
         if seed % 2 and not isinstance(engine, SGLangEngine):  # which may not know how
             way = replace(way, temperature=0.7)
@@ -604,7 +606,7 @@ async def test_closing_fails_what_is_in_flight_and_what_comes_after(
     assert all(isinstance(result, EngineError) for result in results)
     with pytest.raises(EngineError, match="closed"):
         await engine.generate(GenerateRequest(some_ids(5), greedy(5)))
-    with pytest.raises(EngineError, match="closed" if served.scores else "cannot be a target"):
+    with pytest.raises(EngineError, match="closed" if served.scores else "closed|cannot be"):
         await engine.score(ScoreRequest(some_ids(5), 2))
     await engine.aclose()  # a second time does no harm
 

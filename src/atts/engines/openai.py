@@ -228,7 +228,7 @@ class OpenAIEngine(RemoteEngine):
             try:
                 rows = (await self._rows(way, ids + own, len(ids))).logprobs
             except (RequestRefusedError, EngineServerError, UnusableError) as error:
-                reasons.append(f"{way.value}: {error}")
+                reasons.append(str(error))
                 continue
             if len(own) < 2:
                 reasons.append(f"{way.value}: nothing was written to compare with")
