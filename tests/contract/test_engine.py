@@ -450,7 +450,7 @@ async def test_what_is_written_has_log_probabilities_where_they_are_asked_for(
 ) -> None:
     """At temperature 1, whatever the temperature; none for the end-of-sequence."""
     needs(served.logprobs, "does not tell them")
-    ids, ends = some_ids(30), set()
+    ids, ends = some_ids(30), set[str]()
     for seed in range(120):
         if seed >= 12 and len(ends) == 2:
             break
