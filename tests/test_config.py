@@ -1,5 +1,6 @@
 """The configuration: every way in which it can be wrong, and what the digest covers."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -326,6 +327,12 @@ def test_a_key_that_older_versions_lack_leaves_digests_alone() -> None:
     assert ends.what_results_depend_on()["draft.thought_ends"] == ["</plan>"]
     with pytest.raises(ConfigError, match="thought_ends"):
         parse_config({"draft": {"thought_ends": [""]}}, "a test")
+
+
+def test_a_pipe_is_no_configuration(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "c.yaml")
+    with pytest.raises(ConfigError, match="a pipe, not a plain file"):
+        load_config(tmp_path / "c.yaml")
 
 
 def test_relative_models_of_a_file_are_looked_for_beside_it(

@@ -185,7 +185,7 @@ def test_only_the_command_that_is_asked_for_is_imported() -> None:
         )
         return set(done.stdout.splitlines()[-1].replace("atts.cli.", "").split())
 
-    common = {"app", "commands", "terminal"}
+    common = {"app", "commands", "ending", "terminal"}
     assert imported("--help") == common
     assert imported("problems", "--help") == common | {"problems"}
     assert imported("doctor", "--help") == common | {"doctor", "options"}
@@ -218,3 +218,15 @@ def test_the_line_that_goes_on_repeats_no_secret() -> None:
                     load_config(None, [value])
     kept = "atts:draft.server.port=5,draft.server.context_length=9"
     assert same_command(parsed("compare", kept)) == f"atts compare {kept}"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["problems", "list"]])
+def test_a_full_disk_under_standard_output_is_one_line(arguments: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "atts", *arguments],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "Error: cannot write standard output: No space left on device\n"

@@ -151,6 +151,12 @@ def test_only_arguments_that_are_named_like_keys_are_hidden() -> None:
     ]
 
 
+@pytest.mark.parametrize("piece", ["-", "--", "a-", "token ", "://", "api_key=", " ", "Bearer "])
+def test_a_long_log_is_gone_through_once(piece: str) -> None:
+    log = piece * (200_000 // len(piece))
+    assert len(hide(log)) <= len(log) + 3
+
+
 @given(st.lists(st.text(max_size=8) | st.sampled_from(["--api-key", "--x", "--token=a"])))
 def test_hiding_again_changes_nothing(arguments: list[str]) -> None:
     once = hide_arguments(arguments)

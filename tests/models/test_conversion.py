@@ -13,11 +13,11 @@ from tokenizers import Tokenizer as FastTokenizer
 
 from atts.config import ModelOptions
 from atts.errors import ConfigError
-from atts.models.conversion import _PATTERNS, convert
+from atts.models.conversion import _PATTERNS, GLM_4, KIMI, convert
 from atts.models.model_files import read_tokenizer
 from atts.models.prompts import Tokenizer
 
-FILES = {"TikTokenTokenizer": "tiktoken.model", "ChatGLM4Tokenizer": "tokenizer.model"}
+FILES = {KIMI: "tiktoken.model", GLM_4: "tokenizer.model"}
 WORDS = "the and that ing 'll tion  \n\n 12 123 aba bab abab 漢字 の é 😀 = \\frac (x) don't "
 
 
@@ -38,11 +38,15 @@ def learned() -> dict[bytes, int]:
 RANKS = learned()
 
 
+def named(kind: str) -> dict[str, object]:
+    return {"tokenizer_class": kind.rpartition(".")[2], "auto_map": {"AutoTokenizer": [kind, None]}}
+
+
 def write(folder: Path, kind: str, ranks: Mapping[bytes, int], **config: object) -> None:
     lines = [base64.b64encode(token).decode() + f" {rank}" for token, rank in ranks.items()]
     (folder / FILES.get(kind, "tiktoken.model")).write_text("\n".join(lines) + "\n")
     (folder / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": kind, "chat_template": "{{ messages[0].content }}"} | config)
+        json.dumps(named(kind) | {"chat_template": "{{ messages[0].content }}"} | config)
     )
 
 
@@ -75,7 +79,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, FastTokeniz
     for kind in FILES:
         folder = tmp_path_factory.mktemp(kind)
         write(folder, kind, RANKS)
-        found[kind] = convert(folder, {"tokenizer_class": kind})
+        found[kind] = convert(folder, named(kind))
     return found
 
 
@@ -97,7 +101,7 @@ def test_special_tokens_have_the_ids_that_the_family_gives_them(tmp_path: Path) 
     first = len(RANKS)
     added = {str(first + 1): {"content": "<|im_end|>", "special": True}}
     added[str(first + 3)] = {"content": "<think>", "special": False}
-    write(tmp_path, "TikTokenTokenizer", RANKS, added_tokens_decoder=added)
+    write(tmp_path, KIMI, RANKS, added_tokens_decoder=added)
     tokenizer = read_tokenizer(tmp_path)
     ids = tokenizer.encode("ab<|im_end|><think>").ids
     assert ids[-2:] == [first + 1, first + 3]
@@ -110,9 +114,9 @@ def test_special_tokens_have_the_ids_that_the_family_gives_them(tmp_path: Path) 
 
 
 def test_ids_that_cannot_be_are_refused(tmp_path: Path) -> None:
-    write(tmp_path, "TikTokenTokenizer", RANKS)
+    write(tmp_path, KIMI, RANKS)
     last = len(RANKS)
-    config = {"tokenizer_class": "TikTokenTokenizer"}
+    config = named(KIMI)
     for added in (
         {str(last): {"content": "<a>"}, str(last + 1): {"content": "<a>"}},
         {
@@ -136,19 +140,42 @@ def test_ids_that_cannot_be_are_refused(tmp_path: Path) -> None:
 def test_a_list_that_is_none_is_refused(tmp_path: Path, content: str, told: str) -> None:
     (tmp_path / "tiktoken.model").write_text(content)
     with pytest.raises(ConfigError, match=told):
-        convert(tmp_path, {"tokenizer_class": "TikTokenTokenizer"})
+        convert(tmp_path, named(KIMI))
 
 
 def test_ranks_with_a_gap_are_refused(tmp_path: Path) -> None:
-    write(tmp_path, "TikTokenTokenizer", RANKS | {b"zzz": len(RANKS) + 7})
+    write(tmp_path, KIMI, RANKS | {b"zzz": len(RANKS) + 7})
     with pytest.raises(ConfigError, match="a rank twice, or leaves one out"):
-        convert(tmp_path, {"tokenizer_class": "TikTokenTokenizer"})
+        convert(tmp_path, named(KIMI))
 
 
-@pytest.mark.parametrize("kind", ["LlamaTokenizer", "QWenTokenizer", None])
+@pytest.mark.parametrize("repository", ["", "moonshotai/Kimi-K2-Instruct--"])
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_family_is_known_by_its_own_code(tmp_path: Path, repository: str, listed: bool) -> None:
+    write(tmp_path, KIMI, RANKS)
+    name = repository + KIMI
+    config = {"auto_map": {"AutoTokenizer": [name, None] if listed else name}}
+    assert convert(tmp_path, config).encode("the").ids == [RANKS[b"the"]]
+
+
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [
+        ({}, "None"),
+        ({"tokenizer_class": "LlamaTokenizer"}, "LlamaTokenizer"),
+        # Of the same class, by other rules.
+        ({"tokenizer_class": "TikTokenTokenizer"}, "TikTokenTokenizer"),
+        (
+            {"auto_map": {"AutoTokenizer": ["tokenization_other.TikTokenTokenizer", None]}},
+            "tokenization_other.TikTokenTokenizer",
+        ),
+        ({"auto_map": {"AutoTokenizer": []}, "tokenizer_class": "X"}, "X"),
+        ({"auto_map": 3, "tokenizer_class": "X"}, "X"),
+    ],
+)
 def test_a_kind_without_known_rules_is_refused_with_the_reason(
-    tmp_path: Path, kind: str | None
+    tmp_path: Path, config: dict[str, object], kind: str
 ) -> None:
-    write(tmp_path, str(kind), RANKS)
+    write(tmp_path, KIMI, RANKS)
     with pytest.raises(ConfigError, match=f"of '{kind}' none can be made that is sure.*save_pre"):
-        convert(tmp_path, {} if kind is None else {"tokenizer_class": kind})
+        convert(tmp_path, config)

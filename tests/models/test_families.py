@@ -17,6 +17,7 @@ from atts.errors import ConfigError
 from atts.methods import METHODS
 from atts.methods.chain import Model, Models, OpenChain
 from atts.models.chat_formats import DeepSeekV32, Harmony
+from atts.models.conversion import KIMI
 from atts.models.model_files import ChatTemplate
 from atts.models.prompts import Tokenizer
 from atts.models.thought import divide
@@ -131,6 +132,44 @@ def test_thinking_is_forced_in_the_familys_own_way(name: str, on: str, off: str)
         tokenizer = family(name, "on" if thinking == "on" else "off")
         assert rendered(tokenizer).endswith(end)
         assert tokenizer.is_in_thought(tokenizer.prompt(PROBLEM, ASKED)) is (thinking == "on")
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "written"),
+    [
+        ("qwen3", "template", "<think>\n4?\n</think>\n\nIt is 5."),
+        ("qwen3", "on", "4?\n</think>\n\nIt is 5."),
+        ("glm-4.5", "template", "\n<think>4?</think>\nIt is 5."),
+        ("kimi-k2-thinking", "template", "<think>4?</think>It is 5."),
+        ("deepseek-v3.1", "on", "4?</think>It is 5."),
+        ("deepseek-v3.2", "template", "4?</think>It is 5."),
+        # As its tokens are read: those that begin and end a message are dropped.
+        (
+            "gpt-oss",
+            "template",
+            "<|channel|>analysis<|message|>4?assistant<|channel|>final<|message|>It is 5.",
+        ),
+        ("gpt-oss", "on", "4?assistant<|channel|>final<|message|>It is 5."),
+    ],
+)
+def test_thought_and_answer_are_told_apart(name: str, mode: Thinking, written: str) -> None:
+    tokenizer = family(name, mode)
+    inside = tokenizer.is_in_thought(tokenizer.prompt(PROBLEM, ASKED))
+    thought, answer, is_over = divide(written, in_thought=inside)
+    assert "4?" in thought
+    assert answer.strip() == "It is 5."
+    assert is_over
+    unfinished = written.partition("4?")[0] + "4?"
+    assert divide(unfinished, in_thought=inside).answer == ""
+
+
+@pytest.mark.parametrize(
+    "name", ["qwen3", "glm-4.5", "kimi-k2-thinking", "deepseek-v3.1", "gpt-oss"]
+)
+def test_without_a_thought_all_is_the_answer(name: str) -> None:
+    tokenizer = family(name, "off")
+    inside = tokenizer.is_in_thought(tokenizer.prompt(PROBLEM, ASKED))
+    assert divide("It is 5.", in_thought=inside).answer == "It is 5."
 
 
 @pytest.mark.parametrize(
@@ -313,7 +352,7 @@ def test_prompts_of_gpt_oss_are_the_ids_of_its_package(harmony: Harmony, tmp_pat
     }
     (tmp_path / "tiktoken.model").symlink_to(VOCABULARY)
     (tmp_path / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "TikTokenTokenizer", "added_tokens_decoder": added})
+        json.dumps({"auto_map": {"AutoTokenizer": [KIMI, None]}, "added_tokens_decoder": added})
     )
     problem = PROBLEM.model_copy(update={"question": "What does <|end|> mean, 1+1?"})
     messages = [{"role": "user", "content": problem.question}]

@@ -453,3 +453,15 @@ async def test_pairs_of_answers_are_not_remembered_for_ever(
             await solver.solve(ask(f"{number}?", of=config(samples=3, take_over={"rate": 0.0})))
         grader = vars(vars(solver)["_counting"])["grader"]
         assert len(vars(grader)["_known"]) <= 3 + 3
+
+
+@pytest.mark.parametrize("steps", range(8))
+async def test_whenever_a_question_is_left_its_room_is_free_again(steps: int) -> None:
+    opened = models(seconds=3600.0)
+    async with Solver(config(limits={"chains": 2, "chains_min": 2}), opened) as solver:
+        async with solver.ask(ask(of=config(samples=3))):
+            for _ in range(steps):
+                await asyncio.sleep(0)
+        capacity = vars(solver)["_capacity"]
+        assert (capacity.taken, solver.open_chains, solver.in_flight) == (0, 0, 0)
+        assert not any(vars(model.engine)["in_flight"] for model in opened.values())

@@ -2,15 +2,20 @@
 
 import errno
 import re
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Annotated, Any, ClassVar
 
 import typer
 
 from atts.cli.commands import LazyGroup
-from atts.cli.terminal import EXIT_CODES, FAILED, WRONG_USE, say
-from atts.errors import AttsError, CalibrationError, ConfigError, ProblemError
+from atts.cli.ending import Ended
+from atts.cli.terminal import EXIT_CODES, FAILED, UNAVAILABLE, WRONG_USE, drop_output, say
+from atts.errors import AttsError, CalibrationError, ConfigError, EngineGoneError, ProblemError
 from atts.text import shortened
+
+_OUTPUT_LOST = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
 class Commands(LazyGroup):
@@ -90,24 +95,50 @@ class Commands(LazyGroup):
         ),
     }
 
+    def main(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401
+        """Run the command line; what is printed is on its way when it ends, or said to be lost.
+
+        Raises:
+            SystemExit: with 1, if standard output takes no more, as on a full disk.
+        """
+        try:
+            try:
+                return super().main(*args, **options)
+            finally:
+                sys.stdout.flush()
+        except OSError as error:
+            if error.filename is not None or error.errno not in _OUTPUT_LOST:
+                raise
+            # Where nobody reads on, as with head, there is nobody to tell.
+            if error.errno != errno.EPIPE:
+                with suppress(OSError):
+                    say(f"Error: cannot write standard output: {error.strerror}", style="red")
+            drop_output()
+            raise SystemExit(FAILED) from None
+
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  (typer's own, vendored click types)
         """Run the command.
 
         Raises:
-            typer.Exit: with 2 for wrong use and 1 for any other ``AttsError``, or a file that
-                nothing can be done with, such as one whose name is too long.
+            typer.Exit: with 2 for wrong use, 75 for a server that is gone, and 1 for any other
+                ``AttsError``, or a file that nothing can be done with, such as one whose name is
+                too long; with 128 + its number after a signal.
         """
         try:
             return super().invoke(ctx)
         except AttsError as error:
             say(f"Error: {_in_few_words(str(error))}", style="red")
-            wrong_use = isinstance(error, ConfigError | ProblemError | CalibrationError)
-            raise typer.Exit(WRONG_USE if wrong_use else FAILED) from None
+            if isinstance(error, ConfigError | ProblemError | CalibrationError):
+                raise typer.Exit(WRONG_USE) from None
+            gone = isinstance(error, EngineGoneError)
+            raise typer.Exit(UNAVAILABLE if gone else FAILED) from None
+        except Ended as stop:
+            say("Stopped.")
+            raise typer.Exit(stop.exit_code) from None
         except OSError as error:
-            if error.errno == errno.EPIPE:  # whoever read the output has seen enough
+            if error.filename is None:  # of the output
                 raise
-            where = f": {shortened(str(error.filename))}" if error.filename else ""
-            say(f"Error: {error.strerror or error}{where}", style="red")
+            say(f"Error: {error.strerror}: {shortened(str(error.filename))}", style="red")
             raise typer.Exit(FAILED) from None
 
 

@@ -1,6 +1,5 @@
 """``atts regrade``: grade a recorded run anew, without its models."""
 
-import asyncio
 import math
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from atts.api.jobs import corrected_problems
+from atts.cli import ending
 from atts.cli.commands import new_app, resumable, same_command
 from atts.cli.progress import counting
 from atts.cli.terminal import EXIT_CODES, FAILED, err, out, say
@@ -115,7 +115,7 @@ def regrade(
             offline=dry_run,
         )
     with resumable(context):
-        result = asyncio.run(_regrade(run, extract, judge, helper, seconds, dry_run, problems))
+        result = ending.run(_regrade(run, extract, judge, helper, seconds, dry_run, problems))
     _print(run, result, dry_run)
     if result.cost.failed and not dry_run:
         say(
@@ -158,7 +158,8 @@ def _print(run: Path, result: Regraded, dry_run: bool) -> None:
         out().print(f"{len(result.corrected)} problems have another gold answer now")
     if result.ungraded:
         hint = "" if result.agreement or result.cost.requests else "; --judge both asks a model"
-        out().print(f"{result.ungraded} answers are ungraded: the rules cannot read them{hint}")
+        for reason, count in result.ungraded.items():
+            out().print(f"{count} answers are ungraded: {reason}{hint}")
     out().print(comparison([("before", result.before), ("after", result.after)]), soft_wrap=False)
     if agreement := result.agreement:
         kappa = "undefined" if math.isnan(agreement.kappa) else f"{agreement.kappa:.3f}"

@@ -4,7 +4,10 @@ Results go to standard output; progress, advice and errors go to standard error.
 """
 
 import json
+import os
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,12 +23,15 @@ if TYPE_CHECKING:
 
 FAILED = 1
 WRONG_USE = 2
+UNAVAILABLE = 75
+"""As EX_TEMPFAIL of sysexits.h: the same command, later."""
 INTERRUPTED = 130
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 failed: a chain failed, or a folder or file could not be read or "
     "written; 2 wrong use: the command line, the configuration, the problems or the calibration; "
-    "130 stopped by Ctrl-C."
+    "75 an engine is gone: it died, or did not answer for limits.patience_seconds; "
+    "130 stopped by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP."
 )
 
 
@@ -59,6 +65,15 @@ def echo_json(figures: object) -> None:
     ASCII only, so that what a model wrote cannot reach the terminal as a control character.
     """
     typer.echo(json.dumps(figures, indent=2))
+
+
+def drop_output() -> None:
+    """Let nothing more be written: what Python still holds would fail again when it exits."""
+    with suppress(OSError, ValueError):  # a stream without a file has nothing to lose
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def say_guarantee(name: str, summary: "Summary", options: "TakeOverOptions") -> None:

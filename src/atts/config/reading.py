@@ -1,12 +1,12 @@
 """YAML as people write it, read with bounds, and refused where it cannot be meant."""
 
-import stat
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from atts.errors import ConfigError
+from atts.files import read_plain
 
 LARGEST_FILE = 1_000_000
 """Bytes of a file with keys and values."""
@@ -23,17 +23,7 @@ def read_yaml(path: Path, what: str = "the configuration ") -> dict[str, Any]:
             stands for more values than any such file has.
     """
     try:
-        # A pipe or a device would be waited for, or read, without end.
-        if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
-            raise ConfigError(f"cannot read {what}{path}: it is not a plain file")
-        with path.open("rb") as file:
-            content = file.read(LARGEST_FILE + 1)
-        if len(content) > LARGEST_FILE:
-            raise ConfigError(
-                f"cannot read {what}{path}: it is larger than {LARGEST_FILE:,} bytes; is it the "
-                "right file?"
-            )
-        text = content.decode("utf-8")
+        text = read_plain(path, LARGEST_FILE).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {what}{path}: {error}") from error
     try:

@@ -18,7 +18,8 @@ HIDDEN = "***"
 Secret = Annotated[SecretStr, PlainSerializer(lambda _: None, when_used="json")]
 """A text that is null where it is written down."""
 
-_NAME = r"(?:[\w.-]*[_.-])?(?:api[_-]?key|key|token|secret|passw(?:or)?d|credentials?|auth)"
+# A name has an end, so that a line of a thousand dashes is not searched from each of them.
+_NAME = r"(?:[\w.-]{0,40}[_.-])?(?:api[_-]?key|key|token|secret|passw(?:or)?d|credentials?|auth)"
 _OPTION = re.compile(rf"--?{_NAME}", re.IGNORECASE)
 _IN_ADDRESS = re.compile(r"(?<=://)[^/\s@'\"]+@")
 _WORDS = (
@@ -29,7 +30,7 @@ _WORDS = (
         r"(?!(?:[\d.]+|none|null|true|false)\b)(?P<value>[^\s'\",\])}]+)",
         re.IGNORECASE,
     ),
-    re.compile(rf"(?P<name>--{_NAME}(?:=|\s+))(?!-)(?P<value>\S+)", re.IGNORECASE),
+    re.compile(rf"(?P<name>(?<![\w.-])--{_NAME}(?:=|\s+))(?!-)(?P<value>\S+)", re.IGNORECASE),
     re.compile(r"(?P<name>\bBearer\s+)(?P<value>[\w.~+/=-]{8,})"),
     re.compile(r"(?P<name>\b)(?P<value>(?:hf_|sk-)[\w-]{16,})"),
 )

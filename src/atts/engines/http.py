@@ -5,6 +5,7 @@ thousands of open requests (``benchmarks/client.py``); orjson, because a chain o
 token ids crosses with every request.
 """
 
+import errno
 import math
 import re
 import zlib
@@ -38,7 +39,7 @@ CONNECT_SECONDS = 15.0
 KEEP_ALIVE_SECONDS = 4.0
 """Idle connections are closed before uvicorn closes them, which is after five seconds."""
 
-MOST_BYTES = 16 * 2**20
+MOST_BYTES = 4 * 2**20
 """Of a reply, unpacked, unless a request says otherwise."""
 
 _MOST_OF_AN_ERROR = 65_536
@@ -126,12 +127,9 @@ class HttpClient:
         """What a GET request brings back, parsed; None if it is empty. Raises as ``post`` does."""
         return self._parsed(f"GET {path}", await self._request("GET", path, None, timeout_seconds))
 
-    async def get_text(
-        self, path: str, timeout_seconds: float | None = None, most_bytes: int = MOST_BYTES
-    ) -> str:
+    async def get_text(self, path: str, timeout_seconds: float | None = None) -> str:
         """What a GET request brings back, as text. Raises as ``post`` does."""
-        reply = await self._request("GET", path, None, timeout_seconds, most_bytes=most_bytes)
-        return reply.decode(errors="replace")
+        return (await self._request("GET", path, None, timeout_seconds)).decode(errors="replace")
 
     async def post(
         self,
@@ -279,6 +277,11 @@ class HttpClient:
     def _broken(self, what: str, error: BaseException) -> EngineError:
         if self._closed:
             return EngineError(f"{self._at()}: {what}: the engine is closed")
+        if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
+            return EngineConnectionError(
+                f"{self._at()}: {what}: this process, and not the server, has too many open files: "
+                "raise the limit (ulimit -n), or lower limits.chains"
+            )
         return EngineConnectionError(
             f"{self._at()}: {what}: {str(error) or type(error).__name__}; is the server running? "
             "atts servers status and atts doctor tell"

@@ -155,8 +155,9 @@ class RemoteEngine(ABC):
                 self._confirmed = opened
             return self._facts
 
-    async def _from_the_model(self, reply: Awaitable[T]) -> T:
+    async def _from_the_model(self, reply: Awaitable[T]) -> tuple[T, Timings]:
         """A reply to be counted: whoever answers by a new connection was asked what it serves."""
+        sent = time.monotonic()
         try:
             result = await reply
         except EngineConnectionError:
@@ -166,8 +167,9 @@ class RemoteEngine(ABC):
             with suppress(EngineUnavailableError):
                 await self._confirm()  # because it may be another model that refuses
             raise
+        timings = _since(sent)
         await self._confirm()
-        return result
+        return result, timings
 
     async def _confirm(self) -> None:
         if self.client.connections == self._confirmed:
@@ -227,13 +229,11 @@ class RemoteEngine(ABC):
             raise ContextLengthError(
                 f"{len(ids)} tokens leave nothing of a context of {facts.context_length}"
             )
-        sent = time.monotonic()
         if sampling.max_tokens > capacity:
             request = request._replace(sampling=replace(sampling, max_tokens=capacity))
         most = request.sampling.max_tokens
         with self.about(f"asked to write {most:,} tokens after {len(ids):,}"):
-            written = await self._from_the_model(self._generate(ids, request))
-            timings = _since(sent)
+            written, timings = await self._from_the_model(self._generate(ids, request))
             check_written(written.token_ids, written.finish_reason, most, self.vocab_size)
             logprobs = None
             if request.logprobs:
@@ -257,11 +257,9 @@ class RemoteEngine(ABC):
             raise ContextLengthError(
                 f"{len(ids)} tokens and one more do not fit a context of {facts.context_length}"
             )
-        sent = time.monotonic()
         new = len(ids) - start
         with self.about(f"asked to score {new:,} tokens after {start:,}"):
-            found = await self._from_the_model(self._score(ids, request))
-            timings = _since(sent)
+            found, timings = await self._from_the_model(self._score(ids, request))
             logprobs, top = checked_logprobs(found.logprobs, new), None
             if found.top is not None:
                 top = checked_logprobs(found.top.ravel(), new * request.top).reshape(new, -1)

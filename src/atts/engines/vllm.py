@@ -44,8 +44,6 @@ SMALLEST_BLOCK = 16
 """The server caches whole blocks of tokens, whose size is a multiple of this."""
 
 METRICS = ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc")
-MOST_METRICS_BYTES = 4 * 2**20
-"""Of all metrics of a server, of which these are read."""
 
 _log = logging.getLogger(__name__)
 
@@ -97,7 +95,7 @@ class VllmEngine(RemoteEngine):
 
     async def meter(self) -> Load | None:
         try:
-            metrics = await self.client.get_text("/metrics", PROBE_SECONDS, MOST_METRICS_BYTES)
+            metrics = await self.client.get_text("/metrics", PROBE_SECONDS)
         except RequestRefusedError:
             return None
         # Only these lines, because a server has thousands of others.

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Self
 from platformdirs import user_cache_path
 
 from atts.grading import algebra
-from atts.grading.apart import context
 from atts.grading.equivalence import LONGEST, compare_exactly, compare_values
 from atts.grading.programs.checker import (
     Limits,
@@ -26,6 +25,7 @@ from atts.grading.programs.checker import (
     rules,
     tests_digest,
 )
+from atts.grading.workers import begin, cores, start_pool
 from atts.types import ProgramTests
 
 if TYPE_CHECKING:
@@ -46,6 +46,9 @@ _RULES = 2
 # UnicodeError: an answer with half of a surrogate pair in it.
 _UNUSABLE = (sqlite3.Error, OSError, UnicodeError)
 
+# What reading numbers that are too large or expressions that are too deep can end in.
+_UNREADABLE = (ValueError, ArithmeticError, RecursionError, MemoryError)
+
 _log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
@@ -54,7 +57,17 @@ Progress = Callable[[int, int], None]
 SECONDS = 5.0
 """Longest time for one pair; a pair that takes longer is ungraded."""
 
-_MEMORY_BYTES = 2 << 30
+
+def why_ungraded(pair: Pair) -> str:
+    """Why there is no verdict on a pair that is *ungraded*.
+
+    >>> why_ungraded(("7", "9" * 4400))
+    'longer than 1,000 characters'
+    """
+    if max(map(len, pair)) > LONGEST:
+        return f"longer than {LONGEST:,} characters"
+    return "the rules cannot read it, or not in time"
+
 
 LIMITS = Limits()
 """What a program may use."""
@@ -157,22 +170,27 @@ class Grader:
         """``workers`` is the number of processes; None takes one for each processor core."""
         self.progress = progress
         self._seconds = seconds
-        self._workers = workers or _cores()
+        self._workers = workers or cores()
         self._cache = cache
         self._known: Verdicts = {}
         self._pool: ProcessPool | None = None
 
     def compare(self, pairs: Iterable[Pair]) -> Verdicts:
-        """A verdict for each different pair."""
+        """A verdict for each different pair; whatever an answer is, it costs no other its own."""
         pairs = list(dict.fromkeys(pairs))
         for pair in pairs:
             if pair not in self._known:
-                verdict = compare_exactly(*pair)
-                if (
-                    verdict is not None
-                    or max(map(len, pair)) > LONGEST
-                    or (verdict := compare_values(*pair)) is not None
-                ):
+                try:
+                    verdict = compare_exactly(*pair)
+                    is_known = (
+                        verdict is not None
+                        or max(map(len, pair)) > LONGEST
+                        or (verdict := compare_values(*pair)) is not None
+                    )
+                except _UNREADABLE as error:
+                    _log.debug("an answer cannot be read: %r", error)
+                    verdict, is_known = None, True
+                if is_known:
                     self._known[pair] = verdict
         undecided = [pair for pair in pairs if pair not in self._known]
         if undecided and self._cache:
@@ -220,10 +238,12 @@ class Grader:
         from pebble import ProcessExpired
 
         pool = self._started_pool(len(pairs))
-        waiting = [
-            pool.schedule(algebra.same_by_algebra, args=(one, other), timeout=self._seconds)
-            for one, other in pairs
-        ]
+        waiting = begin(
+            lambda: [
+                pool.schedule(algebra.same_by_algebra, args=(one, other), timeout=self._seconds)
+                for one, other in pairs
+            ]
+        )
         found: Verdicts = {}
         for pair, future in zip(pairs, waiting, strict=True):
             try:
@@ -231,25 +251,14 @@ class Grader:
             # A crash of the process ends up here too: a stack or memory that has run out.
             except (PairTimeoutError, ProcessExpired):
                 found[pair] = None
+            except Exception as error:  # SymPy raises all kinds
+                _log.debug("an answer cannot be read: %r", error)
+                found[pair] = None
             if self.progress:
                 self.progress(len(found), len(pairs))
         return found
 
     def _started_pool(self, pairs: int) -> "ProcessPool":
         if self._pool is None:
-            from pebble import ProcessPool
-
-            self._pool = ProcessPool(
-                max_workers=min(self._workers, pairs),
-                initializer=algebra.start,
-                initargs=(_MEMORY_BYTES,),
-                context=context(),
-            )
+            self._pool = start_pool(min(self._workers, pairs))
         return self._pool
-
-
-def _cores() -> int:
-    """How many processor cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -15,20 +15,20 @@ _LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]"
 _SHORT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
-_FILES = {
-    "TikTokenTokenizer": "tiktoken.model",  # Kimi
-    "ChatGLM4Tokenizer": "tokenizer.model",  # GLM-4
-}
+KIMI = "tokenization_kimi.TikTokenTokenizer"
+GLM_4 = "tokenization_chatglm.ChatGLM4Tokenizer"
+_FILES = {KIMI: "tiktoken.model", GLM_4: "tokenizer.model"}
 _PATTERNS = {
-    "TikTokenTokenizer": (
+    KIMI: (
         r"[\p{Han}]+"
         rf"|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_SHORT}?"
         rf"|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_SHORT}?"
         rf"|{_REST}"
     ),
-    "ChatGLM4Tokenizer": rf"{_SHORT}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{_REST}",
+    GLM_4: rf"{_SHORT}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{_REST}",
 }
-"""How text is split before its bytes are merged, by the name of the family's own class."""
+"""How text is split before its bytes are merged, by the family's own module and class: other
+families have classes of these names, too."""
 
 
 def convert(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
@@ -39,12 +39,12 @@ def convert(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
         ConfigError: it is of no family whose rules are known here, or its file is not what it
             should be.
     """
-    kind = str(config.get("tokenizer_class"))
+    kind = _kind(config)
     path = folder / _FILES.get(kind, "")
     if kind not in _FILES or not path.is_file():
         raise ConfigError(
-            f"there is no tokenizer.json in {folder}, and of {kind!r} none can be made that is "
-            "sure to give the same ids; where transformers knows it, it makes that file: "
+            f"there is no tokenizer.json in {folder}, and of {kind[:200]!r} none can be made that "
+            "is sure to give the same ids; where transformers knows it, it makes that file: "
             "AutoTokenizer.from_pretrained(...).save_pretrained(...)"
         )
     ranks = _ranks(path)
@@ -62,6 +62,17 @@ def convert(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     _add_special(tokenizer, config.get("added_tokens_decoder") or {}, path)
     return tokenizer
+
+
+def _kind(config: Mapping[str, Any]) -> str:
+    """The code of the model's own tokenizer, as ``module.class``, or a class of transformers."""
+    own = config.get("auto_map")
+    found = own.get("AutoTokenizer") if isinstance(own, dict) else None
+    if isinstance(found, list):
+        found = found[0] if found else None
+    if not isinstance(found, str):
+        return str(config.get("tokenizer_class"))
+    return found.rpartition("--")[2]  # without the repository that it may be in
 
 
 def _ranks(path: Path) -> dict[bytes, int]:

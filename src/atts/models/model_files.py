@@ -7,6 +7,7 @@ installed, which takes seconds, and spends as much time on a segment as its toke
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NoReturn
@@ -174,11 +175,16 @@ class ChatTemplate:
         environment.globals |= {"raise_exception": _raise, "strftime_now": _now}
         self._template = environment.from_string(source)
         self._special_tokens = special_tokens
-        asked_for = meta.find_undeclared_variables(environment.parse(source))
-        self.variables = frozenset(
-            asked_for - environment.globals.keys() - special_tokens.keys() - _ALWAYS
-        )
+        self._source = source
+
+    @cached_property
+    def variables(self) -> frozenset[str]:
         """What the template may be told beside the messages, by name."""
+        environment = self._template.environment
+        asked_for = meta.find_undeclared_variables(environment.parse(self._source))
+        return frozenset(
+            asked_for - environment.globals.keys() - self._special_tokens.keys() - _ALWAYS
+        )
 
     @classmethod
     def read(cls, folder: Path) -> "ChatTemplate | None":

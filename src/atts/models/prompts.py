@@ -222,6 +222,8 @@ class Tokenizer:
         Raises:
             ConfigError: it does not know one of ``given``, or ``thinking`` says otherwise.
         """
+        if not given and self._thinking == "template":
+            return {}
         known = self._template.variables
         if unknown := sorted(given.keys() - known):
             names = shortened(", ".join(unknown))
