@@ -528,6 +528,8 @@ async def test_cancelling_a_request_leaves_the_others_as_they_are(engine: Engine
         for i in range(5)
     ]
     await asyncio.sleep(0.02)
+    cancelled = [task for task in cancelled if not task.done()]  # a tiny model may be faster
+    assert cancelled
     for task in cancelled:
         task.cancel()
     results = await asyncio.gather(*cancelled, return_exceptions=True)
