@@ -15,6 +15,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import combinations, pairwise
+from math import hypot
 from pathlib import Path
 from statistics import mean, pstdev
 from typing import Any
@@ -39,6 +40,9 @@ def main() -> None:
     parser.add_argument("--problems", type=Path, help="with a level for each")
     parser.add_argument("--draft-cost", type=float, required=True)
     parser.add_argument("--score-cost", type=float, required=True)
+    parser.add_argument(
+        "--beside", type=Path, help="results of other runs over the same problems, shown with them"
+    )
     parser.add_argument("--out", type=Path, default=Path("real.json"))
     options = parser.parse_args()
     levels = read_levels(options.problems) if options.problems else {}
@@ -50,12 +54,22 @@ def main() -> None:
             )
             for folder in folders
         }
+    if options.beside:
+        earlier = json.loads(options.beside.read_text(encoding="utf-8"))["runs"]
+        figures = {name: numbered(each) for name, each in earlier.items()} | figures
     alone = figures[ALONE]
     for each in figures.values():
         compare(each, alone)
     results = {"draft_cost": options.draft_cost, "score_cost": options.score_cost, "runs": figures}
     options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     show(figures)
+
+
+def numbered(figures: dict[str, Any]) -> dict[str, Any]:
+    """A run's figures as they were before JSON made texts of the numbers of chains."""
+    for key in ("majority", "pass_at_k"):
+        figures[key] = {int(k): value for k, value in figures[key].items()}
+    return figures
 
 
 def read_levels(path: Path) -> dict[str, int]:
@@ -134,11 +148,20 @@ def take_overs(run: RecordedRun, found: TakeOver | None) -> dict[str, Any] | Non
 
 
 def compare(figures: dict[str, Any], alone: Mapping[str, Any]) -> None:
-    """Add what a run has more or less than the target alone."""
+    """Add what a run has more or less than the target alone.
+
+    What was compared before stays as it is: it may have been paired with a run that only its
+    figures are left of. Where no pairing can be made the interval is that of independent samples,
+    so it is too wide, and there is no p-value.
+    """
     for key in ("accuracy", "majority"):
-        theirs = alone[f"{key}_by_problem"]
-        found = paired_difference(figures[f"{key}_by_problem"], theirs)
-        figures[f"{key}_minus_target_only"] = found.model_dump()
+        if f"{key}_minus_target_only" in figures:
+            continue
+        ours, theirs = (each.get(f"{key}_by_problem") for each in (figures, alone))
+        if ours is not None and theirs is not None:
+            figures[f"{key}_minus_target_only"] = paired_difference(ours, theirs).model_dump()
+        elif key == "accuracy":
+            figures["accuracy_minus_target_only"] = unpaired(figures[key], alone[key])
     figures["of_target_only"] = {
         key: figures["a_chain"][key] / alone["a_chain"][key] for key in ("target_written", "cost")
     }
@@ -146,6 +169,14 @@ def compare(figures: dict[str, Any], alone: Mapping[str, Any]) -> None:
         k: at_cost(k * figures["a_chain"]["cost"], alone["majority"], alone["a_chain"]["cost"])
         for k in figures["majority"]
     }
+
+
+def unpaired(ours: Mapping[str, float], theirs: Mapping[str, float]) -> dict[str, float | None]:
+    """The difference of two means of independent samples, from their intervals."""
+    estimate = ours["estimate"] - theirs["estimate"]
+    down = hypot(ours["estimate"] - ours["low"], theirs["high"] - theirs["estimate"])
+    up = hypot(ours["high"] - ours["estimate"], theirs["estimate"] - theirs["low"])
+    return {"estimate": estimate, "low": estimate - down, "high": estimate + up, "p_value": None}
 
 
 def at_cost(cost: float, majority: Mapping[int, float], a_chain: float) -> float | None:
@@ -177,7 +208,7 @@ def row(each: Mapping[str, Any]) -> Sequence[str]:
         f"{100 * found['estimate']:.1f} ({100 * found['low']:.1f}-{100 * found['high']:.1f})",
         f"{100 * difference['estimate']:+.1f} "
         f"({100 * difference['low']:+.1f}..{100 * difference['high']:+.1f})",
-        f"{difference['p_value']:.3f}",
+        "-" if difference["p_value"] is None else f"{difference['p_value']:.3f}",
         f"{100 * each['of_target_only']['target_written']:.1f}",
         f"{100 * each['of_target_only']['cost']:.1f}",
         *(f"{100 * each['majority'][k]:.1f}" if k in each["majority"] else "-" for k in VOTERS),
