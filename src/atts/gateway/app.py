@@ -102,7 +102,7 @@ class Gateway:
     async def model(self, request: Request) -> Response:
         """``GET /v1/models/NAME``."""
         name = request.path_params["name"]
-        self._served.config(name)
+        self._served.offer(name)
         return json_response(self._model(name))
 
     def _model(self, name: str) -> dict[str, Any]:
@@ -135,7 +135,7 @@ class Gateway:
             RequestError: a parameter is wrong.
             ConfigError, ProblemError: the question cannot be asked.
         """
-        own = self._served.config(asked.model, asked.atts.method)
+        own, digest = self._served.offer(asked.model, asked.atts.method)
         if asked.atts.take_over_rate is not None and not METHODS[own.method].aims_at_rate:
             raise RequestError(
                 f"atts.take_over_rate: the method {own.method} keeps to none; leave it out",
@@ -159,7 +159,7 @@ class Gateway:
             seed=secrets.randbelow(_SEEDS) if asked.seed is None else asked.seed,
         )
         messages = [message.as_prompted() for message in asked.messages]
-        head = Head(asked.model, f"atts-{own.digest()}")
+        head = Head(asked.model, f"atts-{digest}")
         problem = as_problem(messages).model_copy(update={"id": head.id})
         question = Question(
             problem=problem,

@@ -1,6 +1,7 @@
 """What a server offers: a name for each method, and for each method with a preset."""
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from atts.config import PRESETS, Config, flatten, parse_config
 from atts.errors import CalibrationError, ConfigError, RequestError
@@ -10,13 +11,20 @@ _THE_SERVERS = {"limits", "calibration", "draft", "target", "problems", "seed"}
 """Groups of a preset that say nothing of how one question is solved."""
 
 
+class Offer(NamedTuple):
+    """What a name stands for."""
+
+    config: Config
+    digest: str
+
+
 class Served:
     """Configurations by the names that clients ask for: ``METHOD`` or ``METHOD:PRESET``.
 
     A name without a preset is the server's own configuration with that method.
 
     >>> served = Served(Config(), lambda config: None)
-    >>> served.config("target-only").method, served.config("atts:paper").take_over.mode
+    >>> served.offer("target-only").config.method, served.offer("atts:paper").config.take_over.mode
     ('target-only', 'continue')
     """
 
@@ -29,16 +37,16 @@ class Served:
         """
         self._check = check
         self._refused: dict[str, str] = {}
-        self._configs: dict[str, Config] = {}
+        self._offered: dict[str, Offer] = {}
         self._find(config)
 
     @property
     def names(self) -> list[str]:
         """All of them; the server's own method comes first."""
-        return list(self._configs)
+        return list(self._offered)
 
-    def config(self, name: str, method: str | None = None) -> Config:
-        """The configuration of a name; with another method, if one is given.
+    def offer(self, name: str, method: str | None = None) -> Offer:
+        """What a name stands for; with another method, if one is given.
 
         Raises:
             RequestError: nothing is served by that name.
@@ -47,10 +55,10 @@ class Served:
         if method is not None:
             _, colon, preset = name.partition(":")
             param, name = "atts.method", f"{method}{colon}{preset}"
-        if found := self._configs.get(name):
+        if found := self._offered.get(name):
             return found
         reason = self._refused.get(name)
-        why = f": {reason}" if reason else f"; what is served: {', '.join(self._configs)}"
+        why = f": {reason}" if reason else f"; what is served: {', '.join(self._offered)}"
         raise RequestError(
             f"{param}: no {name!r} is served here{why}",
             param=param,
@@ -70,9 +78,10 @@ class Served:
                 except (ConfigError, CalibrationError) as error:
                     self._refused[name] = str(error)
                     continue
-                first = same.setdefault(made.digest(), name)
+                digest = made.digest()
+                first = same.setdefault(digest, name)
                 if first == name:
-                    self._configs[name] = made
+                    self._offered[name] = Offer(made, digest)
                 else:
                     self._refused[name] = f"it would be the same as {first}"
 
