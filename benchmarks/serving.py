@@ -104,7 +104,7 @@ async def server(engines: str, directory: str) -> None:
             uvicorn.Config(opened.app, port=0, lifespan="off", log_config=None, backlog=2048)
         )
         task = asyncio.create_task(serving.serve())
-        while not serving.started:
+        while not serving.started:  # noqa: ASYNC110  (it has no event for that)
             await asyncio.sleep(0.01)
         port = serving.servers[0].sockets[0].getsockname()[1]
         print(f"http://127.0.0.1:{port}", flush=True)
@@ -130,19 +130,18 @@ class Server:
         command = [sys.executable, __file__, "server", engines, self._folder.name]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
-        self.url = self._line()
+        if not self._process.stdin or not self._process.stdout:
+            raise SystemExit("the server's process has no pipes")
+        self._to, self._from = self._process.stdin, self._process.stdout
+        self.url = self._from.readline().strip()
         self.about = psutil.Process(self._process.pid)
 
     def left(self) -> dict[str, int]:
-        assert self._process.stdin
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        found: dict[str, int] = json.loads(self._line())
+        """What is open there."""
+        self._to.write("\n")
+        self._to.flush()
+        found: dict[str, int] = json.loads(self._from.readline())
         return found
-
-    def _line(self) -> str:
-        assert self._process.stdout
-        return self._process.stdout.readline().strip()
 
     def __enter__(self) -> "Server":
         return self
@@ -223,7 +222,7 @@ async def leaving(engines: str, clients: int, seconds: float) -> None:
     with Server(engines) as server:
         until = time.monotonic() + seconds
 
-        async def client(session: aiohttp.ClientSession, number: int) -> None:
+        async def client(session: aiohttp.ClientSession) -> None:
             nonlocal ended, left
             while time.monotonic() < until:
                 after = rng.randint(1, TURNS // 2) if rng.random() < 0.1 else None
@@ -231,7 +230,7 @@ async def leaving(engines: str, clients: int, seconds: float) -> None:
                 ended, left = ended + (after is None), left + (after is not None)
 
         async with session_for(server) as session:
-            asking = asyncio.gather(*(client(session, number) for number in range(clients)))
+            asking = asyncio.gather(*(client(session) for _ in range(clients)))
             began = time.monotonic()
             while not asking.done():
                 await asyncio.wait([asking], timeout=seconds / 6)

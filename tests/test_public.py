@@ -15,9 +15,11 @@ PAGE = Path(__file__).parents[1] / "docs" / "python.md"
 def test_the_public_names_are_pinned() -> None:
     assert atts.__all__ == [
         "AttsError", "Calibration", "Chain", "Completion", "Config", "Engine",
-        "GenerateRequest", "Model", "Problem", "Sampling", "ScoreRequest", "Scored", "Timings",
-        "Tokenizer", "calibrate", "load_config", "make_control", "open_models", "p_value",
-        "read_records", "read_run", "run",
+        "GenerateRequest", "Message", "Model", "Problem", "Sampling", "ScoreRequest", "Scored",
+        "Solution", "Solver", "Timings", "Tokenizer", "asolve", "calibrate", "compare",
+        "extract_answer", "load_config", "make_control", "open_models", "p_value",
+        "read_records", "read_run", "regrade", "report", "run", "same_answer", "simulate", "solve",
+        "tune",
     ]  # fmt: skip
     assert all(getattr(atts, name).__name__ == name for name in atts.__all__)
     assert dir(atts) == sorted(atts.__all__)

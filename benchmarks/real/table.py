@@ -88,7 +88,7 @@ def figures_of(
         "samples": summary.samples,
         "failed": summary.failed,
         "ends": dict(Counter(chain.end for chain in run.chains)),
-        "accuracy": summary.accuracy.model_dump(),
+        "accuracy": summary.accuracy and summary.accuracy.model_dump(),
         "accuracy_by_problem": summary.accuracy_by_problem,
         "accuracy_by_level": {
             level: {"problems": len(shares), "accuracy": mean(shares)}

@@ -8,6 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from atts.api.jobs import compare, regrade, report, same_answer, simulate, tune
+    from atts.api.solve import asolve, solve
     from atts.config import Config, load_config
     from atts.conformal.calibration import Calibration
     from atts.conformal.factory import make_control
@@ -22,12 +24,15 @@ if TYPE_CHECKING:
     )
     from atts.errors import AttsError
     from atts.exchange.tables import read_records
+    from atts.grading.extract import extract_answer
     from atts.methods.chain import Model
     from atts.models.prompts import Tokenizer
     from atts.runs.jobs import calibrate, run
     from atts.runs.setup import open_models
+    from atts.solving.solution import Solution
+    from atts.solving.solver import Solver
     from atts.store.run_directory import read_run
-    from atts.types import Chain, Problem, Timings
+    from atts.types import Chain, Message, Problem, Timings
 
 __all__ = [
     "AttsError",
@@ -37,24 +42,38 @@ __all__ = [
     "Config",
     "Engine",
     "GenerateRequest",
+    "Message",
     "Model",
     "Problem",
     "Sampling",
     "ScoreRequest",
     "Scored",
+    "Solution",
+    "Solver",
     "Timings",
     "Tokenizer",
+    "asolve",
     "calibrate",
+    "compare",
+    "extract_answer",
     "load_config",
     "make_control",
     "open_models",
     "p_value",
     "read_records",
     "read_run",
+    "regrade",
+    "report",
     "run",
+    "same_answer",
+    "simulate",
+    "solve",
+    "tune",
 ]
 
 _HOMES = {
+    "atts.api.jobs": ("compare", "regrade", "report", "same_answer", "simulate", "tune"),
+    "atts.api.solve": ("asolve", "solve"),
     "atts.config": ("Config", "load_config"),
     "atts.conformal.calibration": ("Calibration",),
     "atts.conformal.factory": ("make_control",),
@@ -68,13 +87,16 @@ _HOMES = {
         "Scored",
     ),
     "atts.errors": ("AttsError",),
+    "atts.grading.extract": ("extract_answer",),
     "atts.methods.chain": ("Model",),
     "atts.models.prompts": ("Tokenizer",),
     "atts.runs.jobs": ("calibrate", "run"),
     "atts.runs.setup": ("open_models",),
     "atts.exchange.tables": ("read_records",),
     "atts.store.run_directory": ("read_run",),
-    "atts.types": ("Chain", "Problem", "Timings"),
+    "atts.solving.solution": ("Solution",),
+    "atts.solving.solver": ("Solver",),
+    "atts.types": ("Chain", "Message", "Problem", "Timings"),
 }
 
 

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="union-attr"
 """Comparisons of recorded runs, against counts by hand."""
 
 import csv

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="union-attr"
 """The figures of a run, against counts by hand."""
 
 from collections.abc import Callable

@@ -2,6 +2,8 @@
 
 import json
 import random
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -160,3 +162,15 @@ def test_different_real_gold_answers_differ(shared_data: Path) -> None:
     with Grader(SECONDS) as grader:
         verdicts = grader.compare(pairs)  # type: ignore[arg-type]
     assert [pair for pair, verdict in verdicts.items() if verdict] == []
+
+
+def test_a_script_without_a_guard_is_not_run_again(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "print('begins')\n"
+        "from atts.grading.grader import Grader\n"
+        "with Grader() as grader:\n"
+        "    print(grader.compare([('x+1', '1+x')]))\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert done.stdout == "begins\n{('x+1', '1+x'): True}\n", done.stderr

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="union-attr"
 """Best of N and self-consistency: independent chains, and which answer they come to."""
 
 import pytest

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="union-attr"
 """Calibrating and running, with scripted engines and real run directories."""
 
 import json

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="union-attr"
 """Grading a recorded run anew: what changes, what is kept, and what a failure costs."""
 
 from collections.abc import Iterator

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from atts.cli.simulate import OF_A_TRACE
+from atts.api.jobs import OF_A_TRACE
 from atts.config import Config, parse_config
 from atts.simulation.workload import Workload, load_workload
 

@@ -91,6 +91,13 @@ class ComparedRun(Record):
     against: Against | None
     """None for the reference."""
 
+    @property
+    def accuracy(self) -> Interval:
+        """Per chain: only problems with a gold answer count in a comparison."""
+        if self.summary.accuracy is None:
+            raise GradingError(f"{self.name}: no problem has a gold answer")
+        return self.summary.accuracy
+
 
 class Frontier(Record):
     """Which runs no other one beats: is at least as good for no more."""
@@ -142,7 +149,12 @@ def compare(
     """
     shared = shared_problems([named.run.problems for named in runs])
     done = set.intersection(*({p.id for p in _done(named.run)} for named in runs))
-    counted = [problem for problem in shared if problem.id in done]
+    counted = [problem for problem in shared if problem.id in done and problem.answer is not None]
+    if shared and all(problem.answer is None for problem in shared):
+        raise GradingError(
+            "the runs' problems have no gold answers, so that there is no accuracy to compare; "
+            "atts report shows what the runs took"
+        )
     if not counted:
         raise GradingError(
             "the runs have no problem in common"
@@ -336,7 +348,7 @@ def point(run: ComparedRun, value: str, cost: str) -> ParetoPoint:
     """Where a run stands: per chain for ``ACCURACY``, per problem for ``ANSWER``."""
     tokens = run.target_written if cost == WRITTEN else run.target_work
     if value == ACCURACY:
-        return ParetoPoint(run.summary.accuracy.estimate, tokens)
+        return ParetoPoint(run.accuracy.estimate, tokens)
     return ParetoPoint(run.answer.estimate, tokens * run.summary.chains / run.summary.problems)
 
 

@@ -7,7 +7,10 @@ from atts.grading.grader import Grader, VerdictCache
 from atts.store.run_directory import RecordedRun
 from atts.types import Chain, ChainKey
 
-ChainOutcome = Literal["right", "wrong", "ungraded", "no answer", "failed", "not needed"]
+ChainOutcome = Literal[
+    "right", "wrong", "ungraded", "not graded", "no answer", "failed", "not needed"
+]
+"""Ungraded is what could not be compared; not graded, what has no gold answer to compare with."""
 
 
 class ChainVerdict(NamedTuple):
@@ -50,6 +53,7 @@ def grade_run(run: RecordedRun, grader: Grader | None = None) -> GradedRun:
     chains = run.chains_as_graded()
     graded = grade_chains(run.problems, chains, grader, judged)
     in_order = {name: iter(grades) for name, grades in graded.grades.items()}
+    golds = {problem.id for problem in run.problems if problem.answer is not None}
     verdicts = {}
     for chain in sorted(chains, key=lambda chain: chain.key):
         if not chain.is_needed:
@@ -57,7 +61,10 @@ def grade_run(run: RecordedRun, grader: Grader | None = None) -> GradedRun:
             continue
         grade = next(in_order[chain.problem_id])
         correct = grade.correct if grade.graded else None
-        verdicts[chain.key] = ChainVerdict(grade.answer, _outcome(chain, grade.answer, correct))
+        outcome = _outcome(chain, grade.answer, correct)
+        if outcome == "ungraded" and chain.problem_id not in golds:
+            outcome = "not graded"
+        verdicts[chain.key] = ChainVerdict(grade.answer, outcome)
     return GradedRun(run._replace(chains=chains), graded, verdicts)
 
 

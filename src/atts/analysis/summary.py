@@ -16,6 +16,7 @@ from atts.conformal.risk import Certificate
 from atts.conformal.split import taken_over
 from atts.errors import GradingError
 from atts.grading.chains import (
+    Grades,
     accuracy,
     accuracy_by_problem,
     majority_by_problem,
@@ -75,11 +76,14 @@ class Summary(Record):
     written already. An estimate from below, as the chains that end first are the short ones."""
     ends: dict[ChainEnd, float]
     """Share of the chains by the reason why they ended."""
-    accuracy: Interval
-    """Per chain; a failed chain or one without an answer is wrong, and an ungraded one is not
-    right. Where chains were not needed, the mean of the problems' shares."""
+    not_graded: int = 0
+    """Problems without a gold answer. The figures of what is right are over the others."""
+    accuracy: Interval | None
+    """None where no problem has a gold answer. Per chain; a failed chain or one without an answer
+    is wrong, and an ungraded one is not right. Where chains were not needed, the mean of the
+    problems' shares."""
     accuracy_by_problem: dict[str, float]
-    majority_vote: Interval
+    majority_vote: Interval | None
     majority_by_problem: dict[str, float]
     selected: Interval | None = None
     """Share of the problems for which the answer that the method selects is right: that of the
@@ -124,9 +128,12 @@ def summarise(graded_run: GradedRun) -> Summary:
         raise GradingError("the run has no finished chain yet; start it, or let it go on")
     grades, same = graded_run.graded.grades, graded_run.graded.same
     not_needed = sum(not chain.is_needed for chain in chains)
-    right = accuracy_by_problem(grades)
     every = [grade for of_problem in grades.values() for grade in of_problem]
-    fewest = min(map(len, grades.values()))
+    golds = {problem.id for problem in problems if problem.answer is not None}
+    grades = {name: of_problem for name, of_problem in grades.items() if name in golds}
+    judged = [grade for of_problem in grades.values() for grade in of_problem]
+    right = accuracy_by_problem(grades)
+    fewest = min(map(len, grades.values()), default=0)
     majority = majority_by_problem(grades, same)
     selected = _selected(graded_run, majority)
     tokens = count_tokens(config, chains)
@@ -143,18 +150,16 @@ def summarise(graded_run: GradedRun) -> Summary:
         not_needed=not_needed,
         tokens_saved=tokens_saved(chains),
         ends={end: count / len(chains) for end, count in sorted(ends.items())},
-        # Where easy problems were ended early, each problem counts alike all the same.
-        accuracy=clustered_interval(list(right.values()), [1] * len(right))
-        if not_needed
-        else accuracy(grades),
+        not_graded=len(problems) - len(golds),
+        accuracy=_accuracy(grades, right, not_needed) if grades else None,
         accuracy_by_problem=right,
-        majority_vote=mean_over_problems(majority),
+        majority_vote=mean_over_problems(majority) if majority else None,
         majority_by_problem=majority,
-        selected=None if selected is None else mean_over_problems(selected),
+        selected=mean_over_problems(selected) if selected else None,
         selected_by_problem=selected,
         pass_at_k={} if not_needed else {k: pass_at_k(grades, k) for k in range(1, fewest + 1)},
         invalid=sum(grade.answer is None for grade in every) / len(every),
-        ungraded=sum(not grade.graded for grade in every) / len(every),
+        ungraded=sum(not grade.graded for grade in judged) / len(judged) if judged else 0.0,
         take_over=_take_over(config, chains),
         promised_rate=promised_rate(calibration, config.take_over, len(problems))
         if calibration and config.take_over.control == "split"
@@ -167,16 +172,23 @@ def summarise(graded_run: GradedRun) -> Summary:
     )
 
 
+def _accuracy(grades: Grades, right: dict[str, float], not_needed: int) -> Interval:
+    # Where easy problems were ended early, each problem counts alike all the same.
+    if not_needed:
+        return clustered_interval(list(right.values()), [1] * len(right))
+    return accuracy(grades)
+
+
 def _selected(graded_run: GradedRun, majority: dict[str, float]) -> dict[str, float] | None:
     """Whether each problem's selected answer is right: 1 or 0, or between where a vote is tied."""
     select = METHODS[graded_run.run.config.method].select
     if select is None:
         return None
-    candidates: dict[str, list[GradedChain]] = {
-        name: [] for name in sorted(graded_run.graded.grades)
-    }
+    candidates: dict[str, list[GradedChain]] = {name: [] for name in sorted(majority)}
     # By sample, so that of equally good ones the first counts.
     for chain in sorted(graded_run.run.chains, key=lambda chain: chain.key):
+        if chain.problem_id not in candidates:  # is not graded
+            continue
         answer, outcome = graded_run.verdicts[chain.key]
         candidates[chain.problem_id].append(
             GradedChain(chain, answer is not None, outcome == "right")

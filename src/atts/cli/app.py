@@ -19,6 +19,10 @@ class Commands(LazyGroup):
             "Show what atts does, from calibration to a table that compares four ways to solve "
             "problems.",
         ),
+        "solve": (
+            "atts.cli.solve",
+            "Solve one question, printed as it is written, and vote.",
+        ),
         "doctor": (
             "atts.cli.doctor",
             "Try out the models, servers and packages of a configuration, and say how to mend "

@@ -13,18 +13,16 @@ from atts.cli.commands import new_app, resumable, same_command
 from atts.cli.options import AsJson, ConfigFile, ProblemsFolder, Settings, with_folder
 from atts.cli.progress import Display, counting
 from atts.cli.terminal import EXIT_CODES, FAILED, echo_json, err, exit_if_failed, out, say
-from atts.errors import ConfigError
 from atts.files import atomic_write
 from atts.grading.grader import Grader, VerdictCache
-from atts.methods import METHODS
 from atts.reports.comparison_table import frontier_lines, tables, to_csv
 from atts.reports.plots import check_drawable, plot_frontiers
 from atts.runs.candidates import (
-    Candidate,
     ComparisonPlan,
     named_runs,
     parse_candidates,
     prepare,
+    reference_name,
     run_missing,
 )
 
@@ -125,7 +123,7 @@ def compare(
     if budget is not None:
         limit = TokenBudget(tokens=budget, draft_cost=draft_cost, score_cost=score_cost)
     plan = prepare(candidates, folder)
-    chosen = _reference(candidates, plan, reference)
+    chosen = reference_name(candidates, plan, reference)
     with resumable(context), Grader(cache=VerdictCache()) as grader:
         failed = asyncio.run(_run(plan, grader, as_json)) if plan.missing else []
         if chosen in failed:
@@ -149,24 +147,6 @@ def compare(
     )
     if failed:
         raise typer.Exit(FAILED)
-
-
-def _reference(candidates: list[Candidate], plan: ComparisonPlan, asked: str | None) -> str:
-    """The name of the run that the others are compared with.
-
-    Raises:
-        ConfigError: there is no such run.
-    """
-    names = [candidate.name for candidate in candidates]
-    if asked is not None:
-        for candidate in candidates:
-            if asked == candidate.name or Path(asked) == candidate.directory:
-                return candidate.name
-        raise ConfigError(f"--reference {asked} is none of the runs: {', '.join(names)}")
-    for name, _, config in candidates:
-        if METHODS[(config or plan.recorded[name].config).method].is_reference:
-            return name
-    return names[0]
 
 
 async def _run(plan: ComparisonPlan, grader: Grader, as_json: bool) -> list[str]:

@@ -9,20 +9,18 @@ from typing import Annotated, Literal
 
 import typer
 
+from atts.api.jobs import corrected_problems
 from atts.cli.commands import new_app, resumable, same_command
 from atts.cli.progress import counting
 from atts.cli.terminal import EXIT_CODES, FAILED, err, out, say
 from atts.errors import ConfigError
 from atts.grading.grader import Grader, VerdictCache
 from atts.grading.judge import Endpoint, Judge
-from atts.problems import load_problems
 from atts.reports.summary_table import comparison
 from atts.runs import regrade as jobs
 from atts.runs.regrade import Change, Regraded
 from atts.store.grades import LEDGER
-from atts.store.run_directory import read_run
 from atts.text import visible
-from atts.types import Problem
 
 SHOWN = 20
 """Changes that are printed; the others are counted."""
@@ -145,16 +143,8 @@ async def _regrade(
         asked = stack.enter_context(counting(err(), "questions to the model"))
         graded = stack.enter_context(counting(err(), "grading"))
         grader = stack.enter_context(Grader(seconds, cache=VerdictCache(), progress=graded))
-        problems = _corrected(run, source) if source else None
+        problems = corrected_problems(run, source) if source else None
         return await jobs.regrade(run, extract, judge, helper, grader, dry_run, asked, problems)
-
-
-def _corrected(run: Path, source: str) -> list[Problem]:
-    """The problems of a source, as the run's configuration would load them, but all of them."""
-    recorded = read_run(run)
-    count = len(recorded.problems) if source == "arithmetic" else None
-    options = recorded.config.problems.model_copy(update={"source": source, "count": count})
-    return load_problems(options)
 
 
 def _print(run: Path, result: Regraded, dry_run: bool) -> None:

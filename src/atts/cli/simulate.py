@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
+from atts.api.jobs import SIMULATED, simulated_config
 from atts.cli.commands import new_app
 from atts.cli.options import ConfigFile, Settings
 from atts.cli.terminal import EXIT_CODES, echo_json, out, say
-from atts.config import FORMER_DEFAULTS, Config, load_config
 from atts.errors import ConfigError
 from atts.files import atomic_write
 from atts.reports.simulation_table import fit_table, outcomes_table
@@ -19,14 +19,7 @@ from atts.simulation.simulate import check
 from atts.simulation.simulate import simulate as simulate_run
 from atts.simulation.workload import load_workload
 
-SIMULATED = ("target-only", "sync-ranking", "atts")
 _MODELS = "The models, served by"
-OF_A_TRACE = {
-    "turns": FORMER_DEFAULTS["turns"],
-    "take_over": {"mode": "continue", "score": {"kind": "mean"}},
-}
-"""A trace does not tell the tokens' surprises: nothing can be cut in it."""
-
 EXAMPLES = f"""Which method, on how many GPUs, with how many chains in flight:
 
     atts simulate --workload trace.jsonl.gz --set draft.model=DeepSeek-R1-Distill-Llama-8B \\
@@ -173,7 +166,7 @@ def simulate(
         return
     if workload_path is None:
         raise ConfigError("--workload: name a run directory or a trace that chains should follow")
-    config = _config(config_file, settings, workload_path)
+    config = simulated_config(config_file, settings, workload_path)
     workload = load_workload(workload_path)
     contenders = [SimulatedMethod.parse(name) for name in methods or SIMULATED]
     outcomes = []
@@ -215,13 +208,6 @@ def _hardware(
             options["efficiency"] = efficiencies[author]
         models.append(ModelHardware.model_validate(options))
     return Hardware(gpu=gpu, draft=models[0], target=models[1], shared=shared, mixed=mixed)
-
-
-def _config(config_file: Path | None, settings: list[str] | None, workload: Path) -> Config:
-    """The configuration given, or that of the run that is followed."""
-    if config_file is None and (workload / "config.yaml").is_file():
-        config_file = workload / "config.yaml"
-    return load_config(config_file, settings, None if workload.is_dir() else OF_A_TRACE)
 
 
 def _numbers(option: str, text: str) -> list[int]:

@@ -73,8 +73,10 @@ def _table(outcomes: list[EntryOutcome]) -> Table:
         cells = ["-"] * 5
         if summary:
             cells = [
-                f"{100 * summary.accuracy.estimate:.1f}",
-                f"{100 * summary.majority_vote.estimate:.1f}",
+                *(
+                    f"{100 * found.estimate:.1f}" if found else "-"
+                    for found in (summary.accuracy, summary.majority_vote)
+                ),
                 f"{100 * summary.take_over.realised.estimate:.1f}" if summary.take_over else "-",
                 f"{summary.tokens.target_written:,}",
                 f"{summary.wall_seconds:,.0f}",

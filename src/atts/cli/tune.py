@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from atts.api.jobs import CERTIFIABLE, RATES
 from atts.cli.commands import CONFIGURATION, command_line, given, new_app, resumable
 from atts.cli.options import ConfigFile, Settings
 from atts.cli.progress import Display
@@ -17,10 +18,6 @@ from atts.reports.summary_table import percent, plain_table
 from atts.runs import setup, tuning
 from atts.runs.tuning import Tuning, TuningPlan, prepare_tuning
 from atts.store.contents import CALIBRATION, CERTIFICATE
-
-RATES = (0.8, 0.6, 0.4, 0.2)
-CERTIFIABLE = {"take_over": {"control": "split"}, "stop": {"repeating": False}}
-"""What is set unless the user says otherwise: the defaults of a run cannot be certified."""
 
 EXAMPLES = f"""Examples:
 

@@ -62,7 +62,7 @@ _BAD_YAML = (yaml.YAMLError, ValueError, RecursionError)
 
 
 def load_config(
-    path: Path | None = None,
+    path: str | Path | None = None,
     settings: list[str] | None = None,
     defaults: dict[str, Any] | None = None,
 ) -> Config:
@@ -75,7 +75,7 @@ def load_config(
     Raises:
         ConfigError: the file or a setting cannot be read, or a key or value is wrong.
     """
-    tree = _read_yaml(path) if path else {}
+    tree = _read_yaml(Path(path)) if path else {}
     for method in registry.METHODS.found.values() if tree else ():
         if method.translate and (translated := method.translate(tree, str(path))) is not None:
             tree = translated

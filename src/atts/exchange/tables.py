@@ -88,4 +88,4 @@ def read_records(directory: Path | str) -> list[dict[str, Any]]:
     Raises:
         StoreError: there is no run, or one of its files is corrupt.
     """
-    return list(rows(grade_run(read_run(Path(directory)))))
+    return list(rows(grade_run(read_run(directory))))

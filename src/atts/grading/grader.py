@@ -6,19 +6,18 @@ is up, and goes on with a new one; neither ``multiprocessing`` nor ``concurrent.
 
 import contextlib
 import logging
-import multiprocessing
 import os
 import sqlite3
 from collections.abc import Callable, Iterable
 from concurrent.futures import TimeoutError as PairTimeoutError
 from importlib.metadata import version
-from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from platformdirs import user_cache_path
 
 from atts.grading import algebra
+from atts.grading.apart import context
 from atts.grading.equivalence import LONGEST, compare_exactly, compare_values
 
 if TYPE_CHECKING:
@@ -209,7 +208,7 @@ class Grader:
                 max_workers=min(self._workers, pairs),
                 initializer=algebra.start,
                 initargs=(_MEMORY_BYTES,),
-                context=_context(),
+                context=context(),
             )
         return self._pool
 
@@ -219,13 +218,3 @@ def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _context() -> BaseContext:
-    # A fork server is free of this process's threads, and has math-verify loaded when a process
-    # that was killed must be replaced.
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["math_verify"])
-    return context

@@ -136,11 +136,11 @@ class Divider:
 
     def _undecided(self, text: str) -> int:
         """How many characters at the end may be the beginning of a mark."""
-        channel = text.rfind("<|channel|>")
-        if 0 <= len(text) - channel <= _LONGEST_CHANNEL and channel >= 0:
-            rest = text[channel:]
-            if "<|message|>" not in rest and "\n" not in rest.strip():
-                return len(rest)
+        before, channel, name = text.rpartition("<|channel|>")
+        # The marks of Harmony have a name between them, on one line.
+        is_open = "<|message|>" not in name and "\n" not in name.lstrip()
+        if channel and is_open and len(channel + name) <= _LONGEST_CHANNEL:
+            return len(text) - len(before)
         begun, longest = _beginnings((*_STARTS, *self._ends))
         lengths = range(min(longest, len(text)), 0, -1)
         return next((length for length in lengths if text[-length:] in begun), 0)

@@ -166,8 +166,8 @@ def _rows(comparison: Comparison) -> list[tuple[str, Cell]]:
     ]
 
 
-def _percent(interval: Interval) -> str:
-    return percent(interval).replace(" ", "\n")
+def _percent(interval: Interval | None) -> str:
+    return ABSENT if interval is None else percent(interval).replace(" ", "\n")
 
 
 def _points(difference: Difference) -> str:

@@ -87,7 +87,7 @@ def plot_frontiers(comparison: "Comparison", path: Path) -> None:
             )
             for number, run in enumerate(comparison.runs):
                 x, y = points[run.name].cost, 100 * points[run.name].value
-                interval = run.summary.accuracy if value == ACCURACY else run.answer
+                interval = run.accuracy if value == ACCURACY else run.answer
                 axes.errorbar(
                     x,
                     y,

@@ -58,10 +58,11 @@ def _rows(summaries: Sequence[Summary]) -> list[tuple[str, Cell]]:
     return [
         ("problems x chains", lambda s: f"{s.problems} x {s.samples}"),
         ("chains not done yet", lambda s: count(s.expected_chains - s.chains)),
-        ("accuracy per chain, %", lambda s: percent(s.accuracy)),
+        ("accuracy per chain, %", lambda s: _graded(s.accuracy)),
         ("  minus the first run's", _difference(summaries)),
         ("  p of that, paired", _p_value(summaries)),
-        ("majority vote, %", lambda s: percent(s.majority_vote)),
+        ("majority vote, %", lambda s: _graded(s.majority_vote)),
+        ("  problems not graded", lambda s: count(s.not_graded if s.accuracy else 0)),
         ("selected answer, %", lambda s: percent(s.selected) if s.selected else ABSENT),
         # pass@1 is the accuracy per chain
         *((f"pass@{k}, %", _pass_at(k)) for k in ks if k > 1),
@@ -113,6 +114,10 @@ def percent(interval: Interval) -> str:
     return f"{estimate} ({low}-{high})"
 
 
+def _graded(interval: Interval | None) -> str:
+    return "not graded" if interval is None else percent(interval)
+
+
 def count(number: int) -> str:
     return f"{number:,}" if number else ABSENT
 
@@ -144,7 +149,7 @@ def _p_value(summaries: Sequence[Summary]) -> Cell:
 
 
 def _comparable(first: Summary, summary: Summary) -> bool:
-    same = summary.problems_digest == first.problems_digest
+    same = summary.problems_digest == first.problems_digest and summary.accuracy is not None
     return summary is not first and same and summary.chains == summary.expected_chains
 
 

@@ -104,6 +104,25 @@ def prepare(candidates: Sequence[Candidate], folder: Path) -> ComparisonPlan:
     return plan
 
 
+def reference_name(candidates: Sequence[Candidate], plan: ComparisonPlan, asked: str | None) -> str:
+    """The name of the run that the others are compared with: by default the target alone, if it is
+    there, else the first.
+
+    Raises:
+        ConfigError: there is no such run.
+    """
+    names = [candidate.name for candidate in candidates]
+    if asked is not None:
+        for candidate in candidates:
+            if asked == candidate.name or Path(asked) == candidate.directory:
+                return candidate.name
+        raise ConfigError(f"the reference {asked} is none of the runs: {', '.join(names)}")
+    for name, _, config in candidates:
+        if METHODS[(config or plan.recorded[name].config).method].is_reference:
+            return name
+    return names[0]
+
+
 async def run_missing(
     plan: ComparisonPlan, grader: Grader, observe: Observe, say: Callable[[str], None]
 ) -> list[str]:

@@ -62,7 +62,7 @@ class MadeRun(NamedTuple):
 async def run(
     config: Config | Setup,
     models: Models,
-    directory: Path,
+    directory: Path | str,
     observer: Observer | None = None,
     retry_failed: bool = False,
 ) -> Summary:
@@ -82,7 +82,8 @@ async def run(
     """
     setup = config if isinstance(config, Setup) else prepare_run(config)
     with Grader(cache=VerdictCache()) as grader:
-        return (await make_run(setup, models, directory, grader, observer, retry_failed)).summary
+        made = await make_run(setup, models, Path(directory), grader, observer, retry_failed)
+    return made.summary
 
 
 async def make_run(
@@ -150,7 +151,10 @@ async def complete(
 
 
 async def calibrate(
-    config: Config | Setup, models: Models, directory: Path, observer: Observer | None = None
+    config: Config | Setup,
+    models: Models,
+    directory: Path | str,
+    observer: Observer | None = None,
 ) -> Calibration:
     """Make the calibration chains that ``directory`` still lacks, and ``calibration.json``.
 
@@ -170,7 +174,7 @@ async def calibrate(
         CalibrationError: the chains gave no scores.
     """
     setup = config if isinstance(config, Setup) else prepare_calibration(config)
-    config = setup.config
+    config, directory = setup.config, Path(directory)
     # More chains would make the first round another one, by which the second has decided.
     with RunStore.open(directory, config, setup.problems, None, may_grow=False) as store:
         if observer:

@@ -18,7 +18,7 @@ from atts.solving.question import Question
 from atts.types import Author, Chain, Problem
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Solution:
     """What the chains of a question have come to; a notebook shows it as a table."""
 
@@ -68,6 +68,11 @@ class Solution:
             if vote.answer == self.answer:
                 return self.done[vote.chains[0]]
         return next((done for done in self.done if done.chain.is_finished), None)
+
+    def __repr__(self) -> str:
+        """Short, as it is what a shell shows."""
+        votes = {vote.answer: len(vote.chains) for vote in self.votes}
+        return f"<Solution {self.answer!r}: votes {votes}, {self.seconds:.1f} s>"
 
     def __str__(self) -> str:
         """The answer, and how it came about."""

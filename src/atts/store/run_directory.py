@@ -192,12 +192,13 @@ class RunStore:
             os.ftruncate(self._file.fileno(), self._length)
 
 
-def read_run(directory: Path) -> RecordedRun:
+def read_run(directory: Path | str) -> RecordedRun:
     """Read a run for a report: changes nothing, and may be called while the run goes on.
 
     Raises:
         StoreError: there is no run, or one of its files is corrupt.
     """
+    directory = Path(directory)
     if not (directory / CONFIG).is_file():
         raise StoreError(f"{directory} is not a run directory: it holds no {CONFIG}")
     try:

@@ -235,7 +235,7 @@ def scores(run: RunReport, number: int) -> Figure | None:
     groups = {
         "right chains": _scores(decisions, "right"),
         "wrong chains": _scores(decisions, "wrong"),
-        "others": _scores(decisions, "no answer", "ungraded", "failed", "not needed"),
+        "others": _scores(decisions, "no answer", "ungraded", "not graded", "failed", "not needed"),
         "calibration": np.array(
             [score for turn in run.run.calibration.by_turn() for score in turn]
             if run.run.calibration

@@ -22,11 +22,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def accuracy(runs: Sequence[RunReport]) -> Figure:
-    """Accuracy per chain, majority vote and pass@k, with intervals."""
+def accuracy(runs: Sequence[RunReport]) -> Figure | None:
+    """Accuracy per chain, majority vote and pass@k, with intervals; of the runs that are graded."""
+    runs = [run for run in runs if run.summary.accuracy]
+    if not runs:
+        return None
     metrics: list[tuple[str, list[Interval]]] = [
-        ("accuracy per chain", [run.summary.accuracy for run in runs]),
-        ("majority vote", [run.summary.majority_vote for run in runs]),
+        ("accuracy per chain", [found for run in runs if (found := run.summary.accuracy)]),
+        ("majority vote", [found for run in runs if (found := run.summary.majority_vote)]),
     ]
     if all(run.summary.pass_at_k for run in runs):  # none where chains were ended early
         at_all = [run.summary.pass_at_k[max(run.summary.pass_at_k)] for run in runs]
@@ -62,9 +65,9 @@ def accuracy(runs: Sequence[RunReport]) -> Figure:
         legend(axes, len(runs))
 
     seen = "; ".join(
-        f"{run.name}: {100 * run.summary.accuracy.estimate:.1f} % of chains right, "
-        f"majority vote {100 * run.summary.majority_vote.estimate:.1f} %"
-        for run in runs
+        f"{run.name}: {100 * right.estimate:.1f} % of chains right, "
+        f"majority vote {100 * vote.estimate:.1f} %"
+        for run, right, vote in zip(runs, metrics[0][1], metrics[1][1], strict=True)
     )
     return Figure(
         "accuracy",
@@ -185,18 +188,18 @@ def cost(runs: Sequence[RunReport]) -> Figure | None:
 
 def frontier(runs: Sequence[RunReport]) -> Figure | None:
     """Accuracy against target tokens; the frontier holds what no other run beats in both."""
+    graded = [(run, found) for run in runs if (found := run.summary.accuracy)]
+    runs = [run for run, _ in graded]
     if len(runs) < 2 or not any(run.summary.tokens.target_written for run in runs):
         return None
     points = [
-        ParetoPoint(
-            run.summary.accuracy.estimate, run.summary.tokens.target_written / run.summary.chains
-        )
-        for run in runs
+        ParetoPoint(found.estimate, run.summary.tokens.target_written / run.summary.chains)
+        for run, found in graded
     ]
     best = [winner is None for winner in beaten_by(points)]
     rows: list[tuple[Cell, ...]] = [
-        (run.name, tokens, right, run.summary.accuracy.low, run.summary.accuracy.high, on)
-        for run, (right, tokens), on in zip(runs, points, best, strict=True)
+        (run.name, tokens, right, found.low, found.high, on)
+        for (run, found), (right, tokens), on in zip(graded, points, best, strict=True)
     ]
 
     def draw(axes: "Axes") -> None:
@@ -209,10 +212,9 @@ def frontier(runs: Sequence[RunReport]) -> Figure | None:
             linewidth=0.9,
             linestyle=":",
         )
-        for number, run in enumerate(runs):
+        for number, (run, found) in enumerate(graded):
             style = Style.of(number)
             right, tokens = points[number]
-            found = run.summary.accuracy
             axes.errorbar(
                 [tokens],
                 [100 * right],

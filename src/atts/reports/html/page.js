@@ -5,7 +5,7 @@
   const runs = JSON.parse(byId("listing").textContent);
   const PAGE = 25;
   const MARKS = {
-    right: "✓", wrong: "✗", "no answer": "∅", ungraded: "?", failed: "!", "not needed": "–",
+    right: "✓", wrong: "✗", "no answer": "∅", ungraded: "?", "not graded": "·", failed: "!", "not needed": "–",
   };
   // Title, place in a row of the listing, and whether a narrow screen leaves it out.
   const COLUMNS = [
