@@ -200,7 +200,7 @@ async def latency(engines: str, counts: list[int]) -> None:
                     replies = await asyncio.gather(
                         *(ask(session, seed, stream) for seed in range(count))
                     )
-                    gaps = [gap for reply in replies for gap in np.diff(reply.pieces)]
+                    gaps = [gap for reply in replies for gap in np.diff(reply.pieces).tolist()]
                     print(
                         f"{count:>8} {'streamed' if stream else 'whole':>10} "
                         f"{quantiles([reply.pieces[0] for reply in replies]):>18} "

@@ -1,10 +1,10 @@
-"""Real clients of ``atts serve``: LiteLLM, lm-evaluation-harness, inspect_ai: ``make test-clients``.
+"""LiteLLM, lm-evaluation-harness and inspect_ai against ``atts serve``: ``make test-clients``.
 
     python tests/contract/real_clients.py PYTHON
 
 PYTHON is that of an environment with all three. ``atts serve`` runs here, on the bundled pair. Each
-evaluation is a complete one, of local problems: what the draft alone writes must be graded problem by
-problem as ``atts run`` grades it on the same problems and seeds, and ``atts``, whose decisions
+evaluation is a complete one, of local problems: what the draft alone writes must be graded problem
+by problem as ``atts run`` grades it on the same problems and seeds, and ``atts``, whose decisions
 depend on their order, must agree with it within the interval of the differences.
 """
 # ruff: noqa: T201
@@ -82,7 +82,7 @@ from inspect_ai.solver import generate
 @task
 def served_arithmetic():
     fields = FieldSpec(input="question", target="answer", id="id")
-    scorer = pattern(r"\\boxed\{([^{}]*)\}")
+    scorer = pattern(r"(?s).*\\boxed\{([^{}]*)\}")  # the last one, as atts takes
     return Task(dataset=json_dataset("PROBLEMS", fields), solver=generate(), scorer=scorer)
 """
 
@@ -155,8 +155,9 @@ def by_inspect(folder: Path, problems: Path, python: str, url: str, method: str)
     logs = folder / f"inspect-{method}"
     (folder / "served_task.py").write_text(INSPECT.replace("PROBLEMS", str(problems)))
     call(
-        folder, python, "-m", "inspect_ai", "eval", "served_task.py", "--model", f"openai-api/served/{method}",
-        "--seed", str(SEED), "--temperature", "0.8", "--max-connections", "16",
+        folder, python, "-m", "inspect_ai", "eval", "served_task.py",
+        "--model", f"openai-api/served/{method}", "--max-connections", "16",
+        "--seed", str(SEED), "--temperature", "0.8",
         "--display", "none", "--log-dir", str(logs), "--log-format", "json",
         SERVED_BASE_URL=url, SERVED_API_KEY="none",
     )  # fmt: skip

@@ -36,7 +36,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         read_key(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.7", "gpu1"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.7", "gpu1"])  # noqa: S104
 def test_other_machines_need_a_key(host: str) -> None:
     with pytest.raises(ConfigError, match=KEY_VARIABLE):
         check_host(host, None)

@@ -14,15 +14,12 @@ MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What 
 
 @asynccontextmanager
 async def client_of(running: Running, key: str = "none") -> AsyncIterator[AsyncOpenAI]:
-    url = f"{running.url}/v1"
-    async with AsyncOpenAI(
-        base_url=url, api_key=key, max_retries=0, http_client=running.client
-    ) as client:
+    async with AsyncOpenAI(base_url=f"{running.url}/v1", api_key=key, max_retries=0) as client:
         yield client
 
 
 async def test_a_completion(start: Start) -> None:
-    async with start() as running, client_of(running) as client:
+    async with start(on_socket=True) as running, client_of(running) as client:
         reply = await client.chat.completions.create(
             model="atts", messages=MESSAGES, n=2, seed=1, temperature=0.5, stop=["\n\n"], user="me"
         )
@@ -35,7 +32,7 @@ async def test_a_completion(start: Start) -> None:
 
 
 async def test_an_extra_body_and_headers(start: Start) -> None:
-    async with start() as running, client_of(running) as client:
+    async with start(on_socket=True) as running, client_of(running) as client:
         voted = await client.chat.completions.create(
             model="atts", messages=MESSAGES, extra_body={"atts": {"samples": 3, "vote": True}}
         )
@@ -62,7 +59,7 @@ async def test_a_stream_with_its_usage(start: Start) -> None:
 
 
 async def test_faults_are_the_exceptions_of_the_package(start: Start) -> None:
-    async with start() as running, client_of(running) as client:
+    async with start(on_socket=True) as running, client_of(running) as client:
         create = client.chat.completions.create
         with pytest.raises(openai.NotFoundError, match="what is served: atts"):
             await create(model="gpt", messages=MESSAGES)
@@ -73,7 +70,7 @@ async def test_faults_are_the_exceptions_of_the_package(start: Start) -> None:
 
 
 async def test_a_wrong_key_is_refused(start: Start) -> None:
-    async with start(key="right") as running:
-        async with client_of(running, "wrong") as client:
-            with pytest.raises(openai.AuthenticationError):
-                await client.models.list()
+    opened = start(key="right", on_socket=True)
+    async with opened as running, client_of(running, "wrong") as client:
+        with pytest.raises(openai.AuthenticationError):
+            await client.models.list()

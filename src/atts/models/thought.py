@@ -200,7 +200,7 @@ def _search(marks: Sequence[str], text: str, begin: int = 0) -> re.Match[str] | 
 
 @lru_cache(maxsize=64)
 def _beginnings(marks: tuple[str, ...]) -> tuple[frozenset[str], int]:
-    """All texts that are the beginning of a mark and not all of it, and the length of the longest."""
+    """All texts that begin a mark and are not all of it, and the length of the longest."""
     begun = frozenset(mark[:length] for mark in marks for length in range(1, len(mark)))
     return begun, max(map(len, begun), default=0)
 
