@@ -9,22 +9,23 @@ import typer
 
 from atts.cli.commands import new_app
 from atts.cli.options import ConfigFile, Settings
-from atts.cli.terminal import EXIT_CODES, say
+from atts.cli.terminal import say
 from atts.config import load_config
 from atts.errors import ConfigError
 
-EXAMPLES = f"""Examples:
+EXAMPLES = """Examples:
 
     atts serve
     atts serve -c my.yaml --port 9000 --record
 
     curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' \\
-      -d '{{"model": "atts", "messages": [{{"role": "user", "content": "What is 17 + 25?"}}]}}'
+      -d '{"model": "atts", "messages": [{"role": "user", "content": "What is 17 + 25?"}]}'
 
 The names of models are those of methods, alone or with a preset: /v1/models lists them. SIGTERM and
 Ctrl-C let the replies that are being made end; a second Ctrl-C does not.
 
-{EXIT_CODES}"""
+Exit codes: 0 ended when it was told to; 1 failed; 2 wrong use: the command line, the configuration
+or the calibration."""
 
 app = new_app()
 

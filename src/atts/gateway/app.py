@@ -30,8 +30,8 @@ from atts.solving.question import Question, as_problem, question_id, with_overri
 from atts.solving.solution import Solution
 from atts.solving.solver import Asked, Solver
 
-LARGEST_BODY = 4 * 2**20
-"""Bytes of a request: more than fit into any context."""
+LARGEST_BODY = 2**20
+"""Bytes of a request: a context of some 200,000 tokens."""
 
 LONGEST_RETRY_AFTER = 60.0
 CLIENT_GONE = 499
