@@ -25,6 +25,12 @@ def test_the_public_names_are_pinned() -> None:
     assert dir(atts) == sorted(atts.__all__)
 
 
+def test_the_page_has_every_public_name() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    words = {*re.findall(r"\batts\.(\w+)", page), *re.findall(r"`(\w+)", page)}
+    assert set(atts.__all__) <= words, set(atts.__all__) - words
+
+
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = atts.nothing

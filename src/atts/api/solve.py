@@ -2,15 +2,15 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
 from copy import deepcopy
-from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, cast, overload
 
 from atts.api.loops import run_anywhere
+from atts.api.progress import showing
 from atts.config import Config, apply_setting, load_config, parse_config
 from atts.errors import AttsError, ConfigError, ProblemError
 from atts.methods import authors_of
@@ -129,7 +129,7 @@ async def asolve(
         questions = [
             Question(problem=problem, config=base, max_tokens=max_tokens) for problem in problems
         ]
-        with _progress(progress, len(questions) * base.samples) as count:
+        with showing(progress, len(questions) * base.samples) as count:
             solutions = await _all(solver, questions, count)
     return solutions[0] if _is_one(question) else solutions
 
@@ -245,28 +245,3 @@ async def _one(solver: Solver, question: Question, count: Callable[[], None]) ->
             if isinstance(event, ChainDone):
                 count()
         return await asked.solution()
-
-
-@contextmanager
-def _progress(wanted: bool | None, total: int) -> Iterator[Callable[[], None]]:
-    """Gives what is to be called for each chain that has ended."""
-    if wanted is False:
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    if wanted is None and not (console.is_terminal or console.is_jupyter):
-        yield lambda: None
-        return
-    columns = (
-        TextColumn("solving"),
-        BarColumn(bar_width=16),
-        MofNCompleteColumn(),
-        TextColumn("chains"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as shown:
-        task = shown.add_task("solving", total=total)
-        yield partial(shown.advance, task)

@@ -53,7 +53,7 @@ class Solver:
         models: Models | None = None,
         *,
         authors: Collection[Author] | None = None,
-        state: Path | None = None,
+        state: Path | str | None = None,
         observer: Observer | None = None,
         most_waiting: int | None = None,
     ) -> None:
@@ -70,7 +70,7 @@ class Solver:
         self.config = config
         self.models: Models = models or {}
         self._authors = None if models else tuple(authors or authors_of(config))
-        self._deciders = Deciders(config, state)
+        self._deciders = Deciders(config, Path(state) if state else None)
         self.observer = observer
         self._most_waiting = most_waiting
         self._stack = AsyncExitStack()
