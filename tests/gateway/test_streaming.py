@@ -125,6 +125,20 @@ async def test_leaving_in_the_middle_of_a_stream_is_noticed_too(start: Start) ->
         assert (draft.in_flight, draft.aborted) == (0, 1)
 
 
+async def test_leaving_before_the_question_is_whole_disturbs_nobody(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with start(on_socket=True) as running:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(running.url.rpartition(":")[2]))
+        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n"
+        writer.write(f"{head}Content-Type: application/json\r\n\r\n{{".encode())
+        await writer.drain()
+        writer.close()
+        await reader.read()
+        assert (await running.chat()).status_code == 200
+    assert not caplog.records
+
+
 async def test_an_error_after_the_first_piece_is_an_event(start: Start) -> None:
     class Breaks(FakeEngine):
         async def generate(self, request: GenerateRequest) -> Completion:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -118,14 +118,14 @@ class Gateway:
 
     async def chat(self, request: Request) -> Response:
         """``POST /v1/chat/completions``."""
-        asked = parse(ChatRequest, await _body(request), request.headers.items())
-        job = self._job(asked)
-        if asked.stream:
-            return EventStream(self._voted(job) if asked.atts.vote else self._pieces(job))
-        reply = self._vote(job) if asked.atts.vote else self._choices(job)
         try:
+            asked = parse(ChatRequest, await _body(request), request.headers.items())
+            job = self._job(asked)
+            if asked.stream:
+                return EventStream(self._voted(job) if asked.atts.vote else self._pieces(job))
+            reply = self._vote(job) if asked.atts.vote else self._choices(job)
             return json_response(await unless_gone(request.receive, reply))
-        except ClientGoneError:
+        except (ClientGoneError, ClientDisconnect):
             return Response(status_code=CLIENT_GONE)
 
     def _job(self, asked: ChatRequest) -> Job:
