@@ -1,12 +1,13 @@
 """``atts serve`` under its clients: when text arrives, and what is left when clients leave.
 
     python benchmarks/serving.py latency [--engines bundled] [--clients 1 --clients 64]
-    python benchmarks/serving.py leaving [--clients 500] [--seconds 60]
+    python benchmarks/serving.py leaving [--clients 500] [--seconds 60] [--slower 10]
 
 A server in a process of its own, and clients in this one. Its engines are the bundled pair, or
 stand-ins that take the time of a 1.5B and a 32B model on a GPU each: 6 ms a draft token, 40 ms to
-score a segment, 25 ms a target token; a chain has 20 turns. Their requests do not slow each other
-down, so what more clients cost is the server's own work.
+score a segment, 25 ms a target token, or all of it ``--slower`` times; a chain has 20 turns. Their
+requests do not slow each other down, so what more clients cost is the server's own work; the last
+column is its processor time for a chain.
 
 ``latency``: to the first text, to the last, and between two pieces, streamed and not, the same
 questions. ``leaving``: so many clients ask again and again, and of their requests a tenth is broken
@@ -46,8 +47,9 @@ class StandIn:
     aborted = 0
     """Of all of them."""
 
-    def __init__(self, author: Author, tokenizer: Tokenizer) -> None:
+    def __init__(self, author: Author, tokenizer: Tokenizer, slower: float) -> None:
         self._seconds = DRAFT_TOKEN if author == "draft" else TARGET_TOKEN
+        self._slower = slower
         self._tokens = tokenizer.encode(" 7 + 8 = 15, and 3 more are 18;" * 40)
         self._answer = tokenizer.encode(" so \\boxed{18}.")
 
@@ -72,7 +74,7 @@ class StandIn:
         began = time.monotonic()
         StandIn.in_flight += 1
         try:
-            await asyncio.sleep(seconds * random.uniform(0.8, 1.2))
+            await asyncio.sleep(seconds * self._slower * random.uniform(0.8, 1.2))
         except asyncio.CancelledError:
             StandIn.aborted += 1
             raise
@@ -82,7 +84,7 @@ class StandIn:
         return Timings(queued=began, started=began, first_token=now, done=now)
 
 
-async def server(engines: str, directory: str) -> None:
+async def server(engines: str, slower: float, directory: str) -> None:
     """Serve; standard output gets the address, and a line of figures for each line of input."""
     import uvicorn
 
@@ -98,7 +100,7 @@ async def server(engines: str, directory: str) -> None:
         models = {}
         for author, each in options.items():
             tokenizer = Tokenizer.load(each)
-            models[author] = Model(StandIn(author, tokenizer), tokenizer)
+            models[author] = Model(StandIn(author, tokenizer, slower), tokenizer)
     async with open_gateway(config, ServeOptions(directory=Path(directory)), models) as opened:
         serving = uvicorn.Server(
             uvicorn.Config(opened.app, port=0, lifespan="off", log_config=None, backlog=2048)
@@ -125,9 +127,9 @@ async def server(engines: str, directory: str) -> None:
 class Server:
     """The server's process."""
 
-    def __init__(self, engines: str) -> None:
+    def __init__(self, engines: str, slower: float) -> None:
         self._folder = tempfile.TemporaryDirectory()
-        command = [sys.executable, __file__, "server", engines, self._folder.name]
+        command = [sys.executable, __file__, "server", engines, str(slower), self._folder.name]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
         if not self._process.stdin or not self._process.stdout:
@@ -135,6 +137,11 @@ class Server:
         self._to, self._from = self._process.stdin, self._process.stdout
         self.url = self._from.readline().strip()
         self.about = psutil.Process(self._process.pid)
+
+    def processor(self) -> float:
+        """Seconds of processor time that it has had."""
+        times = self.about.cpu_times()
+        return times.user + times.system
 
     def left(self) -> dict[str, int]:
         """What is open there."""
@@ -185,27 +192,30 @@ async def ask(
 def session_for(server: Server) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         server.url,
-        connector=aiohttp.TCPConnector(limit=0),
+        connector=aiohttp.TCPConnector(limit=0, force_close=True),
         timeout=aiohttp.ClientTimeout(total=None),
     )
 
 
-async def latency(engines: str, counts: list[int]) -> None:
-    print(f"{'clients':>8} {'reply':>10} {'first text':>18} {'last text':>18} {'gap':>18}")
-    with Server(engines) as server:
+async def latency(engines: str, slower: float, counts: list[int]) -> None:
+    heads = (("first text", 18), ("last text", 18), ("gap", 18), ("processor", 10))
+    print(f"{'clients':>8} {'reply':>10}", *(f"{head:>{width}}" for head, width in heads))
+    with Server(engines, slower) as server:
         async with session_for(server) as session:
             await ask(session, 0, stream=True)  # what is loaded at the first request
             for count in counts:
                 for stream in (True, False):
+                    before = server.processor()
                     replies = await asyncio.gather(
                         *(ask(session, seed, stream) for seed in range(count))
                     )
+                    spent = (server.processor() - before) / count
                     gaps = [gap for reply in replies for gap in np.diff(reply.pieces).tolist()]
                     print(
                         f"{count:>8} {'streamed' if stream else 'whole':>10} "
                         f"{quantiles([reply.pieces[0] for reply in replies]):>18} "
                         f"{quantiles([reply.pieces[-1] for reply in replies]):>18} "
-                        f"{quantiles(gaps):>18}"
+                        f"{quantiles(gaps):>18} {spent * 1000:>7.0f} ms"
                     )
 
 
@@ -216,10 +226,10 @@ def quantiles(seconds: list[float]) -> str:
     return f"{np.median(seconds):.2f} s ({np.quantile(seconds, 0.95):.2f})"
 
 
-async def leaving(engines: str, clients: int, seconds: float) -> None:
+async def leaving(engines: str, slower: float, clients: int, seconds: float) -> None:
     rng = random.Random(0)
     ended = left = 0
-    with Server(engines) as server:
+    with Server(engines, slower) as server:
         until = time.monotonic() + seconds
 
         async def client(session: aiohttp.ClientSession) -> None:
@@ -258,17 +268,20 @@ def main() -> None:
         command.add_argument("--engines", choices=("stand-ins", "bundled"), default="stand-ins")
         command.add_argument("--clients", type=int, action="append", default=None)
         command.add_argument("--seconds", type=float, default=60.0)
+        command.add_argument("--slower", type=float, default=1.0)
         command.set_defaults(default=default)
     serving = commands.add_parser("server")
     serving.add_argument("engines")
+    serving.add_argument("slower", type=float)
     serving.add_argument("directory")
     given = parser.parse_args()
     if given.command == "server":
-        asyncio.run(server(given.engines, given.directory))
+        asyncio.run(server(given.engines, given.slower, given.directory))
     elif given.command == "latency":
-        asyncio.run(latency(given.engines, given.clients or given.default))
+        asyncio.run(latency(given.engines, given.slower, given.clients or given.default))
     else:
-        asyncio.run(leaving(given.engines, (given.clients or given.default)[0], given.seconds))
+        (clients,) = given.clients or given.default
+        asyncio.run(leaving(given.engines, given.slower, clients, given.seconds))
 
 
 if __name__ == "__main__":
