@@ -27,7 +27,7 @@ from atts.store.run_directory import lock_run
 
 STATE = "deciders.json"
 
-KEEP_ALIVE_SECONDS = 75
+IDLE_SECONDS = 75
 """For how long a connection may be idle: longer than clients keep theirs, which then never send a
 request into one that is just being closed."""
 
@@ -114,7 +114,7 @@ async def serve(
                     log_config=None,
                     access_log=False,
                     server_header=False,
-                    timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                    timeout_keep_alive=IDLE_SECONDS,
                     timeout_graceful_shutdown=round(options.drain_seconds),
                 ),
                 lambda: started(_address(listener), names),
