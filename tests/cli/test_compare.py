@@ -113,7 +113,7 @@ def test_a_run_that_cannot_be_made_is_reported(invoke: Invoke, broken: set[str])
     ("arguments", "says"),
     [
         (["atts", "nonsense"], "nonsense is neither a method (atts, "),
-        (["atts", "--reference", "target-only"], "--reference target-only is none of the runs"),
+        (["atts", "--reference", "target-only"], "the reference target-only is none of the runs"),
         (["atts:seed"], "--set takes key=value"),
         (["atts", "--plot", "frontier.docx"], "cannot draw frontier.docx"),
     ],

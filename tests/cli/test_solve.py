@@ -14,7 +14,7 @@ from atts.methods.chain import Model, Models
 from atts.solving import solver
 from atts.types import Author
 
-EVIL = "\x1b]0;mine\x07[red] So \\boxed{4}"
+EVIL = "\x1b]0;mine\x07[red] :heart: So \\boxed{4}"
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_the_chain_the_votes_and_the_answer() -> None:
     assert lines[-2:] == ["   3  4", "4"]
     # Nothing of the text reaches the terminal as a command, or the console as markup.
     assert "\x1b" not in shown
-    assert "\\x1b]0;mine\\x07[red]" in shown
+    assert "\\x1b]0;mine\\x07[red] :heart: So" in shown
 
 
 @pytest.mark.usefixtures("opened")

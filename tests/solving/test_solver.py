@@ -11,12 +11,13 @@ from fakes import FakeEngine, byte_tokenizer
 
 from atts.config import Config, parse_config
 from atts.engines.base import Completion, GenerateRequest
-from atts.errors import BusyError, CalibrationError, ConfigError, StoreError
+from atts.errors import AttsError, BusyError, CalibrationError, ConfigError, StoreError
 from atts.methods.chain import Model, Models
-from atts.solving.deciders import WINDOW, Variant
+from atts.runs import jobs
+from atts.solving.deciders import MOST, WINDOW, Variant
 from atts.solving.listening import ChainDone, Event, Piece
 from atts.solving.question import Question, as_problem, with_overrides
-from atts.solving.solver import Solver
+from atts.solving.solver import Asked, Solver
 from atts.types import Chain, Problem, Turn
 
 
@@ -348,3 +349,84 @@ async def test_a_chain_that_fails_is_heard_of_and_the_others_go_on() -> None:
         solution = await solver.solve(ask())
     assert solution.answer is None
     assert solution.errors == ["RuntimeError: broken"] * 2
+
+
+async def test_closing_the_solver_ends_what_is_being_read() -> None:
+    solver = await Solver(config(), models(seconds=3600.0)).__aenter__()
+    asked = solver.ask(ask())
+    async with asked:
+        reading = asyncio.create_task(_read(asked))
+        await asyncio.sleep(0)
+        await solver.__aexit__(None, None, None)
+        with pytest.raises(AttsError, match="its solver closed"):
+            await reading
+    with pytest.raises(AttsError, match="its solver closed"):
+        await asked.solution()
+
+
+async def _read(asked: Asked) -> list[Event]:
+    return [event async for event in asked]
+
+
+async def test_what_does_not_fit_the_models_is_raised_where_it_is_read() -> None:
+    def refuses(_: str) -> str:
+        raise ConfigError("the template refuses")
+
+    async with Solver(config(), models(draft=refuses)) as solver:
+        with pytest.raises(ConfigError, match="the template refuses"):
+            await solver.solve(ask())
+        with pytest.raises(ConfigError, match="the template refuses"):
+            await events_of(solver, ask())
+        assert solver.open_chains == 0
+    with pytest.raises(ValueError, match="is entered before it is read"):
+        await solver.ask(ask()).solution()
+
+
+async def test_a_marginal_calibration_is_where_the_decider_begins(tmp_path: Path) -> None:
+    tree: dict[str, Any] = {
+        "calibration": {"problems": {"count": 4}, "samples": 2},
+        "take_over": {"control": "split"},
+    }
+    await jobs.calibrate(config(**tree), models(), tmp_path)
+    named = {"calibration": str(tmp_path / "calibration.json")}
+    adaptive = config(take_over={"control": "adaptive", **named})
+    async with Solver(adaptive, models()) as solver:
+        await solver.solve(ask("1?", of=adaptive))
+        # Whatever the temperature, the rate is held.
+        await solver.solve(ask("2?", of=with_overrides(adaptive, temperature=0.1)))
+        (variant,) = solver.variants
+        assert variant.setup.calibration
+        with pytest.raises(CalibrationError, match=r"take_over\.rate"):
+            solver.ask(ask("3?", of=with_overrides(adaptive, take_over_rate=0.9)))
+    split = config(take_over={"control": "split", **named})
+    async with Solver(split, models()) as solver:
+        await solver.solve(ask("1?", of=split))
+        with pytest.raises(CalibrationError, match=r"sampling\.temperature"):
+            solver.ask(ask("2?", of=with_overrides(split, temperature=0.1)))
+
+
+async def test_chains_that_wait_for_each_other_begin_together() -> None:
+    ranked = config(method="sync-ranking", samples=3)
+    async with Solver(config(), models()) as solver:
+        solution = await solver.solve(ask(of=ranked))
+        assert {chain.end for chain in solution.chains} <= {"answer", "stop"}
+        with pytest.raises(ConfigError, match="wait for each other"):
+            solver.ask(ask(of=with_overrides(ranked, samples=5)))
+
+
+async def test_a_vote_that_is_decided_leaves_the_rest_out() -> None:
+    early = config(samples=12, stop={"when": "majority"}, take_over={"rate": 0.0})
+    async with Solver(config(limits={"chains": 2, "chains_min": 2}), models()) as solver:
+        voted = await solver.solve(ask(of=early))
+        every = await solver.solve(ask(of=early, vote=False))
+    assert voted.answer == "4"
+    assert sum(not chain.is_needed for chain in voted.chains) >= 4
+    assert all(chain.is_needed for chain in every.chains)
+
+
+async def test_variants_are_bounded() -> None:
+    async with Solver(config(), models()) as solver:
+        for number in range(MOST + 5):
+            solver.ask(ask(of=with_overrides(config(), take_over_rate=number / 100)))
+        assert len(solver.variants) == MOST
+        assert solver.variants[-1].rate == (MOST + 4) / 100

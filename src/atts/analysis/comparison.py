@@ -152,8 +152,7 @@ def compare(
     counted = [problem for problem in shared if problem.id in done and problem.answer is not None]
     if shared and all(problem.answer is None for problem in shared):
         raise GradingError(
-            "the runs' problems have no gold answers, so that there is no accuracy to compare; "
-            "atts report shows what the runs took"
+            "the runs' problems have no gold answers, so no accuracy to compare: see atts report"
         )
     if not counted:
         raise GradingError(

@@ -1,6 +1,7 @@
 """``atts solve``: one question, printed as it is written."""
 
 import asyncio
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -8,7 +9,7 @@ import typer
 from atts.api.solve import refuse_half_a_pair
 from atts.cli.commands import new_app
 from atts.cli.options import ConfigFile, Settings
-from atts.cli.terminal import EXIT_CODES, FAILED, INTERRUPTED, echo_json, out, say
+from atts.cli.terminal import EXIT_CODES, FAILED, INTERRUPTED, echo_json, err, out, say
 from atts.config import load_config
 from atts.solving.listening import ChainDone, Piece
 from atts.solving.question import Question, as_problem, with_overrides
@@ -103,7 +104,10 @@ def solve(
 
 
 async def _solve(question: Question, console: "Console | None") -> Solution:
-    async with Solver(question.config) as solver, solver.ask(question) as asked:
+    async with AsyncExitStack() as stack:
+        with err().status("opening the models"):  # shown in a terminal alone
+            solver = await stack.enter_async_context(Solver(question.config))
+        asked = await stack.enter_async_context(solver.ask(question))
         others: list[str] = []
         shown = False  # whether the first chain has been printed to its end
         async for event in asked:
@@ -112,7 +116,9 @@ async def _solve(question: Question, console: "Console | None") -> Solution:
             if isinstance(event, Piece):
                 if event.sample == 0:
                     style = STYLES[event.author] + (" dim" if event.in_thought else "")
-                    console.print(visible(event.text), style=style, markup=False, end="")
+                    console.print(
+                        visible(event.text), style=style, markup=False, emoji=False, end=""
+                    )
             elif event.sample == 0:
                 console.print("\n")
                 shown = True
@@ -120,7 +126,7 @@ async def _solve(question: Question, console: "Console | None") -> Solution:
                 others.append(_line(event))
             if shown:  # lines of others must not come between its pieces
                 for line in others:
-                    console.print(visible(line), markup=False)
+                    console.print(visible(line), markup=False, emoji=False)
                 others.clear()
         return await asked.solution()
 
@@ -132,17 +138,15 @@ def _line(done: ChainDone) -> str:
 
 
 def _print_votes(solution: Solution, console: "Console") -> None:
-    written = ", ".join(
-        f"{count} tokens by the {author}" for author, count in solution.tokens.items() if count
-    )
-    console.print(
-        f"\n{len(solution.done)} chains, {written or 'no tokens'}, {solution.seconds:.1f} s",
-        markup=False,
-    )
+    console.print(f"\n{len(solution.done)} chains, ", end="")
+    for author, count in solution.tokens.items():
+        if count:
+            console.print(f"{count} tokens by the {author}", style=STYLES[author], end=", ")
+    console.print(f"{solution.seconds:.1f} s")
     for vote in solution.votes:
-        console.print(f"{len(vote.chains):4}  {visible(vote.answer)}", markup=False)
+        console.print(f"{len(vote.chains):4}  {visible(vote.answer)}", markup=False, emoji=False)
     answer = "no answer" if solution.answer is None else visible(solution.answer)
-    console.print(answer, style="bold", markup=False)
+    console.print(answer, style="bold", markup=False, emoji=False)
 
 
 def as_tree(solution: Solution) -> dict[str, Any]:

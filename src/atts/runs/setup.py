@@ -158,7 +158,7 @@ def prepare_run(config: Config, calibrations: Path | None = None) -> Setup:
         ConfigError: the control's options exclude each other, a problem's chains must be under
             way together and may not, or chains may be ended that the method needs.
     """
-    _check(config)
+    check_options(config)
     problems = load_problems(config.problems)
     if calibrations is not None and lacks_calibration(config):
         conditional = config.take_over.coverage == "conditional"
@@ -175,7 +175,7 @@ def set_up(
     certificate: Certificate | None = None,
 ) -> Setup:
     """A run whose inputs are loaded; see ``prepare_run``, also for what is raised."""
-    _check(config)
+    check_options(config)
     if not METHODS[config.method].needs_calibration:
         return Setup(config, problems)
     problem_ids = [problem.id for problem in problems]
@@ -273,8 +273,12 @@ def _read_text(path: Path, what: str) -> str:
         raise CalibrationError(f"cannot read the {what} {path}: {error}") from error
 
 
-def _check(config: Config) -> None:
-    """Refuse options that exclude each other."""
+def check_options(config: Config) -> None:
+    """Refuse options that exclude each other.
+
+    Raises:
+        ConfigError: they do.
+    """
     if METHODS[config.method].together and config.limits.chains < config.samples:
         raise ConfigError(
             f"limits.chains={config.limits.chains} is below samples={config.samples}, but with "

@@ -16,7 +16,7 @@ from atts.errors import CalibrationError, StoreError
 from atts.files import replacing
 from atts.methods import METHODS
 from atts.runs.activity import Activity
-from atts.runs.setup import Setup, read_calibration, set_up
+from atts.runs.setup import Setup, check_options, read_calibration, set_up
 
 WINDOW = 1000
 """Scores of each turn that a decider without a calibration compares with: its memory is bounded."""
@@ -59,7 +59,7 @@ class Deciders:
         self._kept: dict[str, Mapping[str, Any]] = {}  # read, and not asked for yet
         self._warn: Callable[[str], None] = lambda _: None
         self._saving = asyncio.Lock()
-        self._calibrations: dict[Path, Calibration | None] = {}
+        self._calibrations: dict[Path, tuple[Calibration | None, str]] = {}
 
     @property
     def variants(self) -> Sequence[Variant]:
@@ -73,16 +73,19 @@ class Deciders:
             ConfigError: its options exclude each other.
             CalibrationError: its calibration is conditional, missing, or for something else.
         """
-        calibration = self._calibration(config)
+        check_options(config)
+        calibration, digest = self._calibration(config)
         # Adaptive control holds the rate for any scores; of any other the calibration must be
-        # that of what is asked. The method's own limits are checked with every question.
-        judged = config
+        # that of what is asked.
         if config.take_over.control == "adaptive":
             names = ("prompt", "sampling", "draft", "target")
-            judged = config.model_copy(update={name: getattr(self._base, name) for name in names})
-        setup = set_up(judged, [], calibration)
-        key = _key(judged, calibration)
-        variant = self._variants.pop(key, None) or self._made(key, setup)
+            config = config.model_copy(update={name: getattr(self._base, name) for name in names})
+        key = _key(config, digest)
+        variant = self._variants.pop(key, None)
+        if variant is None:
+            variant = self._made(key, set_up(config, [], calibration))
+        elif calibration:
+            calibration.check(config, [])
         self._variants[key] = variant
         while len(self._variants) > MOST:
             del self._variants[next(iter(self._variants))]
@@ -109,20 +112,23 @@ class Deciders:
                 variant.setup = setup.deciding_by(fresh)
         return variant
 
-    def _calibration(self, config: Config) -> Calibration | None:
+    def _calibration(self, config: Config) -> tuple[Calibration | None, str | None]:
+        """The calibration that is decided by, and a hash of its content."""
         path = config.take_over.calibration
         if path is None or not METHODS[config.method].needs_calibration:
-            return None
+            return None, None
         if path not in self._calibrations:
-            self._calibrations[path] = read_calibration(config)
-        calibration = self._calibrations[path]
+            found = read_calibration(config)
+            content = found.to_json() if found else ""
+            self._calibrations[path] = found, hashlib.sha256(content.encode()).hexdigest()
+        calibration, digest = self._calibrations[path]
         if calibration and calibration.coverage == "conditional":
             raise CalibrationError(
                 f"{path} is a conditional calibration, of single problems, and a question was "
                 "never seen before: make a marginal one (take_over.coverage=marginal), or leave "
                 "out take_over.calibration and set take_over.control=adaptive"
             )
-        return calibration
+        return calibration, digest
 
     def load(self, warn: Callable[[str], None]) -> None:
         """Read the file, if there is one; ``warn`` is told of a state that cannot be used.
@@ -171,7 +177,7 @@ def _write(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
-def _key(config: Config, calibration: Calibration | None) -> str:
+def _key(config: Config, calibration: str | None) -> str:
     """What a decider's decisions depend on, as a name."""
     take_over = config.take_over.model_dump(
         mode="json", exclude={"calibration", "certificate", "record_surprises"}
@@ -182,7 +188,7 @@ def _key(config: Config, calibration: Calibration | None) -> str:
             "models": [config.draft.model, config.target.model],
             "take_over": take_over,
             "turns": config.turns.model_dump(mode="json"),
-            "calibration": calibration.to_json() if calibration else None,
+            "calibration": calibration,
         }
     if METHODS[config.method].aims_at_rate:
         depends["rate"] = config.take_over.rate

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from atts.config import Config
-from atts.errors import BusyError, ConfigError, StoreError
+from atts.errors import AttsError, BusyError, ConfigError, StoreError
 from atts.grading.grader import VerdictCache
 from atts.methods import authors_of
 from atts.methods.chain import Models, OpenChain
@@ -292,6 +292,7 @@ class Asked:
         """The same; safe to call again."""
         if self._task:
             await ended(self._task)
+            self._events.put_nowait(None)  # it may not even have begun
         self._solver.leave(self)
 
     async def __aiter__(self) -> AsyncIterator[Event]:
@@ -299,22 +300,29 @@ class Asked:
 
         Raises:
             ConfigError: the question does not fit the models, which shows only now.
+            AttsError: the solver was closed meanwhile.
         """
         while (event := await self._events.get()) is not None:
             yield event
-        if self._task:
-            await self._task  # raises what it has ended with
+        await self._all_done()
 
     async def solution(self) -> Solution:
         """What the chains come to, once all have ended.
 
         Raises:
-            ConfigError: see above.
+            ConfigError, AttsError: see above.
         """
-        if self._task:
-            await asyncio.shield(self._task)
+        await self._all_done()
         chains = [self._done[sample] for sample in sorted(self._done)]
         return await self._solver.conclude(self, chains)
+
+    async def _all_done(self) -> None:
+        if self._task is None:
+            raise ValueError("a question is entered before it is read: async with solver.ask(...)")
+        await asyncio.wait([self._task])
+        if self._task.cancelled():
+            raise AttsError("the question was left, or its solver closed, before its chains' end")
+        self._task.result()  # raises what it has ended with
 
     async def _work(self) -> None:
         config, models = self.question.config, self._solver.models
