@@ -129,7 +129,9 @@ async def test_leaving_before_the_question_is_whole_disturbs_nobody(
     start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with start(on_socket=True) as running:
-        reader, writer = await asyncio.open_connection("127.0.0.1", int(running.url.rpartition(":")[2]))
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", int(running.url.rpartition(":")[2])
+        )
         head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n"
         writer.write(f"{head}Content-Type: application/json\r\n\r\n{{".encode())
         await writer.drain()
@@ -137,6 +139,22 @@ async def test_leaving_before_the_question_is_whole_disturbs_nobody(
         await reader.read()
         assert (await running.chat()).status_code == 200
     assert not caplog.records
+
+
+@pytest.mark.parametrize("fields", [{}, {"stream": True}])
+async def test_what_a_server_cuts_off_at_its_end_is_told_so(
+    start: Start, fields: dict[str, object]
+) -> None:
+    draft = GatedEngine()
+    async with start(draft=draft) as running:
+        asking = asyncio.create_task(running.chat(**fields))
+        await draft.asked.wait()
+        asking.cancel()  # in this process that cancels the server's part of it
+        response = await asking
+        assert not running.solver.open_chains
+    assert response.status_code == 503
+    assert response.json()["error"]["code"] == "server_ends"
+    assert draft.aborted == 1
 
 
 async def test_an_error_after_the_first_piece_is_an_event(start: Start) -> None:

@@ -8,8 +8,9 @@ from contextlib import aclosing
 from typing import Any, TypeVar
 
 from starlette.responses import Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
+from atts.errors import RequestError
 from atts.gateway.replies import (
     END_OF_STREAM,
     KEEP_ALIVE,
@@ -41,6 +42,7 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, _T]) -> _T:
 
     Raises:
         ClientGoneError: it went away.
+        RequestError: this was cancelled, as the server does at its end with what is left.
     """
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_gone(receive))
@@ -49,6 +51,13 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, _T]) -> _T:
         if not working.done():
             raise ClientGoneError
         return working.result()
+    except asyncio.CancelledError:
+        raise RequestError(
+            "the server ends; ask again once it is back",
+            status=503,
+            kind="server_error",
+            code="server_ends",
+        ) from None
     finally:
         for task in (working, leaving):
             task.cancel()
@@ -75,40 +84,34 @@ class EventStream(Response):
         """``events`` gives what becomes JSON; it is closed whatever happens."""
         self.background = None
         self._events = events
+        self._began = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with contextlib.suppress(ClientGoneError):
-            await unless_gone(receive, self._stream(scope, receive, send))
+        try:
+            await unless_gone(receive, self._stream(send))
+        except ClientGoneError:
+            return
+        except Exception as error:
+            failure = told(error)
+            if failure.status == 500:
+                _log.exception("a reply failed")
+            if not self._began:
+                await error_response(failure)(scope, receive, send)
+                return
+            await self._say(send, event(error_body(failure)))
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
-        began = False
-
-        async def say(content: bytes, more: bool = True) -> None:
-            nonlocal began
-            if not began:
-                began = True
-                await send(_start())
-            await send({"type": "http.response.body", "body": content, "more_body": more})
-
+    async def _stream(self, send: Send) -> None:
         async with aclosing(_with_pauses(self._events)) as events:
-            try:
-                async for each in events:
-                    await say(KEEP_ALIVE if each is None else event(each))
-            except Exception as error:
-                failure = told(error)
-                if failure.status == 500:
-                    _log.exception("a reply failed")
-                if not began:
-                    await error_response(failure)(scope, receive, send)
-                    return
-                await say(event(error_body(failure)))
-            else:
-                await say(END_OF_STREAM)
-        await say(b"", more=False)
+            async for each in events:
+                await self._say(send, KEEP_ALIVE if each is None else event(each))
+        await self._say(send, END_OF_STREAM)
 
-
-def _start() -> Message:
-    return {"type": "http.response.start", "status": 200, "headers": _HEADERS}
+    async def _say(self, send: Send, content: bytes) -> None:
+        if not self._began:
+            self._began = True
+            await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+        await send({"type": "http.response.body", "body": content, "more_body": True})
 
 
 async def _with_pauses(events: Events) -> Events:
