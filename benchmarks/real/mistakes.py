@@ -5,10 +5,11 @@
 
 RUN is a run whose take-overs never happen (``take_over.control=coin``, ``take_over.rate=0``), so
 that every segment of the draft is scored and stays. ``label`` takes some of them at random, at most
-three a problem, and has the target continue k times from before and k times from after each. The
-segment spoils the chain by the drop in the share of continuations that are right. ``judge`` prints,
-for each kind of score, the AUROC against a drop of at least ``--drop``, with intervals clustered by
-problem; chance is 0.5.
+three a problem, has the target continue k times from before and k times from after each, and both
+models score the segment. The segment spoils the chain by the drop in the share of continuations
+that are right. ``judge`` prints, for each kind of score, the AUROC against a drop of at least
+``--drop``, with intervals clustered by problem; chance is 0.5. Those marked * are no kind of score
+that a run can take: they say whether it would be worth while.
 """
 
 import argparse
@@ -16,11 +17,15 @@ import asyncio
 import json
 import random
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from atts.config import Config, load_config
-from atts.engines.base import ChainMark, GenerateRequest, Sampling
+import numpy as np
+
+from atts.config import Config, ScoreOptions, load_config
+from atts.conformal.scores import TOP, SegmentLogprobs, all_scores
+from atts.engines.base import ChainMark, GenerateRequest, Sampling, ScoreRequest
 from atts.errors import EngineError
 from atts.grading.extract import extract_answer
 from atts.grading.grader import Grader, VerdictCache
@@ -62,25 +67,25 @@ async def write_labels(options: argparse.Namespace) -> None:
     picked = pick(list(run.chains), options.segments)
     lines: list[dict[str, Any]] = []
 
-    async def one(chain: Chain, number: int, model: Model) -> None:
+    async def one(chain: Chain, number: int, models: Mapping[Author, Model]) -> None:
         problem, turn = problems[chain.problem_id], chain.turns[number]
         before = "".join(s.text for each in chain.turns[:number] for s in each.segments)
         after = before + "".join(s.text for s in turn.segments)
-        decision = turn.decision
         line: dict[str, Any] = {"problem": problem.id, "sample": chain.sample, "turn": number}
-        line["scores"] = decision.scores if decision else {}
+        for author, model in models.items():
+            line[author] = await scored(model, problem, config, before, after)
         for name, text in (("before", before), ("after", after)):
             line[name] = await asyncio.gather(
                 *(
-                    continued(model, problem, config, text, seed)
+                    continued(models["target"], problem, config, text, seed)
                     for seed in range(options.continuations)
                 )
             )
         lines.append(line)
 
-    alone: tuple[Author, ...] = ("target",)
-    async with open_models(config, alone) as models:
-        await asyncio.gather(*(one(chain, number, models["target"]) for chain, number in picked))
+    both: tuple[Author, ...] = ("draft", "target")
+    async with open_models(config, both) as models:
+        await asyncio.gather(*(one(chain, number, models) for chain, number in picked))
     lines.sort(key=lambda line: (line["problem"], line["sample"], line["turn"]))
     options.out.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     print(f"{len(lines)} segments, {2 * options.continuations} continuations each")
@@ -98,6 +103,41 @@ def pick(chains: list[Chain], count: int) -> list[tuple[Chain, int]]:
             of_problem[chain.problem_id] += 1
             picked.append((chain, generator.choice(numbers)))
     return picked
+
+
+async def scored(
+    model: Model, problem: Problem, config: Config, before: str, after: str
+) -> dict[str, list[Any]]:
+    """Of each token of a segment: its log-probability, and the largest ones at its position."""
+    prefix = model.tokenizer.prompt(problem, config.prompt) + model.tokenizer.encode(before)
+    ids = prefix + model.tokenizer.encode(after[len(before) :])
+    found = await model.engine.score(ScoreRequest(ids, len(prefix), ChainMark(), top=TOP))
+    top = [] if found.top is None else found.top.round(3).tolist()
+    return {"logprobs": found.logprobs.round(3).tolist(), "top": top}
+
+
+def scores_of(line: dict[str, Any]) -> dict[str, float]:
+    """Every kind of score of a labelled segment, and some that are none."""
+    target, draft = (np.array(line[author]["logprobs"]) for author in ("target", "draft"))
+    same = len(target) == len(draft)
+    top = {author: np.array(line[author]["top"]) for author in ("target", "draft")}
+    segment = SegmentLogprobs(
+        target, draft if same else None, top["target"] if len(top["target"]) else None
+    )
+    scores = all_scores(segment, ScoreOptions())
+    if len(top["draft"]):
+        entropy = -(np.exp(top["draft"]) * top["draft"]).sum(axis=1)
+        scores["* draft's entropy, first token"] = float(entropy[0])
+        scores["* draft's entropy, mean"] = float(entropy.mean())
+    if same:
+        scores["* mean ratio"] = float((draft - target).mean())
+        scores["* mean of the draft's surprise"] = -float(draft.mean())
+    if segment.top is not None:
+        lost = segment.top[:, 0] - target  # to the target's first choice
+        scores["* mean margin"] = float(lost.mean())
+        scores["* largest margin"] = float(lost.max())
+    scores["* position of the segment"] = float(line["turn"])
+    return scores
 
 
 async def continued(
@@ -144,11 +184,12 @@ def print_separations(options: argparse.Namespace) -> None:
         f"{len(lines)} segments of {len({line['problem'] for line in lines})} problems; "
         f"{sum(spoilt)} drop by at least {options.drop:g}; mean drop {sum(drops) / len(drops):.3f}"
     )
-    for kind in sorted(set.intersection(*(set(line["scores"]) for line in lines))):
+    scores = [scores_of(line) for line in lines]
+    for kind in sorted(set.intersection(*map(set, scores))):
         found = clustered_auroc(
-            [line["scores"][kind] for line in lines], spoilt, [line["problem"] for line in lines]
+            [each[kind] for each in scores], spoilt, [line["problem"] for line in lines]
         )
-        print(f"{kind:>24}  AUROC {found.estimate:.3f} ({found.low:.3f}-{found.high:.3f})")
+        print(f"{kind:>32}  AUROC {found.estimate:.3f} ({found.low:.3f}-{found.high:.3f})")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@
             - ``EngineBusyError``: a server has no capacity now, and may say until when
             - ``EngineServerError``: a server failed inside
             - ``EngineReplyError``: a server's reply is not what was asked for
+        - ``EngineGoneError``: an engine is gone for good, or was waited for in vain
     - ``ServerError``: a model server cannot be started or stopped
     - ``BusyError``: as much waits already as may wait
     - ``RequestError``: a request to ``atts serve`` cannot be answered
@@ -101,6 +102,10 @@ class EngineReplyError(EngineUnavailableError):
     """A server's reply is not JSON, or lacks what was asked for."""
 
 
+class EngineGoneError(EngineError):
+    """An engine has died, or has not answered for ``limits.patience_seconds``: the run ends."""
+
+
 class ServerError(AttsError):
     """A model server cannot be started or stopped."""
 
@@ -138,3 +143,16 @@ class RequestError(AttsError):
         self.param = param
         self.code = code
         self.retry_after = retry_after
+
+
+def is_passing(error: str | None) -> bool:
+    """Whether what a failed chain has on record, ``TYPE: MESSAGE``, is a passing condition.
+
+    >>> is_passing("EngineConnectionError: no server"), is_passing("ValueError: a bug")
+    (True, False)
+    """
+    return (error or "").partition(":")[0] in _names(EngineUnavailableError)
+
+
+def _names(kind: type[Exception]) -> set[str]:
+    return {kind.__name__}.union(*map(_names, kind.__subclasses__()))

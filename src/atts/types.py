@@ -16,6 +16,8 @@ from pydantic import (
     model_validator,
 )
 
+from atts.errors import is_passing
+
 Author = Literal["draft", "target"]
 FinishReason = Literal["stop", "length"]
 """Why a model stopped writing: it wrote its end-of-sequence token, or reached the limit."""
@@ -57,6 +59,11 @@ class Problem(Record):
     messages: tuple[Message, ...] = ()
     """A conversation that ends with the question, which the models are shown as it stands; empty:
     the question alone, in the words of ``prompt``."""
+
+    @property
+    def is_graded(self) -> bool:
+        """Whether it is known what is right."""
+        return self.answer is not None
 
     @model_validator(mode="after")
     def _user_has_the_last_word(self) -> Self:
@@ -216,6 +223,13 @@ class Chain(Record):
     def is_finished(self) -> bool:
         """Whether it neither failed nor was ended because it was not needed."""
         return self.is_needed and self.end != "failed"
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it failed in a passing way: that is no result, and the same command makes it
+        again.
+        """
+        return self.end == "failed" and is_passing(self.error)
 
     @property
     def seconds(self) -> float:

@@ -1,5 +1,6 @@
 """Progress: live in a terminal, plain lines elsewhere, JSON lines on demand."""
 
+import asyncio
 import io
 import json
 import re
@@ -7,10 +8,13 @@ import time
 from typing import Any
 
 import pytest
+from fakes import FakeEngine
 from rich.console import Console
 
 from atts.cli import progress
 from atts.cli.progress import Display, Stage, stages
+from atts.engines.outage import IN_A_ROW, Outage
+from atts.errors import EngineConnectionError
 from atts.reports.snapshot import WINDOW_SECONDS
 from atts.types import Chain, Decision, Timings, Turn
 
@@ -144,6 +148,32 @@ def test_chains_done_before_do_not_count_for_the_rate(clock: Clock) -> None:
     ]
 
 
+def test_a_wait_for_a_server_is_shown_with_the_patience_that_is_left(clock: Clock) -> None:
+    async def meets_an_outage() -> Outage:
+        outage = Outage(FakeEngine(), 600.0, "draft")
+        for _ in range(IN_A_ROW):
+            outage.failed(EngineConnectionError("no server is there"))
+        return outage
+
+    console, file = plain()
+    display = Display(console)
+    stage = display.stage("atts")
+    stage.started(total=10, done=4)
+    outage = asyncio.run(meets_an_outage())
+    stage.activity.outages = [outage]
+    clock.now += 65
+    stage.chain_done(chain())
+    display.tick()
+    assert stage.snapshot().as_json()["waits_for"] == {"draft": 535.0}
+    console.print(stages([stage.snapshot()]))
+    outage.answered()
+    display.tick()
+    waits = "waiting for the draft's engine, 8:55 of patience left"
+    assert file.getvalue().splitlines()[1] == f"atts: 5/10 in 1:05, {waits}, 0.0/s, 5 waiting"
+    assert file.getvalue().splitlines()[-1] == "atts: 5/10 in 1:05, 0.0/s, 5:25 left, 5 waiting"
+    assert "waiting for the draft" in file.getvalue().splitlines()[2]
+
+
 def test_a_stage_with_nothing_to_do_is_shown() -> None:
     console, file = plain()
     display = Display(console)
@@ -214,6 +244,7 @@ def test_json_is_an_object_a_line(clock: Clock) -> None:
         "take_over": {"nominal": 0.4, "now": 0.5, "so_far": 0.5, "decisions": 4},
         "tokens_per_second": {"draft": 0.0, "target": 1.0},
         "graded": None,
+        "waits_for": {},
     }
     assert told[2]["message"] == "drift\x1b"
 

@@ -1,10 +1,13 @@
 """Each way in which a server can misbehave, and the one error that it becomes."""
 
 import asyncio
+import errno
+import os
 import socket
 import struct
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
+from typing import NoReturn
 
 import pytest
 
@@ -121,6 +124,19 @@ async def test_nobody_there_is_a_connection_error() -> None:
         with pytest.raises(EngineConnectionError, match="is the server running"):
             await client.get("/v1/models")
     await client.aclose()
+
+
+async def test_too_many_open_files_are_not_blamed_on_the_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_more(*_: object, **__: object) -> NoReturn:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(socket, "socket", no_more)
+    async with aclosing(HttpClient("http://127.0.0.1:9", "m")) as client:
+        with pytest.raises(EngineConnectionError, match="this process, and not the server") as told:
+            await client.post("/generate", {})
+    assert "is the server running" not in str(told.value)
 
 
 async def test_a_server_that_hangs_is_given_up() -> None:

@@ -335,7 +335,9 @@ async def test_only_the_very_same_request_is_taken() -> None:
     assert len(engine.generated) == 1
 
 
-async def test_a_failure_counts_only_where_its_result_is_needed() -> None:
+async def test_a_failure_counts_only_where_its_result_is_needed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     def fail(_: str) -> str:
         raise EngineError("lost")
 
@@ -349,6 +351,18 @@ async def test_a_failure_counts_only_where_its_result_is_needed() -> None:
     dropped = await ahead.drop()
     assert isinstance(dropped, Discarded)
     assert dropped.tokens is None
+    assert not caplog.messages
+
+
+async def test_a_bug_in_what_is_written_ahead_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(_: str) -> str:
+        raise ValueError("a bug")
+
+    ahead = Prefetch()
+    ahead.start(FakeEngine(write=fail), GenerateRequest([1], SAMPLING))
+    await asyncio.sleep(0.001)
+    await ahead.drop()
+    assert caplog.messages == ["writing ahead failed: ValueError: a bug"]
 
 
 @pytest.mark.parametrize(

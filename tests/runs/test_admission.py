@@ -101,6 +101,14 @@ async def test_without_a_load_the_number_is_fixed_and_that_is_said_once() -> Non
     assert "limits.chains=40" in warnings[0]
 
 
+async def test_what_goes_wrong_with_it_is_said_once_and_changes_nothing() -> None:
+    bug = OverflowError("cannot convert float infinity to integer")
+    found, warnings = await sizes([IDLE, bug, bug, IDLE])
+    assert found == [4, 8, 8, 8, 16]
+    assert len(warnings) == 1
+    assert "does not follow the load of the engines: OverflowError: cannot convert" in warnings[0]
+
+
 async def test_it_does_not_grow_beyond_what_is_used() -> None:
     room = Capacity(4)
     room.taken = 3

@@ -336,3 +336,34 @@ async def test_grading_is_told_after_the_chains(config: Config, tmp_path: Path) 
     summary = await jobs.run(config, make_models(0.0), tmp_path / "run", watch)
     assert summary.accuracy.estimate > 0
     assert watch.graded == [(4, 1, 1)]  # one pair of answers, when all four chains were there
+
+
+LOST = "EngineConnectionError: http://127.0.0.1:1 (m): Cannot connect"
+OF_ITS_OWN = "RequestRefusedError: http://127.0.0.1:1 (m): status 400"
+
+
+def fail(directory: Path, failures: dict[tuple[str, int], str]) -> None:
+    """Make recorded chains failed ones, as runs have recorded them ever since."""
+    lines = [json.loads(line) for line in (directory / CHAINS).read_text().splitlines()]
+    for line in lines:
+        if error := failures.get((line["problem_id"], line["sample"])):
+            line |= {"end": "failed", "error": error, "answer": None, "turns": []}
+    (directory / CHAINS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@pytest.mark.parametrize("retry_failed", [False, True])
+async def test_the_same_command_makes_lost_chains_again(
+    config: Config, tmp_path: Path, retry_failed: bool
+) -> None:
+    """And those that failed for a reason of their own only where it is asked to."""
+    await jobs.run(config, make_models(0.0), tmp_path / "run")
+    before = read_run(tmp_path / "run").chains
+    fail(tmp_path / "run", {("p0", 0): LOST, ("p3", 2): LOST, ("p5", 1): OF_ITS_OWN})
+    watch = Watch()
+    summary = await jobs.run(config, make_models(0.0), tmp_path / "run", watch, retry_failed)
+    again = {("p0", 0), ("p3", 2)} | ({("p5", 1)} if retry_failed else set())
+    assert {chain.key for chain in watch.chains} == again
+    assert (watch.already, summary.failed) == (40 - len(again), 0 if retry_failed else 1)
+    after = read_run(tmp_path / "run").chains
+    if retry_failed:
+        assert sorted(map(what_matters, after)) == sorted(map(what_matters, before))

@@ -12,7 +12,7 @@ from atts.errors import ConfigError, ContextLengthError, EngineError, StoreError
 from atts.methods import METHODS
 from atts.methods.chain import Model, OpenChain
 from atts.methods.decider import ControlDecider
-from atts.runs.pool import Clock, run_chains
+from atts.runs.pool import Capacity, Clock, run_chains
 from atts.runs.setup import PlannedChain
 from atts.types import Chain, ChainKey, Problem
 
@@ -201,3 +201,28 @@ def test_the_clock_goes_on_where_it_stopped() -> None:
     clock = Clock(already_run=100.0)
     first = clock()
     assert 100.0 <= first <= clock() < 160.0
+
+
+async def test_who_asks_for_room_first_gets_it_first() -> None:
+    capacity = Capacity(2)
+    await capacity.take(2)
+    got: list[str] = []
+
+    async def take(name: str, count: int) -> None:
+        await capacity.take(count)
+        got.append(name)
+
+    async with asyncio.TaskGroup() as tasks:
+        for name, count in (("large", 2), ("small", 1)):
+            tasks.create_task(take(name, count))
+            await asyncio.sleep(0)
+        capacity.leave()  # room for the small one, which came later
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert got == []
+        capacity.leave()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert got == ["large"]
+        capacity.leave()
+    assert got == ["large", "small"]

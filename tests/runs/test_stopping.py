@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from fakes import FakeEngine, byte_tokenizer
@@ -80,6 +80,19 @@ async def test_a_failed_chain_has_no_vote() -> None:
             chain("p", sample, "2", end="failed", error="lost") for sample in range(8)
         )
         assert not stopping.is_settled("p")
+
+
+async def test_a_vote_that_cannot_be_counted_is_told_and_ends_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Broken(Grader):
+        def compare(self, pairs: object) -> NoReturn:  # noqa: ARG002
+            raise RuntimeError("the processes are gone")
+
+    with Broken() as grader, Stopping(MAJORITY, 4, grader) as stopping:
+        for sample, answer in enumerate(["x+1", "1+x", "2", "2"]):
+            await stopping.chains_done([chain("p", sample, answer)])
+    assert "problem p, sample 1: RuntimeError: the processes are gone" in caplog.text
 
 
 async def test_algebra_runs_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:

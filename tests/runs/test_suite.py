@@ -10,7 +10,7 @@ import yaml
 from fakes import FakeEngine, SilentObserver, byte_tokenizer
 
 from atts.config import Config, load_config
-from atts.errors import ConfigError, ServerError
+from atts.errors import ConfigError, EngineGoneError, ServerError
 from atts.files import to_jsonl
 from atts.grading.grader import Grader
 from atts.methods.chain import Model, Models
@@ -194,6 +194,32 @@ async def test_a_pair_whose_servers_do_not_start_fails_alone(
     )
     assert [o.status for o in outcomes] == ["failed"] * 6 + ["done"] * 6
     assert outcomes[0].error == "out of memory"
+
+
+async def test_a_pair_whose_server_is_gone_is_not_waited_for_again(
+    file: Path, tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other entries of the pair need the same server; those of the next pair do not."""
+    asked = 0
+
+    def gone(_: str) -> str:
+        nonlocal asked
+        asked += 1
+        raise EngineGoneError("waited in vain")
+
+    @asynccontextmanager
+    async def open_models(config: Config, authors: Collection[Author]) -> AsyncIterator[Models]:
+        async with world.open_models(config, authors) as models:
+            if config.draft.model == "one":
+                models["target"] = Model(FakeEngine(write=gone), byte_tokenizer())
+            yield models
+
+    monkeypatch.setattr(suite, "open_models", open_models)
+    assert [status for _, status in await run(file, tmp_path / "out")] == [
+        *["failed"] * 6,
+        *["done"] * 6,
+    ]
+    assert asked == 6  # by the chains of the first entry, which began together
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,20 @@ def test_waiting_for_what_never_comes_is_an_error() -> None:
         run_virtually(forever())
 
 
+def test_what_a_callback_has_died_of_is_named_as_the_cause() -> None:
+    def die() -> None:
+        raise ValueError("a bug")
+
+    async def wait() -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_soon(die)
+        await loop.create_future()
+
+    with pytest.raises(RuntimeError, match="nothing is left") as told:
+        run_virtually(wait())
+    assert str(told.value.__cause__) == "a bug"
+
+
 def test_errors_and_time_limits_work_as_always() -> None:
     async def late() -> None:
         async with asyncio.timeout(5):

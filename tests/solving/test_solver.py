@@ -14,6 +14,7 @@ from atts.engines.base import Completion, GenerateRequest
 from atts.errors import AttsError, BusyError, CalibrationError, ConfigError, StoreError
 from atts.methods.chain import Model, Models
 from atts.runs import jobs
+from atts.solving import solution
 from atts.solving.deciders import MOST, WINDOW, Variant
 from atts.solving.listening import ChainDone, Event, Piece
 from atts.solving.question import Question, as_problem, with_overrides
@@ -430,3 +431,37 @@ async def test_variants_are_bounded() -> None:
             solver.ask(ask(of=with_overrides(config(), take_over_rate=number / 100)))
         assert len(solver.variants) == MOST
         assert solver.variants[-1].rate == (MOST + 4) / 100
+
+
+async def test_two_solvers_do_not_keep_one_state(tmp_path: Path) -> None:
+    state = tmp_path / "kept" / "state.json"
+    async with Solver(config(), models(), state=state):
+        with pytest.raises(StoreError, match="another process keeps"):
+            async with Solver(config(), models(), state=state):
+                pass
+    async with Solver(config(), models(), state=str(state)) as solver:
+        assert solver.variants
+
+
+async def test_pairs_of_answers_are_not_remembered_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(solution, "MOST_KNOWN", 3)
+    numbers = iter(range(1000))
+    async with Solver(config(), models(draft=lambda _: f"\\boxed{{{next(numbers)}}}")) as solver:
+        for number in range(10):
+            await solver.solve(ask(f"{number}?", of=config(samples=3, take_over={"rate": 0.0})))
+        grader = vars(vars(solver)["_counting"])["grader"]
+        assert len(vars(grader)["_known"]) <= 3 + 3
+
+
+@pytest.mark.parametrize("steps", range(8))
+async def test_whenever_a_question_is_left_its_room_is_free_again(steps: int) -> None:
+    opened = models(seconds=3600.0)
+    async with Solver(config(limits={"chains": 2, "chains_min": 2}), opened) as solver:
+        async with solver.ask(ask(of=config(samples=3))):
+            for _ in range(steps):
+                await asyncio.sleep(0)
+        capacity = vars(solver)["_capacity"]
+        assert (capacity.taken, solver.open_chains, solver.in_flight) == (0, 0, 0)
+        assert not any(vars(model.engine)["in_flight"] for model in opened.values())

@@ -149,8 +149,8 @@ def compare(
     """
     shared = shared_problems([named.run.problems for named in runs])
     done = set.intersection(*({p.id for p in _done(named.run)} for named in runs))
-    counted = [problem for problem in shared if problem.id in done and problem.answer is not None]
-    if shared and all(problem.answer is None for problem in shared):
+    counted = [problem for problem in shared if problem.id in done and problem.is_graded]
+    if shared and not any(problem.is_graded for problem in shared):
         raise GradingError(
             "the runs' problems have no gold answers, so no accuracy to compare: see atts report"
         )

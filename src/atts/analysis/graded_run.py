@@ -53,7 +53,7 @@ def grade_run(run: RecordedRun, grader: Grader | None = None) -> GradedRun:
     chains = run.chains_as_graded()
     graded = grade_chains(run.problems, chains, grader, judged)
     in_order = {name: iter(grades) for name, grades in graded.grades.items()}
-    golds = {problem.id for problem in run.problems if problem.answer is not None}
+    golds = {problem.id for problem in run.problems if problem.is_graded}
     verdicts = {}
     for chain in sorted(chains, key=lambda chain: chain.key):
         if not chain.is_needed:

@@ -129,7 +129,7 @@ def summarise(graded_run: GradedRun) -> Summary:
     grades, same = graded_run.graded.grades, graded_run.graded.same
     not_needed = sum(not chain.is_needed for chain in chains)
     every = [grade for of_problem in grades.values() for grade in of_problem]
-    golds = {problem.id for problem in problems if problem.answer is not None}
+    golds = {problem.id for problem in problems if problem.is_graded}
     grades = {name: of_problem for name, of_problem in grades.items() if name in golds}
     judged = [grade for of_problem in grades.values() for grade in of_problem]
     right = accuracy_by_problem(grades)

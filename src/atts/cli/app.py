@@ -6,8 +6,8 @@ from typing import Annotated, Any, ClassVar
 import typer
 
 from atts.cli.commands import LazyGroup
-from atts.cli.terminal import EXIT_CODES, FAILED, WRONG_USE, say
-from atts.errors import AttsError, CalibrationError, ConfigError, ProblemError
+from atts.cli.terminal import EXIT_CODES, FAILED, UNAVAILABLE, WRONG_USE, say
+from atts.errors import AttsError, CalibrationError, ConfigError, EngineGoneError, ProblemError
 
 
 class Commands(LazyGroup):
@@ -95,14 +95,17 @@ class Commands(LazyGroup):
         """Run the command.
 
         Raises:
-            typer.Exit: with 2 for wrong use and 1 for any other ``AttsError``.
+            typer.Exit: with 2 for wrong use, 75 for a server that is gone, and 1 for any other
+                ``AttsError``.
         """
         try:
             return super().invoke(ctx)
         except AttsError as error:
             say(f"Error: {error}", style="red")
-            wrong_use = isinstance(error, ConfigError | ProblemError | CalibrationError)
-            raise typer.Exit(WRONG_USE if wrong_use else FAILED) from None
+            if isinstance(error, ConfigError | ProblemError | CalibrationError):
+                raise typer.Exit(WRONG_USE) from None
+            gone = isinstance(error, EngineGoneError)
+            raise typer.Exit(UNAVAILABLE if gone else FAILED) from None
 
 
 app = typer.Typer(

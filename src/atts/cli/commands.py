@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from atts.cli.terminal import INTERRUPTED, say
+from atts.cli.terminal import INTERRUPTED, UNAVAILABLE, say
+from atts.errors import EngineGoneError
 
 CONFIGURATION = ("config_file", "settings", "problems_folder")
 """The parameters of a command that make its configuration."""
@@ -142,14 +143,14 @@ def same_command(context: typer.Context, **changed: object) -> str:
 
 @contextmanager
 def resumable(context: typer.Context, **changed: object) -> Iterator[None]:
-    """On Ctrl-C, say how to go on and leave with exit code 130.
+    """On Ctrl-C, say how to go on and leave with exit code 130; with 75, if an engine is gone.
 
     Args:
         context: of the command, which goes on if it is called again as it was.
         changed: parameters that must then be given, such as a folder that was chosen.
 
     Raises:
-        typer.Exit: with 130, after Ctrl-C.
+        typer.Exit: with 130, after Ctrl-C, or with 75.
     """
     try:
         yield
@@ -157,3 +158,7 @@ def resumable(context: typer.Context, **changed: object) -> Iterator[None]:
         say("Stopped. The finished chains are kept. To go on from here:")
         say(f"  {same_command(context, **changed)}")
         raise typer.Exit(INTERRUPTED) from None
+    except EngineGoneError as error:
+        say(f"Error: {error}:", style="red")
+        say(f"  {same_command(context, **changed)}")
+        raise typer.Exit(UNAVAILABLE) from None

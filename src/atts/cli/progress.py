@@ -69,7 +69,9 @@ def stages(snapshots: Sequence[Snapshot], ascii_only: bool = False) -> Renderabl
 def _aside(snapshot: Snapshot) -> str:
     """What stands beside the bar."""
     parts = []
-    if snapshot.seconds_left is not None:
+    if waits := snapshot.waits():
+        parts.append(waits)
+    elif snapshot.seconds_left is not None:
         parts.append(f"{clock(snapshot.seconds_left)} left")
     if snapshot.graded and snapshot.graded[0] < snapshot.graded[1]:
         parts.append("grading {}/{}".format(*snapshot.graded))

@@ -54,7 +54,8 @@ Every key, as a file to start your own from:
     atts run --show-config > my.yaml
     atts run --config my.yaml --set seed=1
 
-Stopped or killed? The same command goes on where it was; finished chains are not done again.
+Stopped, killed, or the server was gone? The same command goes on where it was; finished chains are
+not done again. Chains that failed are, if it was for want of a server.
 
 {EXIT_CODES}"""
 
@@ -118,7 +119,10 @@ def run(
         typer.Option("--out", metavar="DIR", help="Where to.", show_default="runs/METHOD-DIGEST"),
     ] = None,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Do the chains that failed again.")
+        bool,
+        typer.Option(
+            "--retry-failed", help="Do again the chains that failed, for whatever reason."
+        ),
     ] = False,
     show_config: Annotated[
         bool, typer.Option("--show-config", help="Print the resolved configuration and exit.")

@@ -26,7 +26,7 @@ STYLES: dict[Author, str] = {"draft": "cyan", "target": "magenta"}
 
 EXAMPLES = f"""Examples:
 
-    atts solve "Ava has 12 shells and finds 30 more. How many has she?"
+    atts solve "Ivan has 43 points. He wins 8 rounds of 9 points each. How many has he now?"
     atts solve "..." --samples 4 --set take_over.rate=0.2
     atts solve "..." --draft Qwen/Qwen3-1.7B --target Qwen/Qwen3-8B
     atts solve "..." --config my.yaml --json

@@ -20,11 +20,14 @@ if TYPE_CHECKING:
 
 FAILED = 1
 WRONG_USE = 2
+UNAVAILABLE = 75
+"""As EX_TEMPFAIL of sysexits.h: the same command, later."""
 INTERRUPTED = 130
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 failed: a chain failed, or a folder or file could not be read or "
     "written; 2 wrong use: the command line, the configuration, the problems or the calibration; "
+    "75 an engine is gone: it died, or did not answer for limits.patience_seconds; "
     "130 stopped by Ctrl-C."
 )
 

@@ -318,3 +318,6 @@ class LimitsOptions(Options):
     """Tries of a request that fails in a passing way."""
     backoff_seconds: float = Field(default=0.5, ge=0.0)
     """First wait before another try; doubles each time, with jitter, up to a minute."""
+    patience_seconds: float = Field(default=600.0, ge=0.0)
+    """How long a server that answers nothing is waited for. Meanwhile no chain begins and none
+    fails; after it the run ends, and the same command goes on."""

@@ -6,6 +6,7 @@ prefix cache always hits.
 """
 
 import asyncio
+import logging
 import math
 import secrets
 from collections.abc import Sequence
@@ -15,7 +16,10 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from atts.errors import AttsError
 from atts.types import Discarded, FinishReason, Timings
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +243,10 @@ class Prefetch:
         made.task.cancel()
         await asyncio.wait([made.task])
         # Looked at, so that asyncio does not report an error that nobody needs to know of.
-        lost = made.task.cancelled() or made.task.exception() is not None
+        error = None if made.task.cancelled() else made.task.exception()
+        if error and not isinstance(error, AttsError):
+            _log.warning("writing ahead failed: %s: %s", type(error).__name__, error)
+        lost = made.task.cancelled() or error is not None
         if made.need.was_put_off:
             return None
         return Discarded(

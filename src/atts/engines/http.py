@@ -5,6 +5,7 @@ thousands of open requests (``benchmarks/client.py``); orjson, because a chain o
 token ids crosses with every request.
 """
 
+import errno
 import math
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -197,6 +198,11 @@ class HttpClient:
     def _broken(self, what: str, error: BaseException) -> EngineError:
         if self._closed:
             return EngineError(f"{self._at()}: {what}: the engine is closed")
+        if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
+            return EngineConnectionError(
+                f"{self._at()}: {what}: this process, and not the server, has too many open files: "
+                "raise the limit (ulimit -n), or lower limits.chains"
+            )
         return EngineConnectionError(
             f"{self._at()}: {what}: {str(error) or type(error).__name__}; is the server running? "
             "atts servers status and atts doctor tell"

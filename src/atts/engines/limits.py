@@ -5,7 +5,6 @@ import heapq
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from itertools import count
 from typing import TypeVar
 
 from atts.engines.base import (
@@ -18,7 +17,8 @@ from atts.engines.base import (
     Scored,
     ScoreRequest,
 )
-from atts.errors import EngineUnavailableError
+from atts.engines.outage import PATIENCE_SECONDS, Outage
+from atts.errors import EngineUnavailableError, RequestRefusedError
 
 Result = TypeVar("Result", Completion, Scored)
 LONGEST_WAIT_SECONDS = 60.0
@@ -76,13 +76,21 @@ class LimitedEngine:
     requests wait, the longest go first: theirs are the chains nearest to their end, which then
     leave, with the memory that they hold. A request made ahead of its need takes only a slot
     that nobody waits for, and else waits with the others only once its result is needed for
-    certain. A result's ``queued`` is when it was asked for here: waits for a slot, and tries that
-    failed, are part of the time before the engine began.
+    certain. While the engine does not answer at all, nothing is sent and no try is counted
+    (``Outage``, which says what is raised in the end). A result's ``queued`` is when it was asked
+    for here: waits for a slot, and tries that failed, are part of the time before the engine began.
     """
 
     def __init__(
-        self, engine: Engine, in_flight: int, attempts: int, backoff_seconds: float
+        self,
+        engine: Engine,
+        in_flight: int,
+        attempts: int,
+        backoff_seconds: float,
+        patience_seconds: float = PATIENCE_SECONDS,
+        name: str = "model",
     ) -> None:
+        self.outage = Outage(engine, patience_seconds, name)
         self._engine = engine
         self._slots = Slots(in_flight)
         self._attempts = attempts
@@ -110,19 +118,31 @@ class LimitedEngine:
         self, send: Callable[[], Awaitable[Result]], rank: int, need: Need | None
     ) -> Result:
         asked = asyncio.get_running_loop().time()  # time.monotonic(), or a simulation's
-        for attempt in count(1):
+        outage, attempt = self.outage, 1
+        waited_in_vain = outage.waited_in_vain
+        while True:
+            if need and (outage.is_on or not self._slots.free):
+                await need.put_off()
+            goes_first = await outage.over(waited_in_vain)
             try:
-                if need and not self._slots.free:
-                    await need.put_off()
                 # Waiting for another try holds no slot: the others may go on meanwhile.
                 async with self._slots.slot(rank):
+                    if outage.is_on and not goes_first:  # it has begun meanwhile
+                        continue
                     result = await send()
                 break
             except EngineUnavailableError as error:
-                if attempt >= self._attempts:
-                    raise
+                outage.failed(error, goes_first)
                 seconds = self._seconds_to_wait(attempt, error)
+                if goes_first or not outage.is_on:
+                    if attempt >= self._attempts:
+                        raise
+                    attempt += 1
+            except RequestRefusedError:
+                outage.answered()
+                raise
             await asyncio.sleep(seconds)
+        outage.answered()
         return result._replace(timings=result.timings.model_copy(update={"queued": asked}))
 
     def _seconds_to_wait(self, attempt: int, error: EngineUnavailableError) -> float:

@@ -104,6 +104,7 @@ async def speculative_thinking(chain: OpenChain) -> ChainEnd:
     while chain.tokens_left:
         if options.time_out_seconds and clock() - began > options.time_out_seconds:
             return "time-out"
+        before = chain.tokens
         if target_begins:
             written = await _target_writes(chain, options.begin_tokens)
             target_begins = False
@@ -128,7 +129,7 @@ async def speculative_thinking(chain: OpenChain) -> ChainEnd:
         chain.end_turn()
         if chain.has_concluded:
             return "answer"
-        if written.is_last:
+        if written.is_last or chain.tokens == before:  # nothing more comes, and would for ever
             return chain.stopped()
     return "turns"
 

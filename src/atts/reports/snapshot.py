@@ -37,6 +37,8 @@ class Snapshot(NamedTuple):
     tokens_per_second: dict[Author, float]
     graded: tuple[int, int] | None
     """Answers compared, of how many; None before, and where none needs algebra."""
+    waits_for: dict[str, float]
+    """Models whose engines do not answer, and the seconds for which each is still waited for."""
 
     @property
     def waiting(self) -> int:
@@ -53,6 +55,13 @@ class Snapshot(NamedTuple):
             states["waiting for others"] = self.waiting_for_others
         return states | {"done": self.done}
 
+    def waits(self) -> str:
+        """For which engines it waits; empty if they answer."""
+        return ", ".join(
+            f"waiting for the {name}'s engine, {clock(left)} of patience left"
+            for name, left in self.waits_for.items()
+        )
+
     def first_line(self) -> str:
         """What there is to do."""
         again = f", {self.resumed} of them done before" if self.resumed else ""
@@ -61,11 +70,13 @@ class Snapshot(NamedTuple):
     def line(self) -> str:
         """All that is known, in one line."""
         parts = [f"{self.name}: {self.done}/{self.total} in {clock(self.seconds)}"]
+        if waits := self.waits():
+            parts.append(waits)
         if self.graded:
             parts.append("grading {}/{}".format(*self.graded))
         if self.done > self.resumed and self.seconds > 0:
             parts.append(f"{(self.done - self.resumed) / self.seconds:.1f}/s")
-        if self.seconds_left is not None:
+        if self.seconds_left is not None and not waits:
             parts.append(f"{clock(self.seconds_left)} left")
         if self.done < self.total:
             parts += [
@@ -119,6 +130,7 @@ class Snapshot(NamedTuple):
                 author: round(speed, 1) for author, speed in self.tokens_per_second.items()
             },
             "graded": self.graded,
+            "waits_for": {name: round(left, 1) for name, left in self.waits_for.items()},
         }
 
 
@@ -186,6 +198,7 @@ class Figures:
             take_over=activity.rate,
             tokens_per_second=self._speeds(now),
             graded=self._graded,
+            waits_for=activity.waits_for(now),
         )
 
     def _speeds(self, now: float) -> dict[Author, float]:

@@ -6,12 +6,13 @@ another thread too.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Literal
 
 from atts.engines.base import Completion, Engine, GenerateRequest, Scored, ScoreRequest
+from atts.engines.outage import Outage
 from atts.methods import Method
 from atts.methods.chain import Model, Models, OpenChain
 from atts.types import Author, ChainEnd, Segment, Turn
@@ -39,6 +40,8 @@ class Activity:
         """Requests on their way. A chain has one at a time, unless it drafts ahead."""
         self.written: dict[Author, int] = {"draft": 0, "target": 0}
         """Tokens that came back from each model."""
+        self.outages: Sequence[Outage] = ()
+        """Of each engine, whether it answers."""
         self.turns = 0
         self.decisions = 0
         self.take_overs = 0
@@ -64,6 +67,14 @@ class Activity:
         if not self.has_barriers:
             return 0
         return max(0, self.in_flight - sum(self.at_work.values()))
+
+    def waits_for(self, now: float) -> dict[str, float]:
+        """Models whose engines do not answer, and the seconds for which each is still waited for.
+
+        ``now`` is a moment of the monotonic clock.
+        """
+        left = {outage.name: outage.patience_left(now) for outage in self.outages}
+        return {name: seconds for name, seconds in left.items() if seconds is not None}
 
     def turn_done(self, turn: Turn) -> None:
         """A chain has ended a turn. One that was decided by a score has been counted before."""

@@ -14,8 +14,9 @@ from atts.conformal.split import rounds
 from atts.files import atomic_write
 from atts.grading.grader import Grader, Progress, VerdictCache
 from atts.methods.chain import Models
+from atts.runs import open_files
 from atts.runs.activity import Activity
-from atts.runs.pool import Clock, make_chains
+from atts.runs.pool import Clock, make_chains, outages_of
 from atts.runs.setup import Setup, prepare_calibration, prepare_run
 from atts.runs.stopping import Stopping
 from atts.store.contents import CALIBRATION
@@ -73,12 +74,14 @@ async def run(
         models: those that its method needs.
         directory: of the run.
         observer: is told what happens.
-        retry_failed: whether chains that failed are made again.
+        retry_failed: whether chains that failed are made again, and not only those that are
+            lost (``Chain.is_lost``).
 
     Raises:
         ProblemError, CalibrationError: see ``prepare_run``.
         ConfigError: the directory holds another run; the differing keys are named.
         StoreError: the directory cannot be read or written.
+        EngineGoneError: a model's server was waited for in vain.
     """
     setup = config if isinstance(config, Setup) else prepare_run(config)
     with Grader(cache=VerdictCache()) as grader:
@@ -172,6 +175,7 @@ async def calibrate(
         ConfigError: the directory holds another run; the differing keys are named.
         StoreError: the directory cannot be read or written.
         CalibrationError: the chains gave no scores.
+        EngineGoneError: a model's server was waited for in vain.
     """
     setup = config if isinstance(config, Setup) else prepare_calibration(config)
     config, directory = setup.config, Path(directory)
@@ -210,12 +214,15 @@ async def _make_missing(
     engines = [model.engine for model in models.values()]
     if observer:
         activity = observer.activity
+        activity.outages = outages_of(engines)
+        for outage in activity.outages:
+            outage.tell = observer.warned
         activity.nominal = config.take_over.rate if method.aims_at_rate else None
         models, method = activity.watched_models(models), activity.watched_method(method)
     done = {
         key: chain
         for key, chain in store.chains.items()
-        if not (retry_failed and chain.end == "failed")
+        if not (chain.is_lost or (retry_failed and chain.end == "failed"))
     }
     if control:  # a chain that is done again counts once
         control.restore_all(done.values())
@@ -238,6 +245,9 @@ async def _make_missing(
 
     if observer and only is None:
         observer.started(len(setup.keys), len(done))
+    in_flight, word = open_files.fitted(config)
+    if observer and word:
+        observer.warned(word)
     with ExitStack() as stack:
         stopping = None
         if grader and config.stop.when != "never":
@@ -246,7 +256,7 @@ async def _make_missing(
         await make_chains(
             setup.groups(lambda *_: models, done, only),
             method,
-            config,
+            in_flight,
             engines,
             Clock(max((chain.done for chain in store.chains.values()), default=0.0)),
             finished,

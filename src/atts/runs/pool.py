@@ -8,7 +8,9 @@ from contextlib import asynccontextmanager, contextmanager
 
 from atts.config import Config
 from atts.engines.base import Engine, Load, Metered
-from atts.errors import AttsError, ConfigError, ContextLengthError, EngineError
+from atts.engines.limits import LimitedEngine
+from atts.engines.outage import Outage
+from atts.errors import AttsError, ConfigError, ContextLengthError, EngineError, EngineGoneError
 from atts.methods import Method
 from atts.methods.chain import ChainOverError, OpenChain
 from atts.runs.setup import PlannedChain
@@ -90,22 +92,33 @@ class Admission:
         self._credit = 0.0  # chains by which it may grow
 
     async def follow(self, warn: Callable[[str], None]) -> None:
-        """Adapt it until cancelled; raise it to the most where a load is not told."""
+        """Adapt it until cancelled; raise it to the most where a load is not told.
+
+        What goes wrong with it is told once, and changes nothing: the chains need it only to be
+        many.
+        """
+        told = False
         while True:
             try:
                 loads = await asyncio.gather(*(engine.meter() for engine in self._engines))
-            except EngineError:  # its requests fail too, and are tried again: no news, no change
-                loads = []
-            known = [load for load in loads if load is not None]
-            if len(known) < len(loads):
-                self._capacity.resize(self._most)
-                warn(
-                    "a server does not tell its load, so the number of chains in flight is fixed "
-                    f"at limits.chains={self._most}"
-                )
-                return
-            if known:
+                known = [load for load in loads if load is not None]
+                if len(known) < len(loads):
+                    self._capacity.resize(self._most)
+                    warn(
+                        "a server does not tell its load, so the number of chains in flight is "
+                        f"fixed at limits.chains={self._most}"
+                    )
+                    return
                 self._capacity.resize(self._next_size(known))
+            except EngineError:  # its requests fail too, and are tried again
+                pass
+            except Exception as error:
+                if not told:
+                    warn(
+                        "the number of chains in flight does not follow the load of the engines: "
+                        f"{type(error).__name__}: {error}"
+                    )
+                told = True
             await asyncio.sleep(POLL_SECONDS)
 
     def _next_size(self, loads: Sequence[Load]) -> int:
@@ -144,8 +157,6 @@ async def adapting_capacity(
     finally:
         following.cancel()
         await asyncio.wait([following])
-        if not following.cancelled():
-            following.result()
 
 
 SELDOM = (50_000, 20, 1_000)
@@ -199,7 +210,13 @@ async def make_chains(
     """
     with collected_seldom():
         async with adapting_capacity(config, engines, warn) as capacity:
-            await run_chains(groups, method, capacity, clock, finished, stopping)
+            outages = outages_of(engines)
+            await run_chains(groups, method, capacity, clock, finished, stopping, outages)
+
+
+def outages_of(engines: Iterable[Engine]) -> list[Outage]:
+    """What says of each engine whether it answers, where anything does."""
+    return [engine.outage for engine in engines if isinstance(engine, LimitedEngine)]
 
 
 async def run_chains(
@@ -209,12 +226,13 @@ async def run_chains(
     clock: Clock,
     finished: Callable[[Chain], None],
     stopping: Stopping | None = None,
+    outages: Sequence[Outage] = (),
 ) -> None:
     """Solve every chain, at most ``in_flight`` at a time, and hand each over when it is done.
 
     A chain that fails is handed over as failed; the others go on. When this task is
-    cancelled, the configuration is found to be wrong, or ``finished`` raises, every chain in
-    flight is cancelled before this returns.
+    cancelled, the configuration is found to be wrong, an engine is gone, or ``finished`` raises,
+    every chain in flight is cancelled before this returns.
 
     Args:
         groups: chains that start together, when all of them may: one by itself, or those of a
@@ -226,6 +244,11 @@ async def run_chains(
         clock: the run's seconds.
         finished: takes finished chains, e.g. to write them down.
         stopping: ends the chains of problems that are settled.
+        outages: of the engines; no chain begins while there is one.
+
+    Raises:
+        ConfigError: the configuration does not fit the models, which shows only now.
+        EngineGoneError: an engine was waited for in vain.
     """
     capacity = in_flight if isinstance(in_flight, Capacity) else Capacity(in_flight)
 
@@ -242,6 +265,9 @@ async def run_chains(
         async with asyncio.TaskGroup() as pool:
             for group in groups:
                 await capacity.take(len(group))
+                # Those in flight find out whether it is over; where there are none, these do.
+                while capacity.taken > len(group) and (on := [o for o in outages if o.is_on]):
+                    await on[0].ends_within(POLL_SECONDS)
                 for planned in group:
                     pool.create_task(one(planned))
     except* AttsError as errors:
@@ -257,7 +283,7 @@ async def solve(
     """Run one chain to its end, whatever the end is.
 
     Raises:
-        ConfigError: the configuration does not fit the models, which shows only now.
+        ConfigError, EngineGoneError: see ``run_chains``.
     """
     started = clock()
     chain: OpenChain | None = None
@@ -278,7 +304,10 @@ async def solve(
         end = "context"
     except ChainOverError as over:
         end = over.end
-    except ConfigError:  # would fail every chain alike, and is no property of this one
+    except (
+        ConfigError,
+        EngineGoneError,
+    ):  # fails every chain alike, and is no property of this one
         raise
     except Exception as failure:  # a failed chain is data: it is recorded, the run goes on
         if scope.expired():

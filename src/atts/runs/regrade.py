@@ -255,7 +255,7 @@ class _Regrade:
             # One question for each different answer to a problem.
             asked: dict[tuple[str, str], list[ChainKey]] = {}
             for key, grade in grades.items():
-                known = self._problems[key.problem_id].answer is not None
+                known = self._problems[key.problem_id].is_graded
                 if grade.answer is not None and known:
                     asked.setdefault((key.problem_id, grade.answer), []).append(key)
 

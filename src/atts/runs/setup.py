@@ -318,4 +318,11 @@ async def open_models(
 def limited(engine: Engine, author: Author, limits: LimitsOptions) -> Engine:
     """An engine of a run, with its limits and retries."""
     in_flight = {"draft": limits.draft_requests, "target": limits.target_requests}
-    return LimitedEngine(engine, in_flight[author], limits.attempts, limits.backoff_seconds)
+    return LimitedEngine(
+        engine,
+        in_flight[author],
+        limits.attempts,
+        limits.backoff_seconds,
+        limits.patience_seconds,
+        author,
+    )

@@ -1,6 +1,7 @@
 """Ends the chains of a problem whose answer is settled; see ``StopOptions``."""
 
 import asyncio
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,8 @@ from atts.config import StopOptions
 from atts.grading.equivalence import compare_exactly
 from atts.grading.grader import Grader
 from atts.types import Chain
+
+_log = logging.getLogger(__name__)
 
 
 def is_decided(votes: Sequence[int], remaining: int) -> bool:
@@ -114,7 +117,13 @@ class Stopping:
             async with ballot.counting:
                 ballot.recorded += 1
                 if chain.answer is not None and chain.end not in ("failed", "not-needed"):
-                    await self._vote(ballot, chain.answer)
+                    try:
+                        await self._vote(ballot, chain.answer)
+                    except Exception as error:  # one vote less, and the run goes on
+                        _log.warning(
+                            "a vote could not be counted: problem %s, sample %d: %s: %s",
+                            *(chain.problem_id, chain.sample, type(error).__name__, error),
+                        )
                 if not ballot.settled and self._settles(ballot):
                     ballot.settled = True
                     for scope in ballot.running:

@@ -18,7 +18,7 @@ from atts.analysis.summary import Summary, summarise
 from atts.config import Config, Coverage, MethodName, Options, parse_config
 from atts.engines.loading import server_urls
 from atts.engines.servers.lifecycle import answers, down, up
-from atts.errors import AttsError, ConfigError
+from atts.errors import AttsError, ConfigError, EngineGoneError
 from atts.grading.grader import Grader, VerdictCache
 from atts.methods import METHODS, authors_of
 from atts.methods.chain import Models
@@ -214,6 +214,8 @@ async def _run_entry(
     name = f"{entry.pair}/{entry.name}"
     try:
         made = await complete(setup, models, folder / entry.name, grader, observe, name)
+    except EngineGoneError:  # the pair's other entries need not try it again
+        raise
     except AttsError as error:
         return _failed(entry, error, say)
     failed = made.summary.failed

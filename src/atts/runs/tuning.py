@@ -108,7 +108,7 @@ def prepare_tuning(
     if not 0.0 < limit < 1.0 or not 0.0 < confidence < 1.0:
         raise ConfigError("the loss and the confidence must lie in (0, 1)")
     problems = load_problems(calibration_problems(config))
-    if bare := [problem.id for problem in problems if problem.answer is None]:
+    if bare := [problem.id for problem in problems if not problem.is_graded]:
         raise ConfigError(
             f"{len(bare)} of the calibration problems, such as {bare[0]}, have no gold answer, and "
             "without one no loss can be counted: leave them out"

@@ -29,10 +29,14 @@ class _Selector(selectors.DefaultSelector):
     """Looks for input as always, but lets virtual time pass instead of waiting for it."""
 
     now = 0.0
+    error: BaseException | None = None
+    """What a callback has died of, which no task awaits."""
 
     def select(self, timeout: float | None = None) -> Any:  # noqa: ANN401  (an internal type)
         if timeout is None:
-            raise RuntimeError("nothing is left that could happen: every task waits for another")
+            raise RuntimeError(
+                "nothing is left that could happen: every task waits for another"
+            ) from self.error
         self.now += max(timeout, 0.0)
         return super().select(0)
 
@@ -53,6 +57,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._clock = _Selector()
         super().__init__(self._clock)
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """Report an error as always, and as the cause if nothing happens after it."""
+        self._clock.error = context.get("exception") or self._clock.error
+        super().call_exception_handler(context)
 
     def time(self) -> float:
         """Virtual seconds since the loop was made."""

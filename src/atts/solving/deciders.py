@@ -2,12 +2,14 @@
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import orjson
+from filelock import FileLock, Timeout
 
 from atts.config import Config
 from atts.conformal.calibration import Calibration
@@ -130,26 +132,38 @@ class Deciders:
             )
         return calibration, digest
 
-    def load(self, warn: Callable[[str], None]) -> None:
-        """Read the file, if there is one; ``warn`` is told of a state that cannot be used.
+    @contextmanager
+    def loaded(self, warn: Callable[[str], None]) -> Iterator[None]:
+        """Read the file, if there is one, and keep other processes from it while inside.
+
+        ``warn`` is told of a state that cannot be used.
 
         Raises:
-            StoreError: it cannot be read, or is something else.
+            StoreError: it cannot be read, is something else, or is another process's.
         """
         self._warn = warn
-        if self.path is None or not self.path.exists():
+        if self.path is None:
+            yield
+            return
+        lock = _locked(self.path)
+        try:
+            self._read(self.path)
+            yield
+        finally:
+            lock.release()
+
+    def _read(self, path: Path) -> None:
+        if not path.exists():
             return
         advice = "name another file, or remove it to start from nothing"
         try:
-            tree = orjson.loads(self.path.read_bytes())
+            tree = orjson.loads(path.read_bytes())
             version, kept = tree["version"], dict(tree["deciders"])
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise StoreError(
-                f"{self.path} holds no state of deciders ({error!r}): {advice}"
-            ) from error
+            raise StoreError(f"{path} holds no state of deciders ({error!r}): {advice}") from error
         if version != _VERSION:
             raise StoreError(
-                f"{self.path} was written by another version of atts (format {version!r}, here "
+                f"{path} was written by another version of atts (format {version!r}, here "
                 f"{_VERSION}): {advice}"
             )
         self._kept = kept
@@ -170,6 +184,21 @@ class Deciders:
             }
             tree = {"version": _VERSION, "deciders": {**self._kept, **states}}
             await asyncio.to_thread(_write, self.path, orjson.dumps(tree))
+
+
+def _locked(path: Path) -> FileLock:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # A lock of the operating system: it ends with the process, however that ends.
+        lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0, thread_local=False)
+        lock.acquire()
+    except Timeout:
+        raise StoreError(
+            f"another process keeps its deciders' state in {path}: name another file"
+        ) from None
+    except OSError as error:
+        raise StoreError(f"cannot lock {path}: {error.strerror or error}") from error
+    return lock
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -90,9 +90,9 @@ class Solver:
             EngineError: a model's server does not answer.
             StoreError: the state cannot be read.
         """
-        self._deciders.load(self.warnings.append)
-        self._deciders.of(self.config)  # what is wrong shows before a model is loaded
         async with AsyncExitStack() as stack:
+            stack.enter_context(self._deciders.loaded(self.warnings.append))
+            self._deciders.of(self.config)  # what is wrong shows before a model is loaded
             if self._authors:
                 opening = open_models(self.config, self._authors)
                 self.models = await stack.enter_async_context(opening)
@@ -236,7 +236,8 @@ class Solver:
             try:
                 await self.save()
             except StoreError as error:
-                self.warnings.append(str(error))
+                if str(error) not in self.warnings:  # a full disk stays one for a while
+                    self.warnings.append(str(error))
 
 
 async def ended(task: asyncio.Task[None]) -> None:

@@ -24,7 +24,7 @@ from atts.engines.base import Completion, GenerateRequest, ScoreRequest
 from atts.engines.inprocess.batching import Batcher
 from atts.engines.inprocess.engine import InProcessEngine
 from atts.engines.inprocess.kv_cache import Row, Window
-from atts.errors import EngineError, EngineUnavailableError
+from atts.errors import EngineError, EngineGoneError, EngineUnavailableError
 
 POISON = VOCABULARY - 1
 """An id that ``some_ids`` never gives."""
@@ -278,9 +278,9 @@ async def test_if_the_engines_thread_dies_no_caller_hangs(
 
     monkeypatch.setattr(Batcher, "step", step)
     async with serving(model) as engine, asyncio.timeout(10):
-        with pytest.raises(EngineError, match="unforeseen"):
+        with pytest.raises(EngineGoneError, match="unforeseen"):
             await engine.generate(GenerateRequest(some_ids(5), greedy(5)))
-        with pytest.raises(EngineError):
+        with pytest.raises(EngineGoneError, match="unforeseen"):
             await engine.generate(GenerateRequest(some_ids(5), greedy(5)))
 
 

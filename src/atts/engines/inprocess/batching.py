@@ -142,9 +142,9 @@ class Batcher:
         self._window = Window(self._layout)
         self._joining_window = Window(self._layout)
 
-    def fail_all(self, reason: str) -> None:
+    def fail_all(self, error: EngineError) -> None:
         for request in self._waiting + self._running:
-            request.fail(EngineError(reason))
+            request.fail(type(error)(*error.args))
         self._waiting, self._running = [], []
 
     def _guard(self, work: Callable[[], None], requests: list[BatchedRequest]) -> bool:

@@ -31,6 +31,7 @@ from atts.errors import (
     ContextLengthError,
     EmptyInputError,
     EngineError,
+    EngineGoneError,
     TokenIdError,
 )
 from atts.models.prompts import Tokenizer
@@ -79,6 +80,7 @@ class InProcessEngine:
         # None asks the thread to stop.
         self._inbox: queue.SimpleQueue[BatchedRequest | None] = queue.SimpleQueue()
         self._closed = False
+        self._died: str | None = None
         self._closing = threading.Lock()
         # The thread alone holds the model, so that it is freed when the thread ends.
         self._thread = threading.Thread(
@@ -172,6 +174,8 @@ class InProcessEngine:
 
     async def _submit(self, request: BatchedRequest) -> Any:  # noqa: ANN401 - as the caller knows
         with self._closing:  # so that no request comes after the last one that is served
+            if self._died:
+                raise EngineGoneError(self._died)
             if self._closed:
                 raise EngineError("the engine is closed")
             self._inbox.put(request)
@@ -183,13 +187,14 @@ class InProcessEngine:
 
     def _serve(self, batcher: Batcher) -> None:
         """The life of the engine's thread; whatever ends it, no caller is left waiting."""
-        reason = "the engine was closed"
+        end: EngineError = EngineError("the engine was closed")
         torch.set_num_threads(self._cores)  # of this thread
         try:
             while self._receive(batcher):
                 batcher.step()
         except BaseException as error:
-            reason = f"the engine's thread died: {type(error).__name__}: {error}"
+            self._died = f"the engine's thread died: {type(error).__name__}: {error}"
+            end = EngineGoneError(self._died)
             raise
         finally:
             with self._closing:
@@ -197,7 +202,7 @@ class InProcessEngine:
                 self._inbox.put(None)
             while (request := self._inbox.get()) is not None:
                 batcher.add(request)
-            batcher.fail_all(reason)
+            batcher.fail_all(end)
 
     def _receive(self, batcher: Batcher) -> bool:
         """Pass new requests on, waiting for one if there is nothing to do; false to stop."""
