@@ -15,6 +15,8 @@ import pytest
 from cli.conftest import Invoke
 from typer.testing import Result
 
+from atts.config import Config
+
 ASKED = {
     "model": "atts",
     "messages": [{"role": "user", "content": "What is 17 + 25?"}],
@@ -80,6 +82,21 @@ def test_a_port_that_is_taken_is_named(invoke: Invoke) -> None:
         result: Result = invoke("serve", "--port", port)
     assert result.exit_code == 2
     assert f"cannot listen on 127.0.0.1, port {port}" in result.output
+
+
+@pytest.mark.parametrize(("given", "seconds"), [([], 0.0), (["30"], 30.0)])
+def test_a_server_that_is_gone_is_not_waited_for_unless_asked(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, given: list[str], seconds: float
+) -> None:
+    found: list[Config] = []
+
+    async def serve(config: Config, *_: object) -> None:
+        found.append(config)
+
+    monkeypatch.setattr("atts.gateway.server.serve", serve)
+    words = [word for each in given for word in ("--set", f"limits.patience_seconds={each}")]
+    assert invoke("serve", *words).exit_code == 0
+    assert found[0].limits.patience_seconds == seconds
 
 
 def test_what_is_missing_is_said_with_its_mend(

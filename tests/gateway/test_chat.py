@@ -12,6 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from atts.config import Config, parse_config
 from atts.engines.base import Completion, GenerateRequest
 from atts.errors import EngineTimeoutError
+from atts.runs.setup import limited
+from atts.types import Author
 
 
 async def test_a_reply_is_that_of_the_chain(start: Start) -> None:
@@ -165,6 +167,23 @@ async def test_an_engine_that_fails_is_a_bad_gateway(
     error = response.json()["error"]
     assert error["type"] == "EngineTimeoutError"
     assert error["message"] == "http://gpu1: no reply for 900 s\\x1b[31m"
+
+
+async def test_an_engine_that_is_gone_is_told_at_once(start: Start, served_config: Config) -> None:
+    limits = served_config.limits.model_copy(update={"patience_seconds": 0.0, "attempts": 9})
+    config = served_config.model_copy(
+        update={"limits": limits.model_copy(update={"backoff_seconds": 0.0})}
+    )
+    async with start(config=config) as running:
+        author: Author = "draft"
+        gone = limited(Failing(), author, config.limits)
+        model = running.solver.models[author]
+        running.solver.models[author] = model._replace(engine=gone)
+        response = await running.chat()
+    assert response.status_code == 502
+    error = response.json()["error"]
+    assert error["type"] == "EngineGoneError"
+    assert "\n" not in error["message"]
 
 
 async def test_a_vote_goes_on_without_a_chain_that_failed(start: Start) -> None:

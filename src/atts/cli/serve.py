@@ -27,6 +27,9 @@ Ctrl-C let the replies that are being made end; a second Ctrl-C does not.
 Exit codes: 0 ended when it was told to; 1 failed; 2 wrong use: the command line, the configuration
 or the calibration."""
 
+DEFAULTS = {"limits": {"patience_seconds": 0.0}}
+"""A client is told at once that a server is gone; a run would wait for it."""
+
 app = new_app()
 
 
@@ -96,4 +99,5 @@ def serve(
     def started(address: str, names: list[str]) -> None:
         say(f"Serving {', '.join(names)} at {address}/v1")
 
-    asyncio.run(serve_until_ended(load_config(config_file, settings), options, started))
+    config = load_config(config_file, settings, DEFAULTS)
+    asyncio.run(serve_until_ended(config, options, started))

@@ -165,7 +165,8 @@ def told(error: Exception) -> RequestError:
     if isinstance(error, ConfigError | ProblemError | CalibrationError):
         return RequestError(message, code="invalid_value")
     if isinstance(error, EngineError):
-        return _engine_failed(type(error).__name__, message)
+        # Further lines of it are advice to who started a run.
+        return _engine_failed(type(error).__name__, message.partition("\n")[0])
     return RequestError(
         "something failed inside the server; its log says what", status=500, kind="server_error"
     )
