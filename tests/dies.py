@@ -9,3 +9,10 @@ def die_on_demand(one: str, _other: str) -> bool:
     if one == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     return True
+
+
+def fail_on_demand(one: str, _other: str) -> bool:
+    """Says that all is equal; fails if asked about ``fail``."""
+    if one == "fail":
+        raise OverflowError("too large")
+    return True

@@ -1,5 +1,6 @@
 """The configuration: every way in which it can be wrong, and what the digest covers."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -186,6 +187,7 @@ def test_the_digest_covers_what_results_depend_on() -> None:
         "floor": -9.0,
         "engine": "vllm",
         "gpus": [3],
+        "urls": ["http://other:1"],
         "memory_fraction": 0.5,
         "context_length": 99,
         "take_overs": 3,
@@ -323,3 +325,9 @@ def test_a_key_that_older_versions_lack_leaves_digests_alone() -> None:
     assert ends.what_results_depend_on()["draft.thought_ends"] == ["</plan>"]
     with pytest.raises(ConfigError, match="thought_ends"):
         parse_config({"draft": {"thought_ends": [""]}}, "a test")
+
+
+def test_a_pipe_is_no_configuration(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "c.yaml")
+    with pytest.raises(ConfigError, match="a pipe, not a plain file"):
+        load_config(tmp_path / "c.yaml")

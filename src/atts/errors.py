@@ -99,7 +99,7 @@ class EngineServerError(EngineUnavailableError):
 
 
 class EngineReplyError(EngineUnavailableError):
-    """A server's reply is not JSON, or lacks what was asked for."""
+    """A server's reply lacks what was asked for, or holds what cannot be."""
 
 
 class EngineGoneError(EngineError):

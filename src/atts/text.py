@@ -21,6 +21,17 @@ def visible(text: str) -> str:
     )
 
 
+def shortened(text: str, longest: int = 200) -> str:
+    """The same on one line, and no longer than so many characters.
+
+    >>> shortened("one\\ntwo three", longest=9)
+    'one two …'
+    """
+    # Cut first: what is escaped may be ten times as long.
+    line = visible(" ".join(text[: longest + 1].split()))
+    return line if len(line) <= longest and len(text) <= longest else f"{line[: longest - 1]}…"
+
+
 def safe_markup(text: str) -> str:
     r"""The same for text that becomes part of rich markup.
 

@@ -5,7 +5,8 @@ types that only pass between a method and an engine live in ``atts.engines.base`
 """
 
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple, Self
+from math import inf
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import (
     BaseModel,
@@ -28,6 +29,17 @@ ChainEnd = Literal[
 """Why a chain ended: an answer in ``\\boxed{}``, an end-of-sequence without one, the last
 turn or the last token that it may have, a method's time-out, a full context window, a text that had
 run into a loop, an error, or because its problem's answer was settled without it."""
+
+
+# Figures are sums and ratios of these, which a single absurd one in a damaged file would spoil.
+Count = Annotated[int, Field(ge=0, le=10**12)]
+"""How many there are of something."""
+
+Seconds = Annotated[float, Field(ge=-1e12, le=1e12)]
+"""A moment on a clock, or a duration."""
+
+Number = Annotated[float, Field(ge=-inf)]
+"""May be infinite, but is a number."""
 
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -90,13 +102,13 @@ class ChainKey(NamedTuple):
 class Timings(Record):
     """Moments in the life of one request, in seconds on the process's monotonic clock."""
 
-    queued: float
+    queued: Seconds
     """The request was made."""
-    started: float
+    started: Seconds
     """The engine began to work on it."""
-    first_token: float
+    first_token: Seconds
     """The first token (or the scores) existed."""
-    done: float
+    done: Seconds
 
 
 class Segment(Record):
@@ -104,69 +116,69 @@ class Segment(Record):
 
     author: Author
     text: str
-    tokens: int
+    tokens: Count
     """Number of tokens, in the author's own vocabulary."""
     finish_reason: FinishReason
-    cached_tokens: int
+    cached_tokens: Count
     """Length of the prefix whose key-value cache the author's engine still held."""
     timings: Timings
     kept: bool = True
     """False if this did not become part of the chain, because another text took its place."""
     cut: str = ""
     """What was cut off behind ``text``, because the target found its beginning too surprising."""
-    cut_tokens: int = 0
+    cut_tokens: Count = 0
     """How many of ``tokens`` that was."""
 
     @property
     def kept_tokens(self) -> int:
         """Tokens that became part of the chain."""
-        return self.tokens - self.cut_tokens if self.kept else 0
+        return max(0, self.tokens - self.cut_tokens) if self.kept else 0
 
 
 class Decision(Record):
     """The conformal decision on one draft segment."""
 
-    score: float
+    score: Number
     """Nonconformity by ``take_over.score``; by default the largest surprise of a target token, in
     nats."""
-    p_value: float
+    p_value: Number
     take_over: bool
-    threshold: float | None = None
+    threshold: Number | None = None
     """What the p-value was compared with. A take-over below it that did not happen was refused by
     a budget."""
-    order: int | None = None
+    order: Count | None = None
     """Number of the decision in its run, from 0, in the order in which scores arrived. Chains that
     were lost with a killed process leave gaps."""
-    scores: dict[str, float] = {}
+    scores: dict[str, Number] = {}
     """The segment's score by every kind of score, so that kinds can be compared."""
-    surprises: tuple[float, ...] = ()
+    surprises: tuple[Number, ...] = ()
     """Of each scored token, -log q in nats, to two digits; see ``take_over.record_surprises``."""
-    scored_tokens: int
+    scored_tokens: Count
     """Number of tokens, in the target's vocabulary, that were scored."""
-    cached_tokens: int
+    cached_tokens: Count
     timings: Timings
 
 
 class Discarded(Record):
     """What the draft had begun ahead of a decision, and what was then not needed."""
 
-    tokens: int | None
+    tokens: Count | None
     """None where the request was aborted: engines do not tell how far it had come."""
-    seconds: float
+    seconds: Seconds
     """For how long it ran, or waited to run."""
 
 
 class Rating(Record):
     """What the target thinks of a text of the chain, where a method asks it."""
 
-    value: float
+    value: Number
     """Higher is better: 0 to 9 of a step (``specreason``), or the mean log-likelihood of a chain's
     tokens, in nats (``best-of-n``)."""
-    read_tokens: int
+    read_tokens: Count
     """Tokens that the target read for it, in its own vocabulary: the text, and the request."""
-    written_tokens: int = 0
+    written_tokens: Count = 0
     """Tokens that the target wrote for it; they are no part of the chain."""
-    cached_tokens: int
+    cached_tokens: Count
     timings: Timings
 
 
@@ -177,7 +189,7 @@ class Turn(Record):
     decision: Decision | None = None
     """None where nothing was decided by a score: other methods, or an empty segment."""
     rating: Rating | None = None
-    waited_seconds: float = 0.0
+    waited_seconds: Seconds = 0.0
     """Time that the chain spent waiting for other chains; always 0 where none waits for another."""
     discarded: Discarded | None = None
     """The draft's next segment, begun during this turn and thrown away with its decision."""
@@ -200,14 +212,14 @@ class Chain(Record):
     """One finished line of reasoning: a line of ``chains.jsonl``."""
 
     problem_id: str
-    sample: int
+    sample: Count
     end: ChainEnd
     answer: str | None
     """What ``grading.extract`` finds in the text: the last box as written, or a letter."""
     turns: tuple[Turn, ...]
-    started: float
+    started: Seconds
     """Seconds since the run's clock started."""
-    done: float
+    done: Seconds
     error: str | None = None
 
     @property

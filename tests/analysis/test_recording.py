@@ -1,8 +1,11 @@
 """Reading what was recorded, and the order in which it arrives."""
 
+import gzip
 import json
 import math
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +23,7 @@ from atts.analysis.recording import (
 from atts.config import parse_config
 from atts.errors import CalibrationError, StoreError
 from atts.files import to_jsonl
+from atts.grading.grader import Grader
 from atts.store.grades import GRADES, ChainGrade, text_digest
 from atts.store.run_directory import RunStore, read_run
 from atts.types import Chain, Decision, Problem, Segment, Timings, Turn
@@ -187,3 +191,51 @@ def test_perplexities_by_question_are_read_as_import_reads_them(tmp_path: Path) 
     assert calibration.scores == {"a": ((0.0,), (1.0,)), "b": ((1.0,),)}
     with pytest.raises(CalibrationError, match="question 1, but the recording has 1 problems"):
         load_calibration(tmp_path / "by.npy", ["a"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"turn": math.inf}, "infinity to integer"),
+        ({"turn": -1}, "a turn from 0"),
+        ({"turn": 10**9}, "a turn from 0"),
+        ({"ppl": math.inf}, "no number"),
+        ({"ppl": math.nan}, "no number"),
+        ({"ppl": 0}, "math domain error"),
+        ({"draft_chars": 10**400}, "too large"),
+        ({"target_chars": math.inf, "turn": 0}, "no number"),
+    ],
+)
+def test_a_turn_of_a_trace_beyond_all_bounds_is_named(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    good, bad = trace_line(0, [2.0, 3.0]), trace_line(1, [2.0, 3.0])
+    bad["turns"][0] |= changes  # type: ignore[index]
+    (tmp_path / "t.jsonl").write_text(f"{json.dumps(good)}\n{json.dumps(bad)}\n")
+    with pytest.raises(StoreError, match=rf"line 2: .*{message}"):
+        load_recording(tmp_path / "t.jsonl")
+
+
+@pytest.mark.parametrize("line", [b"[" * 100_000, b"9" * 5000, b"\xff", b"[]", b"\x00"])
+def test_a_line_of_a_trace_that_is_no_chain_is_named(tmp_path: Path, line: bytes) -> None:
+    good = json.dumps(trace_line(0, [2.0])).encode()
+    (tmp_path / "t.jsonl").write_bytes(good + b"\n" + line + b"\n")
+    with pytest.raises(StoreError, match="line 2: ") as caught:
+        load_recording(tmp_path / "t.jsonl")
+    assert len(str(caught.value)) < 500
+
+
+def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
+    packed = bytearray(gzip.compress(json.dumps(trace_line(0, [2.0] * 50)).encode()))
+    for at in range(20, len(packed)):
+        damaged = packed.copy()
+        damaged[at] ^= 0xFF
+        (tmp_path / "t.jsonl.gz").write_bytes(damaged)
+        with suppress(StoreError):
+            load_recording(tmp_path / "t.jsonl.gz", Grader(workers=1))
+
+
+def test_a_pipe_is_no_trace(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "t.jsonl")
+    with pytest.raises(StoreError, match="a pipe, not a plain file"):
+        load_recording(tmp_path / "t.jsonl")

@@ -193,3 +193,15 @@ def test_a_command_that_is_mistyped_is_suggested(invoke: Invoke) -> None:
     result = invoke("calibrat")
     assert result.exit_code == 2
     assert "Did you mean 'calibrate'?" in result.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["problems", "list"]])
+def test_a_full_disk_under_standard_output_is_one_line(arguments: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "atts", *arguments],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "Error: cannot write standard output: No space left on device\n"

@@ -2,16 +2,21 @@
 
 import asyncio
 import errno
+import gzip
 import os
 import socket
 import struct
+import tracemalloc
+import zlib
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import NoReturn
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from atts.engines.http import HttpClient
+from atts.engines.http import MOST_BYTES, HttpClient, seconds_to_wait
 from atts.errors import (
     ConfigError,
     ContextLengthError,
@@ -91,11 +96,39 @@ async def raw_server(*replies: bytes | None) -> AsyncIterator[tuple[RawServer, H
         (reply(400, b'{"message": "no such field"}'), RequestRefusedError, "no such field"),
         (reply(401, b"who are you?"), RequestRefusedError, "api_key_env"),
         (reply(404, b"Not Found"), RequestRefusedError, "address"),
-        (reply(302, b"", b"Location: /login"), RequestRefusedError, "302"),
+        (reply(302, b"", b"Location: /login"), RequestRefusedError, "redirects to '/login'"),
+        (
+            reply(308, b"", b"Location: https://elsewhere/\x1b[31m" + b"x" * 999),
+            RequestRefusedError,
+            "redirects to 'https://elsewhere/\\x1b[31mxxx",
+        ),
         (reply(400, b"is longer than the model's context length"), ContextLengthError, "longer"),
         (reply(400, b"maximum context length is 99 tokens"), ContextLengthError, "99"),
         (reply(200, b'{"half": '), EngineReplyError, "not JSON"),
-        (reply(200, b"<html>Sign in</html>"), EngineReplyError, "Sign in"),
+        (reply(200, b"<html>Sign in</html>"), EngineReplyError, "proxy's error page"),
+        (reply(200, b'{"l": [-1.0, NaN]}'), EngineReplyError, "NaN where a number should be"),
+        (reply(200, b'{"l": [-Infinity]}'), EngineReplyError, "Infinity where a number"),
+        (reply(200, b'{"l": [-1e999]}'), EngineReplyError, "1e999 where a number"),
+        (reply(200, b'{"l": [nan]}'), EngineReplyError, "nan where a number"),
+        (reply(200, b"[" * 9_999), EngineReplyError, "not JSON"),
+        (reply(200, b'{"error": {"message": "no memory"}}'), EngineReplyError, "no memory"),
+        (reply(200, b'{"error": "\\u001b[31m"}'), EngineReplyError, r"\u001b[31m"),
+        (reply(200, b"[1]", b"Content-Encoding: gzip"), EngineReplyError, "cannot be unpacked"),
+        (
+            reply(200, gzip.compress(b"[1]")[:-9], b"Content-Encoding: gzip"),
+            EngineReplyError,
+            "its end is missing",
+        ),
+        (
+            reply(200, zlib.compress(b"[1]"), b"Content-Encoding: deflate"),
+            EngineReplyError,
+            "packed by 'deflate', which was not asked for",
+        ),
+        (
+            reply(500, b"\x0b\x02\x80no\x03", b"Content-Encoding: br"),
+            EngineServerError,
+            "status 500: ''",
+        ),
         (reply(200, b"x" * 50)[:-20], EngineConnectionError, "server"),
         (b"not HTTP at all\r\n\r\n", EngineConnectionError, "server"),
         (b"", EngineConnectionError, "server"),
@@ -115,6 +148,60 @@ async def test_each_fault_has_its_error_with_server_and_request(
     assert "POST /generate, 21 bytes" in message
     assert says in message
     assert KEY not in message
+
+
+async def endless(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Sends, in pieces, as long as anybody reads."""
+    writer.write(b"HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n")
+    try:
+        while True:
+            writer.write(b"100000\r\n" + b"1" * 2**20 + b"\r\n")
+            await writer.drain()
+    except ConnectionError:
+        writer.close()
+
+
+async def test_a_reply_without_end_is_left() -> None:
+    server = await asyncio.start_server(endless, "127.0.0.1", 0)
+    client = HttpClient(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "a-model")
+    with pytest.raises(EngineReplyError, match=r"longer than 5,000 bytes.*'1111"):
+        await client.post("/generate", {}, most_bytes=5_000)
+    with pytest.raises(EngineReplyError, match=rf"longer than {MOST_BYTES:,} bytes"):
+        await client.get("/metrics")
+    await client.aclose()
+    server.close()
+
+
+BOMB = gzip.compress(b"[" + b"1," * 5_000_000 + b"1]")
+"""Ten kilobytes, and ten megabytes unpacked."""
+
+
+@pytest.mark.parametrize("packed", [True, False])
+async def test_the_limit_of_a_reply_is_that_of_the_unpacked_one(packed: bool) -> None:
+    header = [b"Content-Encoding: gzip"] if packed else []
+    body, whole = b"[" + b" " * 997 + b"7]", b"[7" + b" " * 999 + b"]"
+    answers = [gzip.compress(each) if packed else each for each in (body, whole)]
+    async with raw_server(*(reply(200, each, *header) for each in answers)) as (raw, client):
+        assert await client.post("/generate", {}, most_bytes=1_000) == [7]
+        with pytest.raises(EngineReplyError, match="longer than 1,000 bytes"):
+            await client.post("/generate", {}, most_bytes=1_000)
+        assert b"Accept-Encoding: gzip\r\n" in raw.heads[0]
+
+
+async def test_a_bomb_is_unpacked_no_further_than_the_limit() -> None:
+    async with raw_server(reply(200, BOMB, b"Content-Encoding: gzip")) as (_, client):
+        tracemalloc.start()
+        with pytest.raises(EngineReplyError, match="longer than 100,000 bytes"):
+            await client.post("/generate", {}, most_bytes=100_000)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert most < 2_000_000
+
+
+async def test_of_a_long_error_only_the_beginning_is_read() -> None:
+    async with raw_server(reply(500, b"no! " * 1_000_000)) as (_, client):
+        with pytest.raises(EngineServerError, match=r"'no! no! .*\.\.\.'"):
+            await client.post("/generate", {})
 
 
 async def test_nobody_there_is_a_connection_error() -> None:
@@ -175,6 +262,19 @@ async def test_retry_after_comes_with_the_error(header: bytes, seconds: float | 
     assert caught.value.retry_after == seconds
 
 
+@given(st.text() | st.from_regex(r"Wed, 21 Oct \d+ 07:28:00 [+-]?\d+", fullmatch=True))
+def test_any_retry_after_is_a_time_to_wait_or_none(header: str) -> None:
+    seconds = seconds_to_wait(header)
+    assert seconds is None or 0.0 <= seconds < float("inf")
+
+
+async def test_new_connections_are_counted() -> None:
+    async with raw_server(reply(200, b"[1]")) as (_, client):
+        for count in (1, 2):
+            await client.get("/v1/models")
+            assert client.connections == count
+
+
 async def test_the_api_key_is_sent_and_an_empty_reply_is_none() -> None:
     async with raw_server(reply(200, b"")) as (raw, client):
         assert await client.get("/health") is None
@@ -191,6 +291,10 @@ async def test_closing_fails_what_is_in_flight() -> None:
             await task
         with pytest.raises(EngineError, match="closed"):
             await client.get("/v1/models")
+
+
+def test_a_known_route_at_the_end_of_an_address_is_cut_off() -> None:
+    assert HttpClient("http://host:1/v1/chat/completions", "a-model").url == "http://host:1"
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:40000", "ftp://host", "", "http://"])

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from atts.engines.base import Completion, GenerateRequest, Load, Prefetch, Sampling, ScoreRequest
 from atts.engines.limits import LimitedEngine, Slots
 from atts.errors import ContextLengthError, EngineError, EngineUnavailableError
+from atts.simulation.simulate import run_virtually
 
 SAMPLING = Sampling(max_tokens=8, temperature=0.8, top_p=1.0, seed=1)
 HELLO = list(b"hello")
@@ -95,6 +96,37 @@ async def test_a_server_that_asks_to_wait_is_waited_for() -> None:
     began = asyncio.get_running_loop().time()
     await limited.generate(GenerateRequest(HELLO, SAMPLING))
     assert asyncio.get_running_loop().time() - began >= 0.1
+
+
+@pytest.mark.parametrize(("asks", "waits"), [(3600.0, 600.0), (45.0, 45.0)])
+def test_a_long_wait_is_capped_and_said_with_what_is_left_of_it(
+    asks: float, waits: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In virtual time; one request of the many that wait says it."""
+    error = EngineUnavailableError("http://host:1 (m): status 429: 'later'")
+    error.retry_after = asks
+
+    async def run() -> float:
+        limited = LimitedEngine(failing(3, error), in_flight=9, attempts=2, backoff_seconds=0.0)
+        began = asyncio.get_running_loop().time()
+        await asyncio.gather(
+            *(limited.generate(GenerateRequest(HELLO, SAMPLING)) for _ in range(3))
+        )
+        return asyncio.get_running_loop().time() - began
+
+    assert run_virtually(run()) == pytest.approx(waits)
+    said = [record.getMessage() for record in caplog.records]
+    assert said[0] == f"{error}; it asked to wait {asks:,.0f} s; the next try is in {waits:.0f} s"
+    assert said[1].endswith(f"the next try is in {waits - 30:.0f} s")
+    assert len(said) == -(-waits // 30)
+
+
+def test_short_waits_are_not_worth_a_word(caplog: pytest.LogCaptureFixture) -> None:
+    error = EngineUnavailableError("busy")
+    error.retry_after = 29.0
+    limited = LimitedEngine(failing(4, error), in_flight=1, attempts=5, backoff_seconds=0.0)
+    run_virtually(limited.generate(GenerateRequest(HELLO, SAMPLING)))
+    assert not caplog.records
 
 
 async def test_of_those_who_wait_the_longest_go_first() -> None:

@@ -12,7 +12,9 @@ from fakes import FakeEngine
 from atts.engines.base import GenerateRequest, Load, Metered
 from atts.engines.inprocess.engine import InProcessEngine
 from atts.engines.replicas import Replicas
-from atts.errors import EngineConnectionError
+from atts.errors import EngineConnectionError, EngineReplyError
+from atts.runs import pool
+from atts.runs.pool import Admission, Capacity
 
 
 class MeteredEngine(FakeEngine):
@@ -91,6 +93,67 @@ async def test_loads_are_read_of_all_copies_or_not_at_all(
     async with serving(app) as url:
         engine = engine_for(url, kind)
         assert await engine.meter() == load
+        await engine.aclose()
+
+
+@pytest.mark.parametrize("figure", ["+Inf", "-Inf", "NaN", "-1.0"])
+@pytest.mark.parametrize("line", [0, 1, 2])
+async def test_a_figure_that_is_none_is_an_error_after_which_admission_asks_again(
+    figure: str, line: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = ["3.0", "2.0", "0.5"]
+    names = ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
+    asked = 0
+
+    async def answer(_: web.Request) -> web.Response:
+        nonlocal asked
+        asked += 1
+        given = [figure if n == line and asked < 3 else value for n, value in enumerate(values)]
+        lines = [f'vllm:{n}{{engine="0"}} {v}\n' for n, v in zip(names, given, strict=True)]
+        return web.Response(text="".join(lines))
+
+    resized = asyncio.Event()
+
+    class Watched(Capacity):
+        def resize(self, size: int) -> None:
+            super().resize(size)
+            resized.set()
+
+    monkeypatch.setattr(pool, "POLL_SECONDS", 0.0)
+    app = web.Application()
+    app.router.add_get("/metrics", answer)
+    warnings: list[str] = []
+    async with serving(app) as url:
+        engine = engine_for(url, "vllm")
+        with pytest.raises(EngineReplyError, match=r"asked for its load.*its load is"):
+            await engine.meter()
+        admission = Admission(Watched(4), [engine], least=2, most=8, cache_use=0.85)
+        following = asyncio.create_task(admission.follow(warnings.append))
+        loaded = asyncio.create_task(resized.wait())
+        await asyncio.wait([following, loaded], return_when=asyncio.FIRST_COMPLETED)
+        assert loaded.done()
+        assert not following.done()
+        following.cancel()
+        await asyncio.wait([following])
+        await engine.aclose()
+    assert not warnings
+
+
+@pytest.mark.parametrize("figure", ["NaN", '"3"', "-1", "null", "true"])
+async def test_a_load_of_sglang_that_is_none_is_no_load(figure: str) -> None:
+    async def answer(_: web.Request) -> web.Response:
+        text = SGLANG.replace("0.75", figure)
+        return web.Response(text=text)
+
+    app = web.Application()
+    app.router.add_get("/v1/loads", answer)
+    async with serving(app) as url:
+        engine = engine_for(url, "sglang")
+        try:
+            load = await engine.meter()
+        except EngineReplyError:
+            load = None
+        assert load is None
         await engine.aclose()
 
 

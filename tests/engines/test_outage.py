@@ -13,6 +13,7 @@ from atts.engines.outage import FOLLOW_SECONDS, IN_A_ROW, LONGEST_LOOK_SECONDS, 
 from atts.errors import (
     EngineConnectionError,
     EngineGoneError,
+    EngineReplyError,
     EngineServerError,
     EngineTimeoutError,
     EngineUnavailableError,
@@ -153,6 +154,18 @@ def raising(error: Exception) -> Callable[[str], str]:
         raise error
 
     return write
+
+
+def test_figures_that_are_none_do_not_keep_a_server_from_being_tried() -> None:
+    class Confused(Server):
+        async def meter(self) -> Load:
+            self.looks += 1
+            raise EngineReplyError("its load is (inf, 0, 0)")
+
+    server = Confused(until(20.0))
+    results = run_virtually(outcomes(limited(server), 30))
+    assert all(isinstance(result, Completion) for result in results)
+    assert server.looks > 0
 
 
 def test_others_follow_where_the_first_takes_long() -> None:

@@ -8,7 +8,7 @@ from fakes import FakeEngine
 
 from atts.engines.base import ChainMark, GenerateRequest, Sampling, ScoreRequest
 from atts.engines.replicas import Replicas
-from atts.errors import EngineConnectionError, EngineServerError
+from atts.errors import ConfigError, EngineConnectionError, EngineServerError
 
 SAMPLING = Sampling(max_tokens=4, temperature=0.0, top_p=1.0, seed=0)
 
@@ -95,6 +95,18 @@ async def test_an_error_of_the_request_itself_does_not_move_it() -> None:
     with pytest.raises(EngineServerError):
         await run_chain(engine, "x")
     assert len(servers[0].generated) + len(servers[1].generated) == 1
+
+
+async def test_a_replica_that_comes_back_with_another_model_is_left_alone() -> None:
+    servers = [Server(), Server()]
+    engine = Replicas(servers)
+    await asyncio.gather(*(run_chain(engine, f"{i}") for i in range(4)))
+    servers[0].error = ConfigError("serves another model")
+    await asyncio.gather(*(run_chain(engine, f"{i}") for i in range(4, 8)))
+    assert {f"{i}" for i in range(4, 8)} <= set(chains_of(servers[1]))
+    servers[1].error = ConfigError("serves another model")
+    with pytest.raises(ConfigError):
+        await run_chain(engine, "x")
 
 
 async def test_closing_closes_all() -> None:

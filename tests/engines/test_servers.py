@@ -255,8 +255,12 @@ async def test_another_model_than_configured_is_refused(tiny: PreTrainedModel, k
     async with serve_stand_in(KINDS[kind][1](tiny)) as server:
         options = ModelOptions.model_validate({"model": "Qwen/QwQ-32B", "engine": kind})
         engine = KINDS[kind][0](HttpClient(server.url, "x"), options, VOCABULARY, frozenset({END}))
-        with pytest.raises(ConfigError, match="tiny, and the configuration says Qwen/QwQ-32B"):
+        with pytest.raises(
+            ConfigError, match="tiny', and the configuration says Qwen/QwQ"
+        ) as caught:
             await engine.generate(GenerateRequest(some_ids(5), greedy(1)))
+        assert "start a server of that model" in str(caught.value)
+        assert "served_as to" not in str(caught.value)  # it would run the wrong model
         await engine.aclose()
         options = options.model_copy(update={"served_as": "tiny"})
         engine = KINDS[kind][0](HttpClient(server.url, "x"), options, VOCABULARY, frozenset({END}))

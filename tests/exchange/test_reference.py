@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -276,3 +277,44 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
 
 def test_a_folder_that_says_nothing_of_its_settings() -> None:
     assert read_settings(Path("results")) == {}
+
+
+@pytest.mark.parametrize("seconds", [10**400, math.nan, math.inf, -1, [1] * 1000, "1"])
+def test_a_duration_that_is_none_is_named(tmp_path: Path, seconds: object) -> None:
+    put(tmp_path, 0, history=[], seconds=seconds)
+    with pytest.raises(StoreError, match=r"must be a number of seconds$"):
+        read_folder(tmp_path, KNOWN, samples=1)
+
+
+def test_forks_upon_forks_take_no_longer_than_the_last(tmp_path: Path) -> None:
+    samples = 40  # read from the first fork on, these are 3^40 texts
+    for number in range(samples):
+        peer = number + 1
+        history = [fork(turn, peer, 4) for turn in range(3)] if peer < samples else []
+        put(tmp_path, number, history=[*history, attempt(3, 0, f"a{number}", 1.5, accepted=True)])
+    chains = read_folder(tmp_path, KNOWN, samples=samples).chains
+    assert [chain.text for chain in chains] == [
+        "\n\n".join(f"a{number}" for number in range(samples - 1, first - 1, -1))
+        for first in range(samples)
+    ]
+
+
+def test_a_pipe_is_no_result(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "problem_0000.json")
+    with pytest.raises(StoreError, match="a pipe, not a plain file"):
+        read_folder(tmp_path, KNOWN)
+
+
+def test_a_score_beyond_all_perplexities_is_written(tmp_path: Path) -> None:
+    put(tmp_path, 0, history=[attempt(0, 0, "a", 1.5, accepted=True)])
+    found = read_folder(tmp_path, KNOWN, samples=1)
+    (chain,) = found.chains
+    decision = chain.turns[0].decision
+    assert decision
+    endless = chain.turns[0].model_copy(
+        update={"decision": decision.model_copy(update={"score": 800.0})}
+    )
+    files: dict[str, str] = {}
+    chains = [chain.model_copy(update={"turns": (endless,)})]
+    assert write_folder(found.problems, chains, 1, files.__setitem__) == 1
+    assert '"ppl": Infinity' in files["problem_0000.json"]

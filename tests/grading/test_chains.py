@@ -7,6 +7,7 @@ from atts.grading.grader import Grader
 from atts.types import Chain, ChainEnd, ChainKey, Problem
 
 OPEN = Problem(id="open", question="?", answer="x+1")
+SILENT = "the language model gave no verdict"
 CHOICE = Problem(id="choice", question="?", answer="B", choices=("one", "two", "3 m"))
 
 
@@ -36,7 +37,7 @@ def test_open_answers_are_compared_by_algebra() -> None:
             Grade("1+x", correct=True),
             Grade(None, correct=False),
             Grade("x+2", correct=False),
-            Grade("(" * 2000, correct=False, graded=False),
+            Grade("(" * 2000, False, False, "longer than 1,000 characters"),
             Grade(None, correct=False),
         ]
     }
@@ -81,4 +82,4 @@ def test_a_judged_chain_is_not_compared() -> None:
     judged = {ChainKey("open", 0): False, ChainKey("open", 1): None}
     with Grader() as grader:
         grades = grade_chains([OPEN], made, grader, judged).grades
-    assert grades["open"] == [Grade("1+x", False), Grade("x+2", False, graded=False)]
+    assert grades["open"] == [Grade("1+x", False), Grade("x+2", False, False, SILENT)]

@@ -9,13 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dies import die_on_demand
+from dies import die_on_demand, fail_on_demand
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atts.grading import algebra
-from atts.grading.equivalence import LONGEST, compare_exactly
-from atts.grading.grader import Grader, VerdictCache
+from atts.grading import grader as grader_module
+from atts.grading.choices import choice_letter
+from atts.grading.equivalence import LONGEST, compare_exactly, compare_values, same_value
+from atts.grading.extract import extract_answer
+from atts.grading.grader import Grader, VerdictCache, why_ungraded
 
 SECONDS = 20.0
 """More than any fair pair needs, on a busy machine."""
@@ -162,6 +165,58 @@ def test_different_real_gold_answers_differ(shared_data: Path) -> None:
     with Grader(SECONDS) as grader:
         verdicts = grader.compare(pairs)  # type: ignore[arg-type]
     assert [pair for pair, verdict in verdicts.items() if verdict] == []
+
+
+@pytest.mark.parametrize("digits", [900, 4400, 1_000_000])
+@pytest.mark.parametrize("after", ["%", r"\%", " percent", "", " cm", "e5"])
+def test_a_number_without_end_costs_no_other_answer_its_verdict(digits: int, after: str) -> None:
+    endless = "9" * digits + after
+    with Grader(seconds=SECONDS) as quick:
+        verdicts = quick.compare([("7", endless), (endless, "7"), ("7", "7.0"), (endless, endless)])
+        assert quick._pool is None or digits == 900
+    assert verdicts["7", endless] in (False, None)
+    assert verdicts["7", "7.0"] is True
+    assert verdicts[endless, endless] is True
+    if digits > LONGEST:
+        assert why_ungraded(("7", endless)) == "longer than 1,000 characters"
+
+
+def test_whatever_algebra_ends_in_is_ungraded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(algebra, "same_by_algebra", fail_on_demand)
+    with Grader(seconds=SECONDS) as quick:
+        verdicts = quick.compare([("fail", "x+y"), ("x+1", "1+x")])
+    assert verdicts == {("fail", "x+y"): None, ("x+1", "1+x"): True}
+
+
+def test_whatever_reading_ends_in_is_ungraded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_deep(one: str, _other: str) -> bool:
+        if one == "deep":
+            raise RecursionError
+        return True
+
+    monkeypatch.setattr(grader_module, "compare_exactly", too_deep)
+    with Grader() as quick:
+        assert quick.compare([("deep", "1"), ("1", "1")]) == {("deep", "1"): None, ("1", "1"): True}
+
+
+PARTS = [
+    *("9", "1", "0", ".", "-", "^", "{", "}", "(", ")", "!", "%", r"\%", ",", "=", "e", "x", "_"),
+    *("\\frac", "\\sqrt", "\\pi", "\\binom", "\\sin", "\\text{", "\\boxed{", " ", "\\circ"),
+    *("²", "½", "٣", "①", "Ⅷ", "𝟙", "\ud800", "\x00", "\u202e", "\n", "√", "°"),  # noqa: RUF001
+    *("9" * 290, "9" * 999, "9" * 4400, "1e999", "e-999", " million", " base ", "answer is "),
+]
+ODD = st.lists(st.sampled_from(PARTS), min_size=1, max_size=12).map("".join)
+
+
+@settings(max_examples=300)
+@given(ODD, ODD)
+def test_no_text_of_an_answer_is_more_than_unread(one: str, other: str) -> None:
+    assert compare_exactly(one, other) in (True, False, None)
+    assert compare_values(one, other) in (True, False, None)
+    assert same_value(one, other) in (True, False)
+    assert choice_letter(other, (one, "two", "3")) in (None, "A", "B", "C")
+    assert extract_answer(other) is None or "box" in other
+    assert algebra.read_structure(one).parts
 
 
 def test_a_script_without_a_guard_is_not_run_again(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -288,3 +289,15 @@ def test_real_files_are_read_and_their_gold_answers_equal_themselves() -> None:
             assert boxed is not None, problem.id
             assert problem.answer is not None
             assert equivalent(problem.answer, boxed), problem.id
+
+
+def test_a_pipe_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "p.jsonl")
+    assert "a pipe, not a plain file" in refusal(tmp_path / "p.jsonl")
+
+
+def test_what_stands_in_place_of_a_text_is_shown_in_short(tmp_path: Path) -> None:
+    for value in ([[0] * 10_000], "[" * 900 + "]" * 900, 10**4000):
+        text = value if isinstance(value, str) else json.dumps(value)
+        path = write(tmp_path, f'{{"id": "a", "question": {text}, "answer": "1"}}')
+        assert len(refusal(path)) < 300 + len(str(path))

@@ -292,10 +292,11 @@ async def test_what_the_rules_cannot_read_is_counted(tmp_path: Path, server: Ser
         store.append(chain("a", 0, r"\boxed{\frac{12}{1}}", None))
         store.append(chain("a", 1, r"\boxed{\weird[12 \to}", None))
     result = await do(run)
-    assert (result.ungraded, result.after.ungraded) == (1, 0.5)
+    reasons = {"the rules cannot read it, or not in time": 1}
+    assert (result.ungraded, result.after.ungraded) == (reasons, 0.5)
     server.reply = lambda _: YES
     result = await do(run, "regex", "both", server)
-    assert (result.ungraded, result.after.accuracy.estimate) == (0, 1.0)
+    assert (result.ungraded, result.after.accuracy.estimate) == ({}, 1.0)
 
 
 async def test_failed_chains_and_chains_without_text_keep_their_answers(tmp_path: Path) -> None:
@@ -329,5 +330,18 @@ async def test_bad_directories(tmp_path: Path, run: Path) -> None:
 async def test_a_corrupt_grades_file_is_named(run: Path) -> None:
     await do(run)
     (run / GRADES).write_text("{}\n")
-    with pytest.raises(StoreError, match=r"grades\.jsonl, line 1 is corrupt"):
+    with pytest.raises(StoreError, match=r"grades\.jsonl: 1 of 1 lines .* remove the file"):
         read_grades(run, CHAINS_MADE)
+
+
+async def test_a_grade_that_cannot_be_read_is_made_anew(
+    run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await do(run)
+    whole = (run / GRADES).read_text()
+    (run / GRADES).write_text("[" * 100_000 + "\n" + whole.partition("\n")[2])
+    kept = read_grades(run, CHAINS_MADE)
+    assert len(kept) == len(CHAINS_MADE) - 1
+    assert "left out 1 of" in caplog.text
+    await do(run)
+    assert (run / GRADES).read_text() == whole

@@ -3,10 +3,14 @@
 import asyncio
 import sys
 from pathlib import Path
+from typing import Any
 
+import pytest
 from engines.stand_ins import BLOCK, SGLangStandIn, StandIn, VllmStandIn, serve_stand_in
 
+import atts
 from atts.config import EngineName, ModelOptions
+from atts.engines.base import Sampling
 from atts.engines.inprocess.engine import load_model
 from atts.models.model_files import model_path
 from atts.store.run_directory import read_run
@@ -87,3 +91,40 @@ async def test_calibrate_and_run_over_servers_without_torch(tmp_path: Path) -> N
     for decision, written in taken_over:
         # What was scored is cached, in whole blocks, where the target goes on.
         assert written.cached_tokens > decision.cached_tokens + decision.scored_tokens - BLOCK
+
+
+@pytest.mark.parametrize("always", [False, True])
+async def test_ids_past_the_vocabulary_never_reach_a_chain_of_the_draft_alone(
+    tmp_path: Path, always: bool
+) -> None:
+    """There is no target whose tokenizer or scores would stumble over them."""
+    server = bundled("vllm", "draft")
+    work, spoiled = server.work, 0
+
+    async def spoiling(ids: list[int], sampling: Sampling) -> tuple[list[int], str, Any]:
+        nonlocal spoiled
+        written, reason, at = await work(ids, sampling)
+        if sampling.max_tokens > 1 and (always or not spoiled):  # one alone is asked for at first
+            spoiled += 1
+            written = [server.vocabulary + 7, *written[1:]]
+        return written, reason, at
+
+    server.work = spoiling  # type: ignore[method-assign]
+    async with serve_stand_in(server):
+        settings = [
+            *("method=draft-only", "problems.count=1", "samples=2", "turns.max_turns=2"),
+            *("draft.engine=vllm", f"draft.urls=[{server.url}]", "draft.served_as=tiny"),
+            *("limits.attempts=2", "limits.backoff_seconds=0", "limits.chains=1"),
+        ]
+        config = atts.load_config(settings=settings)
+        async with atts.open_models(config) as models:
+            await atts.run(config, models, tmp_path / "run")
+    errors = [chain.error for chain in read_run(tmp_path / "run").chains]
+    assert spoiled == (4 if always else 1)
+    asked = [body["sampling_params"]["max_tokens"] > 1 for body in server.bodies]
+    assert sum(asked) == (4 if always else 3)  # of two chains
+    if always:
+        says = "a token id is '519', where the model's vocabulary has 512"
+        assert [says in (error or "") for error in errors] == [True, True]
+    else:
+        assert errors == [None, None]

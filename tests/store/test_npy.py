@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from numpy.lib import format as npy_format
 
 from atts.errors import StoreError
+from atts.store import npy
 from atts.store.npy import read_perplexities
 
 
@@ -146,6 +147,69 @@ def test_damaged_files_are_refused(tmp_path: Path, content: bytes) -> None:
 def test_other_arrays_are_refused(tmp_path: Path, array: Any) -> None:  # noqa: ANN401
     np.save(tmp_path / "p.npy", array)
     with pytest.raises(StoreError, match="one row of numbers"):
+        read_perplexities(tmp_path / "p.npy")
+
+
+def nested(levels: int, innermost: bytes) -> bytes:
+    """A tuple of two of a tuple of two..., each written down once: 2^levels to walk through."""
+    code = innermost
+    for level in range(levels):
+        place = bytes([level])
+        code += pickle.BINPUT + place + pickle.BINGET + place + pickle.TUPLE2
+    return code
+
+
+WORK = {
+    "a key to be hashed": b"}" + nested(60, b"K\x01\x85") + b"]s.",
+    "a type to be shown": b"cnumpy\ndtype\n" + nested(60, b"]") + b"\x85R.",
+    "a place of four thousand million": b"}r\xff\xff\xff\x0f.",
+    "many small things": b"}" * (npy._MOST_WORK + 1) + b".",
+    "marks": b"(" * (npy._MOST_WORK + 1) + b".",
+    "one array's bytes many times": b"cnumpy.core.multiarray\n_reconstruct\n)Rq\x00"
+    + b"cnumpy\ndtype\nX\x02\x00\x00\x00f8\x85Rq\x01"
+    + b"(K\x01K\x01h\x01\x89B\x00\x00\x04\x00" + bytes(1 << 18) + b"tq\x02b"
+    + b"h\x02b" * 1000
+    + b".",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WORK)
+def test_work_without_end_is_not_begun(tmp_path: Path, name: str) -> None:
+    path = pickled(tmp_path / "p.npy", b"\x80\x02" + WORK[name])
+    with pytest.raises(StoreError, match="nothing of it was run"):
+        read_perplexities(path)
+
+
+def test_a_row_named_many_times_is_not_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(npy, "_MOST_WORK", 1000)
+    row = [1.5] * 50
+    with pytest.raises(StoreError, match="more than 1,000 perplexities"):
+        read_perplexities(save(tmp_path / "p.npy", dict.fromkeys(range(30), row)))
+
+
+@pytest.mark.parametrize(
+    "value", [{0: [10**400]}, {10**5000: [1.5]}, {-1: [1.5]}, {10**9: [1.5]}, {(1,): [1.5]}]
+)
+def test_numbers_beyond_all_bounds_are_refused(tmp_path: Path, value: object) -> None:
+    with pytest.raises(StoreError, match=r"p\.npy"):
+        read_perplexities(save(tmp_path / "p.npy", value))
+
+
+@pytest.mark.parametrize("rows", [0, 2, 4, 10**18])
+def test_another_length_than_the_header_promises_is_refused(tmp_path: Path, rows: int) -> None:
+    stream = io.BytesIO()
+    header: Any = {"descr": "<f8", "fortran_order": False, "shape": (rows,)}
+    npy_format.write_array_header_1_0(stream, header)
+    (tmp_path / "p.npy").write_bytes(stream.getvalue() + bytes(24))
+    with pytest.raises(StoreError, match="bytes of numbers, and 24 follow"):
+        read_perplexities(tmp_path / "p.npy")
+
+
+def test_a_pipe_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "p.npy")
+    with pytest.raises(StoreError, match="it is a pipe, not a plain file"):
         read_perplexities(tmp_path / "p.npy")
 
 

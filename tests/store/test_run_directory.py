@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from atts import files
 from atts.config import FORMER_DEFAULTS, Config, load_config, parse_config
 from atts.conformal.calibration import Calibration
 from atts.errors import ConfigError, StoreError
@@ -259,28 +261,112 @@ def test_a_torn_last_line_is_dropped(
     assert "dropped line 2" in caplog.text
 
 
-@pytest.mark.parametrize("damage", [b"{", b"", b"[]", b'{"problem_id": "p0"}', b"\xff", b"\x00"])
-def test_a_corrupt_line_elsewhere_is_refused(tmp_path: Path, damage: bytes) -> None:
+DEEP = b"[" * 100_000
+HUGE = (
+    to_jsonl([chain("p1", 0)]).encode().rstrip().replace(b'"tokens":5', b'"tokens":' + b"9" * 400)
+)
+
+
+@pytest.mark.parametrize(
+    "damage", [b"{", b"[]", b'{"problem_id": "p0"}', b"\xff", b"\x00" * 9, DEEP, HUGE, b"NaN"]
+)
+def test_a_line_that_cannot_be_read_is_left_out_and_its_chain_done_again(
+    tmp_path: Path, damage: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     create(tmp_path, chain("p0", 0), chain("p1", 0), chain("p2", 0))
     path = tmp_path / "chains.jsonl"
     lines = path.read_bytes().split(b"\n")
     path.write_bytes(b"\n".join([lines[0], damage, *lines[2:]]))
     before = path.read_bytes()
 
-    with pytest.raises(StoreError, match=r"chains\.jsonl, line 2 is corrupt.*remove the line"):
-        RunStore.open(tmp_path, config(), PROBLEMS, None)
-    with pytest.raises(StoreError, match="line 2"):
+    assert read_run(tmp_path).chains == (chain("p0", 0), chain("p2", 0))
+    assert re.search(r"chains\.jsonl: left out 1 of 3 lines.*the first is line 2: ", caplog.text)
+    assert len(caplog.text) < 700
+    with RunStore.open(tmp_path, config(), PROBLEMS, None) as store:
+        assert path.read_bytes() == before
+        assert list(store.chains) == [("p0", 0), ("p2", 0)]
+        store.append(chain("p1", 0))
+    assert read_run(tmp_path).chains == (chain("p0", 0), chain("p2", 0), chain("p1", 0))
+
+
+def test_an_empty_line_is_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    create(tmp_path, chain("p0", 0), chain("p2", 0))
+    path = tmp_path / "chains.jsonl"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\n\n", 1))
+    assert read_run(tmp_path).chains == (chain("p0", 0), chain("p2", 0))
+    assert not caplog.records
+
+
+def test_most_lines_are_not_left_out(tmp_path: Path) -> None:
+    create(tmp_path, chain("p0", 0))
+    path = tmp_path / "chains.jsonl"
+    newer = to_jsonl([chain("p1", 0)]).replace('"end":', '"mood":"good","end":')
+    path.write_text(newer * 2 + path.read_text())
+    with pytest.raises(StoreError, match=r"2 of 3 lines .*first is line 1: mood: Extra inputs"):
         read_run(tmp_path)
-    assert path.read_bytes() == before
+    with pytest.raises(StoreError, match="version of atts"):
+        RunStore.open(tmp_path, config(), PROBLEMS, None)
 
 
-@pytest.mark.parametrize("foreign", [chain("nobody", 0), chain("p0", 2), chain("p0", -1)])
-def test_a_chain_of_another_run_is_refused(tmp_path: Path, foreign: Chain) -> None:
+def test_a_line_longer_than_any_record_is_never_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(files.read_lines, "__defaults__", (4096,))
+    create(tmp_path, chain("p0", 0), chain("p1", 0, answer="9" * 10_000), chain("p2", 0))
+    assert read_run(tmp_path).chains == (chain("p0", 0), chain("p2", 0))
+    assert "line 2: it is longer than any record" in caplog.text
+    size = (tmp_path / "chains.jsonl").stat().st_size
+    with RunStore.open(tmp_path, config(), PROBLEMS, None) as store:
+        store.append(chain("p1", 1))
+    assert (tmp_path / "chains.jsonl").stat().st_size > size
+
+
+FOREIGN = [chain("nobody", 0), chain("p0", 2), chain("p0").model_copy(update={"sample": -1})]
+
+
+@pytest.mark.parametrize("foreign", FOREIGN)
+def test_a_chain_of_another_run_is_left_out(
+    tmp_path: Path, foreign: Chain, caplog: pytest.LogCaptureFixture
+) -> None:
     create(tmp_path, chain("p0", 0))
     with (tmp_path / "chains.jsonl").open("a") as file:
         file.write(to_jsonl([foreign]))
-    with pytest.raises(StoreError, match=r"line 2: chain .* does not belong to this run"):
-        RunStore.open(tmp_path, config(), PROBLEMS, None)
+    assert read_run(tmp_path).chains == (chain("p0", 0),)
+    assert re.search("line 2: (chain .* does not belong to this run|sample: )", caplog.text)
+
+
+def test_a_record_with_half_of_a_surrogate_pair_is_written(tmp_path: Path) -> None:
+    create(tmp_path, chain("p0", 0, end="failed", answer=None, error="the server said \ud800\0"))
+    assert read_run(tmp_path).chains[0].error == "the server said \ufffd\0"
+
+
+@pytest.mark.parametrize("name", ["chains.jsonl", "problems.jsonl", "config.yaml", "grades.jsonl"])
+def test_a_pipe_in_place_of_a_file_is_refused(tmp_path: Path, name: str) -> None:
+    create(tmp_path, chain("p0", 0))
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)  # whoever opens it waits for a writer
+    with pytest.raises(StoreError, match=r"a pipe|not a run directory"):
+        read_run(tmp_path)
+
+
+def test_what_a_link_leads_to_is_not_changed(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    create(run, chain("p0", 0))
+    precious = tmp_path / "precious.txt"
+    precious.write_text("no JSON, and not to be cut off")
+    (run / "chains.jsonl").unlink()
+    (run / "chains.jsonl").symlink_to(precious)
+    with pytest.raises(StoreError, match=r"is a link"):
+        RunStore.open(run, config(), PROBLEMS, None)
+    assert precious.read_text() == "no JSON, and not to be cut off"
+
+
+def test_a_problem_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    create(tmp_path)
+    path = tmp_path / "problems.jsonl"
+    path.write_text(path.read_text() + path.read_text().splitlines()[1] + "\n")
+    with pytest.raises(StoreError, match=r"line 4: the problem 'p1' was there before"):
+        read_run(tmp_path)
 
 
 def test_corrupt_problems_are_refused(tmp_path: Path) -> None:

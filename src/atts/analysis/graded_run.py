@@ -19,6 +19,8 @@ class ChainVerdict(NamedTuple):
     answer: str | None
     """None too where the chain failed or was not needed."""
     outcome: ChainOutcome
+    reason: str = ""
+    """Why it is ungraded, if it is."""
 
     @property
     def correct(self) -> bool | None:
@@ -64,7 +66,8 @@ def grade_run(run: RecordedRun, grader: Grader | None = None) -> GradedRun:
         outcome = _outcome(chain, grade.answer, correct)
         if outcome == "ungraded" and chain.problem_id not in golds:
             outcome = "not graded"
-        verdicts[chain.key] = ChainVerdict(grade.answer, outcome)
+        reason = grade.reason if outcome == "ungraded" else ""
+        verdicts[chain.key] = ChainVerdict(grade.answer, outcome, reason)
     return GradedRun(run._replace(chains=chains), graded, verdicts)
 
 

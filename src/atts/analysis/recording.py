@@ -5,20 +5,29 @@ import heapq
 import json
 import math
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from io import BufferedReader
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 
 from atts.analysis.graded_run import ChainVerdict, grade_run
 from atts.conformal.calibration import Calibration
 from atts.errors import CalibrationError, StoreError
+from atts.files import open_plain, read_lines, read_plain
 from atts.grading.grader import Grader, VerdictCache
 from atts.store.npy import Perplexities, read_perplexities
 from atts.store.run_directory import read_run
+from atts.text import shortened
 from atts.types import Chain
+
+T = TypeVar("T")
+
+_MOST_TURNS = 100_000
 
 JITTER = 0.2
 """Simulated steps take between 1 - JITTER and 1 + JITTER of their recorded work."""
@@ -87,7 +96,7 @@ def load_calibration(path: Path, problem_ids: Sequence[str] = ()) -> Calibration
     """
     try:
         if path.suffix != ".npy":
-            return Calibration.from_json(path.read_text(encoding="utf-8"), str(path))
+            return Calibration.from_json(read_plain(path).decode(), str(path))
         perplexities = read_perplexities(path)
     except (OSError, ValueError, StoreError) as error:
         raise CalibrationError(
@@ -96,7 +105,7 @@ def load_calibration(path: Path, problem_ids: Sequence[str] = ()) -> Calibration
         ) from error
     if isinstance(perplexities, dict):
         return _by_question(perplexities, problem_ids, path)
-    if perplexities.ndim != 1 or perplexities.dtype.kind != "f" or not np.all(perplexities > 0):
+    if not perplexities.size or not np.all((perplexities > 0) & (perplexities < np.inf)):
         raise CalibrationError(f"{path} does not hold a row of perplexities, all above 0")
     scores = tuple((score,) for score in np.log(perplexities).tolist())
     return Calibration(version=2, fingerprint={}, coverage="marginal", scores={"all": scores})
@@ -162,21 +171,47 @@ def _steps(chain: Chain, kind: str) -> Iterable[ScoredTurn]:
 
 
 def _load_trace(path: Path, grader: Grader) -> Recording:
-    opened = gzip.open if path.suffix == ".gz" else Path.open
-    try:
-        with opened(path, "rt", encoding="utf-8") as file:
-            traced = [_traced(json.loads(line)) for line in file if line.strip()]
-    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StoreError(
-            f"cannot read {path}: {error!r}; a recording is a run directory, or a trace with one "
-            "JSON object a line"
-        ) from error
+    traced = read_trace(path, _traced)
     verdicts = grader.compare((gold, answer) for _, gold, answer in traced if answer is not None)
     chains = [
         chain._replace(right=False if answer is None else verdicts[gold, answer])
         for chain, gold, answer in traced
     ]
     return Recording(path.name.split(".")[0], 0, tuple(chains))
+
+
+def read_trace(path: Path, read: Callable[[dict[str, Any]], T]) -> list[T]:
+    """What ``read`` makes of each line of a trace: ``.jsonl`` or ``.jsonl.gz``.
+
+    Raises:
+        StoreError: it cannot be read, or a line is something else.
+    """
+    found = []
+    number = 1
+    try:
+        with open_plain(path) as plain, _unpacked(path, plain) as file:
+            for line in read_lines(file):
+                number = line.number
+                # Of one that is longer than any record there is nothing: that is no JSON.
+                content = b"" if line.content is None else line.content
+                if line.content is None or content.strip():
+                    found.append(read(json.loads(content)))
+    except _DAMAGED as error:
+        raise StoreError(
+            f"cannot read {path}, line {number}: {shortened(repr(error))}; it should be a run "
+            "directory, or a trace with one JSON object a line"
+        ) from error
+    return found
+
+
+_DAMAGED = (
+    *(OSError, EOFError, zlib.error),
+    *(ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError),
+)
+
+
+def _unpacked(path: Path, file: BinaryIO) -> AbstractContextManager[IO[bytes]]:
+    return BufferedReader(gzip.open(file)) if path.suffix == ".gz" else nullcontext(file)
 
 
 def _traced(line: dict[str, Any]) -> tuple[ScoredChain, str, str | None]:
@@ -186,16 +221,18 @@ def _traced(line: dict[str, Any]) -> tuple[ScoredChain, str, str | None]:
     """
     steps, written = [], 0.0
     for turn in line["turns"]:
-        written += turn["draft_chars"]
+        written += float(turn["draft_chars"])
         if turn["ppl"] is not None:
-            score = math.log(turn["ppl"])
+            score, number = math.log(turn["ppl"]), int(turn["turn"])
+            if not (math.isfinite(score) and math.isfinite(written)):
+                raise ValueError("a perplexity or a length is infinite, or no number")
+            if not 0 <= number < _MOST_TURNS:
+                raise ValueError(f"a turn from 0 to {_MOST_TURNS - 1:,} is expected")
             steps.append(
-                ScoredTurn(
-                    int(turn["turn"]), score, bool(turn["rejected"]), written, None, {"mean": score}
-                )
+                ScoredTurn(number, score, bool(turn["rejected"]), written, None, {"mean": score})
             )
             written = 0.0
-        written += turn["target_chars"]
+        written += float(turn["target_chars"])
     chain = ScoredChain(str(line["question_id"]), int(line["sample_index"]), None, tuple(steps))
     answer = line["reextracted"]
     return chain, str(line["gold_answer"]), None if answer is None else str(answer)

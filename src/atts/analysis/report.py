@@ -1,5 +1,6 @@
 """Everything that a report says about a run."""
 
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,9 +9,13 @@ from typing import NamedTuple
 from atts.analysis.graded_run import GradedRun, grade_run
 from atts.analysis.profile import RunProfile, profile
 from atts.analysis.summary import Summary, summarise
+from atts.errors import StoreError
 from atts.grading.grader import Grader
 from atts.store.environment import Environment, read_environments
 from atts.store.run_directory import RecordedRun, read_run
+from atts.text import visible
+
+_log = logging.getLogger(__name__)
 
 _DIGEST = re.compile(r"(?<=-[0-9a-f]{4})[0-9a-f]{12}$")
 """All but the first digits of the digest that ``atts run`` ends a folder's name with."""
@@ -36,7 +41,7 @@ def read_report(name: str, directory: Path, grader: Grader) -> RunReport:
     """Read a run directory for a report.
 
     Raises:
-        StoreError: there is no run, or one of its files is corrupt.
+        StoreError: there is no run, or it cannot be read.
         GradingError: it has no chains yet.
     """
     graded = grade_run(read_run(directory), grader)
@@ -46,8 +51,16 @@ def read_report(name: str, directory: Path, grader: Grader) -> RunReport:
         graded=graded,
         summary=summarise(graded),
         profile=profile(graded.run),
-        environments=read_environments(directory),
+        environments=_environments(directory),
     )
+
+
+def _environments(directory: Path) -> tuple[Environment, ...]:
+    try:
+        return read_environments(directory)
+    except StoreError as error:  # no figure depends on it
+        _log.warning("%s", visible(str(error)))
+        return ()
 
 
 def run_names(directories: Sequence[Path]) -> list[str]:

@@ -189,7 +189,7 @@ def _selected(graded_run: GradedRun, majority: dict[str, float]) -> dict[str, fl
     for chain in sorted(graded_run.run.chains, key=lambda chain: chain.key):
         if chain.problem_id not in candidates:  # is not graded
             continue
-        answer, outcome = graded_run.verdicts[chain.key]
+        answer, outcome, _ = graded_run.verdicts[chain.key]
         candidates[chain.problem_id].append(
             GradedChain(chain, answer is not None, outcome == "right")
         )

@@ -223,7 +223,7 @@ def _taken_back(segment: Segment | None) -> float:
         return 0.0
     if not segment.kept:
         return 1.0
-    return segment.cut_tokens / segment.tokens if segment.cut_tokens else 0.0
+    return min(1.0, segment.cut_tokens / max(1, segment.tokens))
 
 
 def _requests(chain: Chain) -> list[Segment | Decision | Rating]:

@@ -1,13 +1,18 @@
 """The commands, put together."""
 
+import errno
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Annotated, Any, ClassVar
 
 import typer
 
 from atts.cli.commands import LazyGroup
-from atts.cli.terminal import EXIT_CODES, FAILED, UNAVAILABLE, WRONG_USE, say
+from atts.cli.terminal import EXIT_CODES, FAILED, UNAVAILABLE, WRONG_USE, drop_output, say
 from atts.errors import AttsError, CalibrationError, ConfigError, EngineGoneError, ProblemError
+
+_OUTPUT_LOST = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
 class Commands(LazyGroup):
@@ -90,6 +95,27 @@ class Commands(LazyGroup):
             "Start, watch and stop the SGLang or vLLM servers of a configuration.",
         ),
     }
+
+    def main(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401
+        """Run the command line; what is printed is on its way when it ends, or said to be lost.
+
+        Raises:
+            SystemExit: with 1, if standard output takes no more, as on a full disk.
+        """
+        try:
+            try:
+                return super().main(*args, **options)
+            finally:
+                sys.stdout.flush()
+        except OSError as error:
+            if error.filename is not None or error.errno not in _OUTPUT_LOST:
+                raise
+            # Where nobody reads on, as with head, there is nobody to tell.
+            if error.errno != errno.EPIPE:
+                with suppress(OSError):
+                    say(f"Error: cannot write standard output: {error.strerror}", style="red")
+            drop_output()
+            raise SystemExit(FAILED) from None
 
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  (typer's own, vendored click types)
         """Run the command.

@@ -158,7 +158,8 @@ def _print(run: Path, result: Regraded, dry_run: bool) -> None:
         out().print(f"{len(result.corrected)} problems have another gold answer now")
     if result.ungraded:
         hint = "" if result.agreement or result.cost.requests else "; --judge both asks a model"
-        out().print(f"{result.ungraded} answers are ungraded: the rules cannot read them{hint}")
+        for reason, count in result.ungraded.items():
+            out().print(f"{count} answers are ungraded: {reason}{hint}")
     out().print(comparison([("before", result.before), ("after", result.after)]), soft_wrap=False)
     if agreement := result.agreement:
         kappa = "undefined" if math.isnan(agreement.kappa) else f"{agreement.kappa:.3f}"

@@ -4,7 +4,10 @@ Results go to standard output; progress, advice and errors go to standard error.
 """
 
 import json
+import os
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,6 +65,15 @@ def echo_json(figures: object) -> None:
     ASCII only, so that what a model wrote cannot reach the terminal as a control character.
     """
     typer.echo(json.dumps(figures, indent=2))
+
+
+def drop_output() -> None:
+    """Let nothing more be written: what Python still holds would fail again when it exits."""
+    with suppress(OSError, ValueError):  # a stream without a file has nothing to lose
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def say_guarantee(name: str, summary: "Summary", options: "TakeOverOptions") -> None:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from atts import registry
 from atts.config.run import Config, flatten
 from atts.errors import ConfigError
+from atts.files import read_plain
 
 _PAPER: dict[str, Any] = {
     "method": "atts",
@@ -144,7 +145,7 @@ def _explain(location: tuple[int | str, ...], message: str) -> str:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.safe_load(read_plain(path).decode())
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the configuration {path}: {error}") from error
     except _BAD_YAML as error:

@@ -14,6 +14,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from atts import registry
+from atts.config.addresses import host_name, server_address
 from atts.registry import Registry
 
 Coverage = Literal["marginal", "conditional"]
@@ -79,7 +80,7 @@ class ProblemsOptions(Options):
 class ServerOptions(Options):
     """How ``atts servers up`` starts a model's server."""
 
-    host: str = "127.0.0.1"
+    host: Annotated[str, AfterValidator(host_name)] = "127.0.0.1"
     """Where it listens. Anything but this machine's own address needs an API key."""
     port: int = Field(default=40000, ge=1, le=65535)
     gpus: tuple[int, ...] = ()
@@ -115,7 +116,7 @@ class ModelOptions(Options):
     engine: EngineName = "inprocess"
     """What serves the model: ``sglang`` or ``vllm`` (servers), or ``inprocess``, which runs it
     inside this process, with transformers."""
-    urls: tuple[str, ...] = ()
+    urls: tuple[Annotated[str, AfterValidator(server_address)], ...] = ()
     """Where the model's servers answer, e.g. ``http://127.0.0.1:40000``; several are replicas of
     one model. Empty: where ``atts servers up`` starts it."""
     api_key_env: str | None = None

@@ -7,14 +7,17 @@ token ids crosses with every request.
 
 import errno
 import math
+import re
+import zlib
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeAlias
-from urllib.parse import urlsplit
 
 import aiohttp
 import orjson
 
+from atts.config.addresses import server_address
 from atts.engines.base import ChainMark
 from atts.errors import (
     ConfigError,
@@ -35,11 +38,38 @@ CONNECT_SECONDS = 15.0
 KEEP_ALIVE_SECONDS = 4.0
 """Idle connections are closed before uvicorn closes them, which is after five seconds."""
 
+MOST_BYTES = 4 * 2**20
+"""Of a reply, unpacked, unless a request says otherwise."""
+
+_MOST_OF_AN_ERROR = 65_536
+"""Bytes that are read of a reply with another status than 200."""
+
+NO_JSON_NUMBER = "Out of range float values"
+"""What a server in Python says, with a status of 400 or 500, that would have sent NaN."""
+
+_FAILED_ARITHMETIC = (
+    "the model's arithmetic failed on the server; look at its precision (--dtype), its weights and "
+    "its log"
+)
+
 _TOO_LONG = ("context length", "longer than", "max_model_len", "maximum model length")
 """What SGLang and vLLM say, with a status of 400, of a chain that does not fit."""
 
 _QUOTED = 300
 """Characters of a server's own words that a message quotes."""
+
+_NUMBER = re.compile(r"-?(?:nan|inf(?:inity)?|[0-9][0-9.e+]*)", re.IGNORECASE)
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Counts its connections. aiohttp's tracing tells, too, for a tenth of a request's time."""
+
+    opened = 0
+
+    async def _create_connection(self, *args: Any) -> Any:  # noqa: ANN401 - aiohttp's own types
+        connection = await super()._create_connection(*args)
+        self.opened += 1
+        return connection
 
 
 class HttpClient:
@@ -66,19 +96,24 @@ class HttpClient:
         Raises:
             ConfigError: ``url`` is not one.
         """
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(f"{url!r} is not the address of a server: http://HOST:PORT is")
-        if parts.username or parts.password:
-            raise ConfigError(f"the address of {parts.hostname} holds a password: use api_key_env")
-        self.url = url.rstrip("/")
+        try:
+            self.url = server_address(url)
+        except ValueError as error:
+            raise ConfigError(f"{model}: {error}") from None
         self._model = model
-        self._headers = {"Content-Type": "application/json"}
+        # Whatever else a server may pack by would have to be unpacked with an eye on the size.
+        self._headers = {"Content-Type": "application/json", "Accept-Encoding": "gzip"}
         if api_key:
             self._headers["Authorization"] = f"Bearer {api_key}"
         self._timeout_seconds = timeout_seconds
         self._session: aiohttp.ClientSession | None = None
+        self._connector: _Connector | None = None
         self._closed = False
+
+    @property
+    def connections(self) -> int:
+        """How many were opened so far; a new one may lead to another server than those before."""
+        return self._connector.opened if self._connector else 0
 
     async def get(self, path: str, timeout_seconds: float | None = None) -> Json:
         """What a GET request brings back, parsed; None if it is empty. Raises as ``post`` does."""
@@ -94,10 +129,12 @@ class HttpClient:
         body: dict[str, Any],
         timeout_seconds: float | None = None,
         chain: ChainMark | None = None,
+        most_bytes: int = MOST_BYTES,
     ) -> Json:
         """What a POST request brings back, parsed; None if it is empty.
 
-        ``chain`` is what it belongs to, for a router in front of several servers.
+        ``chain`` is what it belongs to, for a router in front of several servers. Of a reply that
+        is longer than ``most_bytes``, unpacked, no more than that is ever held.
 
         Raises:
             EngineConnectionError: no server is there, or the connection broke.
@@ -106,10 +143,11 @@ class HttpClient:
             EngineServerError: any other status of 500 or above.
             ContextLengthError: the server says that the chain is too long for it.
             RequestRefusedError: any other status that is not a success.
-            EngineReplyError: the reply is not JSON.
+            EngineReplyError: the reply is not JSON, for NaN or otherwise, too long, or an error
+                with status 200.
         """
         content = orjson.dumps(body)
-        reply = await self._request("POST", path, content, timeout_seconds, chain)
+        reply = await self._request("POST", path, content, timeout_seconds, chain, most_bytes)
         return self._parsed(f"POST {path}, {len(content):,} bytes", reply)
 
     async def aclose(self) -> None:
@@ -125,6 +163,7 @@ class HttpClient:
         body: bytes | None,
         timeout_seconds: float | None,
         chain: ChainMark | None = None,
+        most_bytes: int = MOST_BYTES,
     ) -> bytes:
         what = f"{method} {path}" + ("" if body is None else f", {len(body):,} bytes")
         seconds = timeout_seconds or self._timeout_seconds
@@ -133,7 +172,9 @@ class HttpClient:
             if self._closed:
                 raise EngineError(f"{self._at()}: the engine is closed")
             try:
-                return await self._once(method, path, body, seconds, what, _headers(chain))
+                return await self._once(
+                    method, path, body, seconds, what, _headers(chain), most_bytes
+                )
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
                 # Most often an idle connection that the server closed at this very moment, or
                 # while this process was busy, so that the request never reached it. The second
@@ -157,6 +198,7 @@ class HttpClient:
         seconds: float,
         what: str,
         headers: dict[str, str],
+        most_bytes: int,
     ) -> bytes:
         timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT_SECONDS)
         async with self._open().request(
@@ -167,28 +209,56 @@ class HttpClient:
             timeout=timeout,
             allow_redirects=False,
         ) as reply:
-            content = await reply.read()
-        if reply.status != 200:
-            raise self._refused(what, reply.status, reply.headers.get("Retry-After"), content)
+            if reply.status != 200:
+                try:
+                    content, _ = await _read(reply, _MOST_OF_AN_ERROR)
+                except _PackedError:
+                    content = b""
+                raise self._refused(what, reply.status, reply.headers, content)
+            try:
+                content, is_whole = await _read(reply, most_bytes)
+            except _PackedError as error:
+                raise EngineReplyError(
+                    f"{self._at()}: {what}: the reply {error}; does a proxy in between pack it?"
+                ) from error
+        if not is_whole:
+            raise EngineReplyError(
+                f"{self._at()}: {what}: the reply is longer than {most_bytes:,} bytes, and what "
+                f"was asked for is not: {quoted(content)}; is this the server of that model?"
+            )
         return content
 
     def _parsed(self, what: str, content: bytes) -> Json:
         if not content:
             return None
         try:
-            return orjson.loads(content)
+            tree = orjson.loads(content)
         except orjson.JSONDecodeError as error:
+            words = f"{self._at()}: {what}: the reply"
+            if number := _no_number(error):
+                raise EngineReplyError(
+                    f"{words} holds {number} where a number should be: {_FAILED_ARITHMETIC}"
+                ) from error
             raise EngineReplyError(
-                f"{self._at()}: {what}: the reply is not JSON ({error}): {_quoted(content)}; is "
-                "this a model server, and not a proxy's error page?"
+                f"{words} is not JSON ({error}): {quoted(content)}; is this a model server, and "
+                "not a proxy's error page?"
             ) from error
+        if isinstance(tree, dict) and tree.get("error"):
+            words = quoted(orjson.dumps(tree["error"]))
+            raise EngineReplyError(
+                f"{self._at()}: {what}: status 200, and yet an error: {words}; look at the "
+                "server's log"
+            )
+        return tree
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:  # here, because a session belongs to the loop that runs it
+            self._connector = _Connector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS)
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS),
+                connector=self._connector,
                 headers=self._headers,
                 cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,  # it would unpack whatever comes, whole
             )
         return self._session
 
@@ -209,20 +279,28 @@ class HttpClient:
         )
 
     def _refused(
-        self, what: str, status: int, retry_after: str | None, content: bytes
+        self, what: str, status: int, headers: Mapping[str, str], content: bytes
     ) -> EngineError:
-        words = f"{self._at()}: {what}: status {status}: {_quoted(content)}"
+        words = f"{self._at()}: {what}: status {status}: {quoted(content)}"
+        if NO_JSON_NUMBER.encode() in content:
+            return EngineReplyError(f"{words}; that is NaN or an infinity: {_FAILED_ARITHMETIC}")
         if status in (429, 503):
             error = EngineBusyError(
                 f"{words}; the server has no capacity now: lower limits.*_requests"
             )
-            error.retry_after = seconds_to_wait(retry_after)
+            error.retry_after = seconds_to_wait(headers.get("Retry-After"))
             return error
         if status >= 500:
             return EngineServerError(f"{words}; look at the server's log")
         if status in (401, 403):
             return RequestRefusedError(
                 f"{words}; name the environment variable with the API key in api_key_env"
+            )
+        if 300 <= status < 400:
+            target = quoted(headers.get("Location", ""))
+            return RequestRefusedError(
+                f"{words}; it redirects to {target}, which is not followed: give the address "
+                "that the server itself answers at"
             )
         if status == 404:
             return RequestRefusedError(f"{words}; is the address that of the right server?")
@@ -246,7 +324,7 @@ def seconds_to_wait(retry_after: str | None) -> float | None:
     except ValueError:
         try:
             date = parsedate_to_datetime(retry_after)
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
         if date.tzinfo is None:
             date = date.replace(tzinfo=UTC)
@@ -263,6 +341,48 @@ def _headers(chain: ChainMark | None) -> dict[str, str]:
     return {"X-Session-ID": chain.name, "X-SMG-Routing-Key": chain.name} if chain else {}
 
 
-def _quoted(content: bytes) -> str:
-    text = " ".join(content.decode(errors="replace").split())
+class _PackedError(Exception):
+    """A body cannot be unpacked."""
+
+
+async def _read(reply: aiohttp.ClientResponse, most_bytes: int) -> tuple[bytes, bool]:
+    """Of a body, unpacked, no more than so many bytes, and whether that is all."""
+    chunks, size = [], 0
+    async for chunk in reply.content.iter_any():
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > most_bytes:
+            reply.close()  # the rest is on its way
+            break
+    content = b"".join(chunks)
+    packing = reply.headers.get("Content-Encoding", "identity").lower()
+    if packing == "gzip" and content:
+        unpacker = zlib.decompressobj(16 + zlib.MAX_WBITS)
+        try:
+            unpacked = unpacker.decompress(content, most_bytes + 1)
+        except zlib.error as error:
+            raise _PackedError(f"cannot be unpacked ({error})") from error
+        if len(unpacked) <= most_bytes and not unpacker.eof:
+            raise _PackedError("cannot be unpacked (its end is missing)")
+        content = unpacked
+    elif packing not in ("identity", "gzip"):
+        raise _PackedError(f"is packed by {packing[:_QUOTED]!r}, which was not asked for")
+    return content[:most_bytes], len(content) <= most_bytes
+
+
+def _no_number(error: orjson.JSONDecodeError) -> str | None:
+    """NaN, an infinity or a number beyond all bounds, if that is what JSON does not know here."""
+    found = _NUMBER.match(error.doc, error.pos)
+    try:
+        is_one = found is None or math.isfinite(float(found[0]))
+    except ValueError:
+        is_one = True
+    return None if is_one or found is None else found[0][:20]
+
+
+def quoted(value: Json) -> str:
+    """A server's own words or values for a message: bounded, in one line, escaped."""
+    if isinstance(value, bytes):
+        value = value.decode(errors="replace")
+    text = " ".join((value if isinstance(value, str) else repr(value)).split())
     return repr(text if len(text) <= _QUOTED else text[:_QUOTED] + "...")

@@ -2,6 +2,8 @@
 
 import asyncio
 import heapq
+import logging
+import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -24,6 +26,10 @@ Result = TypeVar("Result", Completion, Scored)
 LONGEST_WAIT_SECONDS = 60.0
 LONGEST_RETRY_AFTER_SECONDS = 600.0
 """A server that asks for a longer wait is asked again after this one."""
+TOLD_EVERY_SECONDS = 30.0
+"""While requests wait for so long and longer, one message says so at these intervals."""
+
+_log = logging.getLogger(__name__)
 
 
 class Slots:
@@ -95,6 +101,7 @@ class LimitedEngine:
         self._slots = Slots(in_flight)
         self._attempts = attempts
         self._backoff_seconds = backoff_seconds
+        self._told = -math.inf
 
     async def generate(self, request: GenerateRequest) -> Completion:
         return await self._retry(
@@ -133,7 +140,7 @@ class LimitedEngine:
                 break
             except EngineUnavailableError as error:
                 outage.failed(error, goes_first)
-                seconds = self._seconds_to_wait(attempt, error)
+                seconds, failure = self._seconds_to_wait(attempt, error), error
                 if goes_first or not outage.is_on:
                     if attempt >= self._attempts:
                         raise
@@ -141,9 +148,25 @@ class LimitedEngine:
             except RequestRefusedError:
                 outage.answered()
                 raise
-            await asyncio.sleep(seconds)
+            await self._wait(seconds, failure)
         outage.answered()
         return result._replace(timings=result.timings.model_copy(update={"queued": asked}))
+
+    async def _wait(self, seconds: float, failure: EngineUnavailableError) -> None:
+        """Wait, and say now and then how long still; of many that wait, one says it."""
+        left = seconds
+        while True:
+            now = asyncio.get_running_loop().time()
+            if seconds >= TOLD_EVERY_SECONDS and now - self._told >= TOLD_EVERY_SECONDS:
+                self._told = now
+                asked = failure.retry_after
+                why = f"it asked to wait {asked:,.0f} s; " if asked else ""
+                _log.warning("%s; %sthe next try is in %.0f s", failure, why, left)
+            piece = min(left, TOLD_EVERY_SECONDS)
+            await asyncio.sleep(piece)
+            left -= piece
+            if left <= 0.0:
+                return
 
     def _seconds_to_wait(self, attempt: int, error: EngineUnavailableError) -> float:
         """Exponential backoff with full jitter, or longer where the server says so."""

@@ -6,7 +6,12 @@ import logging
 from collections.abc import Callable
 
 from atts.engines.base import Engine, Metered
-from atts.errors import EngineError, EngineGoneError, EngineUnavailableError
+from atts.errors import (
+    EngineError,
+    EngineGoneError,
+    EngineReplyError,
+    EngineUnavailableError,
+)
 
 IN_A_ROW = 5
 """So many requests that fail in a passing way, one after the other, are an outage."""
@@ -147,6 +152,8 @@ class Outage:
         try:
             if isinstance(self._engine, Metered):
                 await self._engine.meter()
+        except EngineReplyError:
+            return True  # it answers, if with figures that are none
         except EngineError as error:
             self._still_on(error)
             return False

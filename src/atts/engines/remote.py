@@ -1,13 +1,18 @@
-"""What the engines over HTTP share: checks before a request, and what a server is asked first."""
+"""What the engines over HTTP share: what a server is asked first, and the checks around a request.
+
+Nothing that a server replies is believed before it is checked, here for all engines: which model
+it is, the ids that it wrote, their number, log-probabilities and counts. What is wrong becomes an
+``EngineReplyError``, so that the request is tried again.
+"""
 
 import asyncio
 import time
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Sequence
+from collections.abc import Awaitable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
-from pathlib import PurePosixPath
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,20 +25,43 @@ from atts.engines.base import (
     Scored,
     ScoreRequest,
 )
-from atts.engines.http import HttpClient, Json
+from atts.engines.http import HttpClient, Json, quoted
+from atts.engines.replies import (
+    UnusableError,
+    check_written,
+    checked_cached,
+    checked_logprobs,
+    field,
+    numbers,
+)
+from atts.engines.served import ModelCard, chosen_card, model_cards, same_model, told
 from atts.errors import (
     ConfigError,
     ContextLengthError,
     EmptyInputError,
+    EngineConnectionError,
+    EngineError,
     EngineReplyError,
+    EngineUnavailableError,
     RequestRefusedError,
     TokenIdError,
 )
 from atts.models.model_files import model_path
+from atts.text import visible
 from atts.types import FinishReason, Timings
 
 PROBE_SECONDS = 60.0
 """Within which a server answers what it is asked about itself."""
+
+REPLY_BYTES = 2**20
+REPLY_BYTES_PER_TOKEN = 1024
+"""A reply is at most so long: that, and so much for each token that was sent or asked for. The
+longest of honest rows take a few hundred bytes."""
+
+_SHOWN = 300
+"""Characters of what a server calls its version and its model."""
+
+T = TypeVar("T")
 
 
 class ServerFacts(NamedTuple):
@@ -51,20 +79,21 @@ class ServerFacts(NamedTuple):
 
 
 class WrittenTokens(NamedTuple):
-    """What a server wrote, without its end-of-sequence token."""
+    """What a server says that it wrote, without its end-of-sequence token; not checked yet."""
 
     token_ids: list[int]
     finish_reason: FinishReason
-    cached_tokens: int
-    logprobs: list[float] | None = None
-    """One each, if they were asked for."""
+    cached_tokens: Json
+    """None where it does not tell."""
+    logprobs: Json = None
+    """A list of one each, if they were asked for."""
 
 
 class FoundLogprobs(NamedTuple):
-    """What a server found of given tokens; see ``Scored``."""
+    """What a server says that it found of given tokens, not checked yet; see ``Scored``."""
 
     logprobs: NDArray[np.float64]
-    cached_tokens: int
+    cached_tokens: Json
     top: NDArray[np.float64] | None = None
 
 
@@ -74,6 +103,9 @@ class RemoteEngine(ABC):
     A server is not asked when it began: of the moments of a request, ``started`` is when it was
     sent, and ``first_token`` when the whole reply was there.
     """
+
+    serves_adapters = False
+    """Whether a request can name one of a server's LoRA adapters."""
 
     def __init__(
         self, client: HttpClient, options: ModelOptions, vocab_size: int, end_ids: frozenset[int]
@@ -86,27 +118,105 @@ class RemoteEngine(ABC):
         """What the server calls the model, once it was asked."""
         self._options = options
         self._facts: ServerFacts | None = None
+        self._card: ModelCard | None = None
+        self._confirmed = 0  # of the client's connections, those before it was asked last
         self._connecting = asyncio.Lock()
+        self._failed = 0
+        self._error: EngineError | None = None
 
     async def connect(self) -> ServerFacts:
-        """Ask the server, once, what it is.
+        """What the server is; it is asked at first, and again after the connection was lost.
 
         Raises:
             ConfigError: it serves another model.
             EngineError: it does not answer as a server of its kind does.
         """
+        if self._facts is not None:
+            return self._facts
+        tries = self._failed
         async with self._connecting:
             if self._facts is None:
-                facts = await self._ask()
-                expected = self._options.served_as or model_path(self._options.model)
-                if not same_model(expected, facts.model):
-                    raise ConfigError(
-                        f"{self.client.url} serves {facts.model}, and the configuration says "
-                        f"{self._options.model}; if that is the same model, set served_as to "
-                        f"{facts.model}"
-                    )
-                self._facts = facts
-        return self._facts
+                if self._error is not None and self._failed != tries:
+                    raise self._error  # of whoever asked while this one waited for its turn
+                opened = self.client.connections
+                try:
+                    with self.about("asked what it serves"):
+                        facts = await self._ask()
+                except EngineError as error:
+                    self._failed += 1
+                    self._error = error
+                    raise
+                self._facts = facts._replace(
+                    version=visible(facts.version[:_SHOWN]), model=visible(facts.model[:_SHOWN])
+                )
+                self._confirmed = opened
+            return self._facts
+
+    async def _from_the_model(self, reply: Awaitable[T]) -> tuple[T, Timings]:
+        """A reply to be counted: whoever answers by a new connection was asked what it serves."""
+        sent = time.monotonic()
+        try:
+            result = await reply
+        except EngineConnectionError:
+            self._facts = None  # another server may come back
+            raise
+        except (RequestRefusedError, ContextLengthError):
+            with suppress(EngineUnavailableError):
+                await self._confirm()  # because it may be another model that refuses
+            raise
+        timings = _since(sent)
+        await self._confirm()
+        return result, timings
+
+    async def _confirm(self) -> None:
+        if self.client.connections == self._confirmed:
+            return
+        async with self._connecting:
+            opened = self.client.connections
+            if opened != self._confirmed:
+                before = self._card
+                try:
+                    changed = await self.identify() != before
+                except ConfigError:
+                    self._facts = None
+                    raise
+                self._confirmed = opened
+                if changed:
+                    self._facts = None
+
+    async def identify(self) -> ModelCard:
+        """Ask the server which model it serves, and find the configured one among them.
+
+        Raises:
+            ConfigError: it serves others.
+            EngineError: it does not say.
+        """
+        cards = await self._cards()
+        options = self._options
+        card = chosen_card(
+            cards, model_path(options.model), options.served_as, self.serves_adapters
+        )
+        if card is None:
+            raise ConfigError(
+                f"{self.client.url} serves {told(cards)}, and the configuration says "
+                f"{options.model}"
+                + (f", served as {options.served_as}" if options.served_as else "")
+                + ": start a server of that model there, or correct the address; served_as is only "
+                "for another name of the same model"
+            )
+        if self._card is not None and not same_model(self._card.root, card.root):
+            raise ConfigError(
+                f"{self.client.url} ({self._options.model}): the server has come back with another "
+                f"model: {quoted(card.root)}, and {quoted(self._card.root)} before; start the one "
+                "from before there, and go on"
+            )
+        self._card = card
+        self.model_id = card.name
+        return card
+
+    async def _cards(self) -> list[ModelCard]:
+        """All that the server says it serves."""
+        return model_cards(await self.client.get("/v1/models", PROBE_SECONDS))
 
     async def generate(self, request: GenerateRequest) -> Completion:
         ids, sampling = self._checked(request.token_ids), request.sampling
@@ -116,21 +226,19 @@ class RemoteEngine(ABC):
             raise ContextLengthError(
                 f"{len(ids)} tokens leave nothing of a context of {facts.context_length}"
             )
-        sent = time.monotonic()
         if sampling.max_tokens > capacity:
             request = request._replace(sampling=replace(sampling, max_tokens=capacity))
-        written = await self._generate(ids, request)
-        timings = _since(sent)
-        logprobs = None
-        if request.logprobs:
-            self._check_logprobs(np.array(written.logprobs or []), len(written.token_ids))
-            logprobs = tuple(written.logprobs or ())
+        most = request.sampling.max_tokens
+        with self.about(f"asked to write {most:,} tokens after {len(ids):,}"):
+            written, timings = await self._from_the_model(self._generate(ids, request))
+            check_written(written.token_ids, written.finish_reason, most, self.vocab_size)
+            logprobs = None
+            if request.logprobs:
+                found = checked_logprobs(numbers(written.logprobs), len(written.token_ids))
+                logprobs = tuple(found.tolist())
+            cached = checked_cached(written.cached_tokens, len(ids))
         return Completion(
-            tuple(written.token_ids),
-            written.finish_reason,
-            written.cached_tokens,
-            timings,
-            logprobs,
+            tuple(written.token_ids), written.finish_reason, cached, timings, logprobs
         )
 
     async def score(self, request: ScoreRequest) -> Scored:
@@ -146,22 +254,27 @@ class RemoteEngine(ABC):
             raise ContextLengthError(
                 f"{len(ids)} tokens and one more do not fit a context of {facts.context_length}"
             )
-        sent = time.monotonic()
-        found = await self._score(ids, request)
-        timings = _since(sent)
-        self._check_logprobs(found.logprobs, len(ids) - start)
-        if found.top is not None:
-            self._check_logprobs(found.top.ravel(), (len(ids) - start) * request.top)
-        return Scored(found.logprobs, found.cached_tokens, timings, found.top)
+        new = len(ids) - start
+        with self.about(f"asked to score {new:,} tokens after {start:,}"):
+            found, timings = await self._from_the_model(self._score(ids, request))
+            logprobs, top = checked_logprobs(found.logprobs, new), None
+            if found.top is not None:
+                top = checked_logprobs(found.top.ravel(), new * request.top).reshape(new, -1)
+            cached = checked_cached(found.cached_tokens, len(ids))
+        return Scored(logprobs, cached, timings, top)
 
-    def _check_logprobs(self, logprobs: NDArray[np.float64], tokens: int) -> None:
-        if len(logprobs) != tokens or not np.isfinite(logprobs).all():
-            raise self.unusable(
-                f"{len(logprobs)} log-probabilities for {tokens} tokens, "
-                f"{np.isfinite(logprobs).sum()} of them finite"
-            )
-        if (logprobs > 1e-3).any():  # rounding may lift a certain token a little above zero
-            raise self.unusable(f"a log-probability of {logprobs.max():.3f}, above zero")
+    @contextmanager
+    def about(self, what: str) -> Iterator[None]:
+        """Say in the error of a reply which server it came from, and what it was to."""
+        try:
+            yield
+        except UnusableError as error:
+            raise EngineReplyError(
+                f"{self.client.url} ({self._options.model}), {what}: an unusable reply: {error}; "
+                "atts doctor tells whether the server can do what is asked of it"
+            ) from error
+        except EngineReplyError as error:
+            raise EngineReplyError(f"{error} ({what})") from error
 
     async def aclose(self) -> None:
         await self.client.aclose()
@@ -200,19 +313,6 @@ class RemoteEngine(ABC):
         """Tokens that may still be written after ``length``."""
         return facts.context_length - length
 
-    def numbers(self, logprobs: list[Json]) -> list[float]:
-        """Log-probabilities that a server gave, all of which must be numbers."""
-        if any(not isinstance(logprob, int | float) for logprob in logprobs):
-            raise self.unusable("a log-probability is null")
-        return logprobs
-
-    def unusable(self, what: str) -> EngineReplyError:
-        """The error of a reply that lacks what was asked for."""
-        return EngineReplyError(
-            f"{self.client.url} ({self._options.model}): an unusable reply: {what}; atts doctor "
-            "tells whether the server can do what is asked of it"
-        )
-
     def _checked(self, token_ids: Sequence[int]) -> list[int]:
         ids = list(token_ids)
         if not ids:
@@ -231,41 +331,12 @@ class RemoteEngine(ABC):
         return ids
 
 
-def field(tree: Json, *path: str | int) -> Json:
-    """A value deep in parsed JSON; None where any step of the path is missing.
+def reply_bytes(tokens: int, top: int = 0) -> int:
+    """The longest reply to be read where so many tokens were sent or asked for.
 
-    >>> field({"choices": [{"token_ids": [1]}]}, "choices", 0, "token_ids")
-    [1]
-    >>> field({"choices": []}, "choices", 0, "token_ids") is None
-    True
+    ``top`` is how many log-probabilities more were asked for at each.
     """
-    for step in path:
-        try:
-            tree = tree[step]
-        except (KeyError, IndexError, TypeError):
-            return None
-    return tree
-
-
-def same_model(expected: str, served: str) -> bool:
-    """Whether two names mean one model: ids, folders, and folders of the Hugging Face cache.
-
-    >>> same_model("Qwen/QwQ-32B", "/models/QwQ-32B")
-    True
-    >>> same_model("Qwen/QwQ-32B", "/hub/models--Qwen--QwQ-32B/snapshots/976055f")
-    True
-    >>> same_model("Qwen/QwQ-32B", "Qwen/Qwen2.5-7B-Instruct")
-    False
-    """
-    return _last_name(expected) == _last_name(served)
-
-
-def _last_name(model: str) -> str:
-    parts = PurePosixPath(model).parts
-    for part in parts:
-        if part.startswith("models--"):
-            return part.rpartition("--")[2].lower()
-    return (parts or ("",))[-1].lower()
+    return REPLY_BYTES + REPLY_BYTES_PER_TOKEN * tokens * (1 + top)
 
 
 def _since(sent: float) -> Timings:

@@ -1,7 +1,8 @@
 """Several servers of one model as one engine.
 
 A chain stays on its replica, where its prefix is cached; a new chain goes to the replica with the
-fewest. When a replica is gone, its chains move to another one, request by request.
+fewest. When a replica is gone, or comes back with another model, its chains move
+to another one, request by request.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ from atts.engines.base import (
     Scored,
     ScoreRequest,
 )
-from atts.errors import EngineConnectionError, EngineTimeoutError
+from atts.errors import ConfigError, EngineConnectionError, EngineTimeoutError
 
 DOWN_SECONDS = 10.0
 """A replica that did not answer is left alone for so long, unless all are down."""
@@ -85,11 +86,12 @@ class Replicas:
             self._in_flight[number] += 1
             try:
                 result = await send(self._engines[number])
-            except (EngineConnectionError, EngineTimeoutError) as error:
+            except (EngineConnectionError, EngineTimeoutError, ConfigError) as error:
                 self.mark_down(number)
                 if len(tried) == len(self._engines):
                     raise
-                _log.warning("a replica is down, its chains move on: %s", error)
+                what = "serves another model" if isinstance(error, ConfigError) else "is down"
+                _log.warning("a replica %s, its chains move on: %s", what, error)
             else:
                 self._down_until[number] = 0.0
                 return result

@@ -5,13 +5,25 @@ import logging
 import secrets
 from typing import Any
 
-import numpy as np
-
 from atts.config import ModelOptions
 from atts.engines.base import ChainMark, GenerateRequest, Load, ScoreRequest
-from atts.engines.http import HttpClient, Json
-from atts.engines.remote import FoundLogprobs, RemoteEngine, ServerFacts, WrittenTokens, field
-from atts.errors import EngineError, EngineTimeoutError, EngineUnavailableError, RequestRefusedError
+from atts.engines.http import HttpClient, Json, quoted
+from atts.engines.remote import (
+    FoundLogprobs,
+    RemoteEngine,
+    ServerFacts,
+    WrittenTokens,
+    reply_bytes,
+)
+from atts.engines.replies import UnusableError, checked_load, field, is_count, numbers
+from atts.engines.served import ModelCard, model_cards
+from atts.errors import (
+    EngineError,
+    EngineReplyError,
+    EngineTimeoutError,
+    EngineUnavailableError,
+    RequestRefusedError,
+)
 from atts.types import FinishReason
 
 ABORT_SECONDS = 10.0
@@ -29,19 +41,20 @@ class SGLangEngine(RemoteEngine):
     ) -> None:
         super().__init__(client, options, vocab_size, end_ids)
         self._aborts: set[asyncio.Task[None]] = set()
+        self._info: dict[str, Any] = {}  # what the server said of itself when it was asked last
 
     async def _ask(self) -> ServerFacts:
-        models = await self.client.get("/v1/models", ABORT_SECONDS)
-        context_length = field(models, "data", 0, "max_model_len")
-        is_router = not isinstance(context_length, int)
-        if is_router:
+        card = await self.identify()
+        context_length = card.context_length
+        is_router = context_length is None
+        if context_length is None:
             context_length = self._options.server.context_length
-        if not isinstance(context_length, int):
-            raise self.unusable(
+        if context_length is None:
+            raise UnusableError(
                 "/v1/models names no max_model_len; a router does not know it: set "
                 "server.context_length to that of the servers behind it"
             )
-        info = await self._server_info()
+        info = self._info
         remarks = []
         if is_router:
             remarks.append(
@@ -60,15 +73,20 @@ class SGLangEngine(RemoteEngine):
             )
         return ServerFacts(
             version=str(info.get("version", "unknown")),
-            model=str(
-                info.get("model_path")
-                or field(models, "data", 0, "root")
-                or field(models, "data", 0, "id")
-            ),
+            model=card.root,
             context_length=context_length,
             scoring="/generate with logprob_start_len",
             remarks=tuple(remarks),
         )
+
+    async def _cards(self) -> list[ModelCard]:
+        """Of the models, with the path that the server itself says it loaded."""
+        cards = model_cards(await self.client.get("/v1/models", ABORT_SECONDS))
+        self._info = await self._server_info()
+        path = self._info.get("model_path")
+        if not isinstance(path, str) or not path:
+            return cards
+        return [card._replace(root=path) if card.adapter_of is None else card for card in cards]
 
     async def meter(self) -> Load | None:
         try:
@@ -77,22 +95,22 @@ class SGLangEngine(RemoteEngine):
             return None
         try:
             ranks = reply["loads"]  # one for each data-parallel copy
-            return Load(
-                running=sum(int(rank["num_running_reqs"]) for rank in ranks),
-                waiting=sum(int(rank["num_waiting_reqs"]) for rank in ranks),
-                # Without what could be evicted: that is only kept for later.
-                cache_use=max(float(rank["token_usage"]) for rank in ranks),
-            )
-        except (KeyError, TypeError, ValueError):
+            running = [rank["num_running_reqs"] for rank in ranks]
+            waiting = [rank["num_waiting_reqs"] for rank in ranks]
+            # Without what could be evicted: that is only kept for later.
+            cache_use = [rank["token_usage"] for rank in ranks]
+        except (KeyError, TypeError):
             return None
+        if not running:
+            return None
+        with self.about("asked for its load"):
+            return checked_load(running, waiting, cache_use)
 
     async def _server_info(self) -> dict[str, Any]:
         for path in ("/server_info", "/get_server_info"):  # the older name goes away
             try:
                 info = await self.client.get(path, ABORT_SECONDS)
-            except EngineUnavailableError:
-                raise
-            except EngineError:
+            except (RequestRefusedError, EngineReplyError):
                 continue
             if isinstance(info, dict) and "model_path" in info:  # a router tells of itself
                 return info
@@ -124,19 +142,21 @@ class SGLangEngine(RemoteEngine):
         )
         written = field(reply, "output_ids")
         if not isinstance(written, list):
-            raise self.unusable("it has no output_ids")
+            raise UnusableError("it has no output_ids")
         reason, matched = self._end(reply)
         # The token at which it stopped comes with the others; a stop string stays in the text. An
         # end-of-sequence that is the last token allowed counts for the server as the limit.
-        if reason == "length" and written and written[-1] in self.end_ids:
+        last = written[-1] if written and is_count(written[-1]) else None
+        if reason == "length" and last in self.end_ids:
             reason, written = "stop", written[:-1]
-        elif isinstance(matched, int) and written and written[-1] == matched:
+        elif isinstance(matched, int) and last == matched:
             written = written[:-1]
         logprobs = None
         if request.logprobs:
             entries = field(reply, "meta_info", "output_token_logprobs")
-            logprobs = self.numbers([field(entry, 0) for entry in entries or ()][: len(written)])
-        cached = field(reply, "meta_info", "cached_tokens") or 0
+            if isinstance(entries, list):
+                logprobs = [field(entry, 0) for entry in entries[: len(written)]]
+        cached = field(reply, "meta_info", "cached_tokens")
         return WrittenTokens(written, reason, cached, logprobs)
 
     async def _score(self, ids: list[int], request: ScoreRequest) -> FoundLogprobs:
@@ -157,7 +177,7 @@ class SGLangEngine(RemoteEngine):
         entries = field(reply, "meta_info", "input_token_logprobs")
         if not isinstance(entries, list) or len(entries) != len(ids) - start + 1:
             found = len(entries) if isinstance(entries, list) else "no"
-            raise self.unusable(
+            raise UnusableError(
                 f"{found} input_token_logprobs, {len(ids) - start + 1} were asked for"
             )
         pairs = [(field(entry, 0), field(entry, 1)) for entry in entries[1:]]
@@ -166,25 +186,29 @@ class SGLangEngine(RemoteEngine):
             theirs != ours and ours < self.vocab_size - 1
             for (_, theirs), ours in zip(pairs, ids[start:], strict=True)
         ):
-            raise self.unusable("its log-probabilities belong to other tokens")
-        logprobs = np.array(self.numbers([logprob for logprob, _ in pairs]), dtype=np.float64)
-        cached = field(reply, "meta_info", "cached_tokens") or 0
+            raise UnusableError("its log-probabilities belong to other tokens")
+        logprobs = numbers([logprob for logprob, _ in pairs])
+        cached = field(reply, "meta_info", "cached_tokens")
         if not request.top:
             return FoundLogprobs(logprobs, cached)
         rows = field(reply, "meta_info", "input_top_logprobs")
         if not isinstance(rows, list) or len(rows) != len(entries):
-            raise self.unusable("it has too few input_top_logprobs")
-        top = [self.numbers([field(entry, 0) for entry in row or ()]) for row in rows[1:]]
-        if any(len(row) != request.top for row in top):
-            raise self.unusable(f"input_top_logprobs has rows of other than {request.top}")
-        return FoundLogprobs(logprobs, cached, np.array(top, dtype=np.float64))
+            raise UnusableError("it has too few input_top_logprobs")
+        if any(not isinstance(row, list) or len(row) != request.top for row in rows[1:]):
+            raise UnusableError(f"input_top_logprobs has rows of other than {request.top}")
+        top = numbers([field(entry, 0) for row in rows[1:] for entry in row])
+        return FoundLogprobs(logprobs, cached, top.reshape(-1, request.top))
 
     async def _send(self, body: dict[str, Any], chain: ChainMark | None) -> Json:
         # The server aborts every request whose id begins with the given one, so no id may be
         # the beginning of another: all have one length.
         rid = secrets.token_hex(16)
+        tokens = len(body["input_ids"]) + body["sampling_params"]["max_new_tokens"]
+        most_bytes = reply_bytes(tokens, body.get("top_logprobs_num", 0))
         try:
-            return await self.client.post("/generate", {"rid": rid, **body}, chain=chain)
+            return await self.client.post(
+                "/generate", {"rid": rid, **body}, chain=chain, most_bytes=most_bytes
+            )
         except (asyncio.CancelledError, EngineTimeoutError):
             # The server would notice the closed connection only seconds later.
             task = asyncio.create_task(self._abort(rid, chain))
@@ -214,6 +238,7 @@ class SGLangEngine(RemoteEngine):
             return "length", None
         if kind == "abort":
             raise EngineUnavailableError(
-                f"{self.client.url}: the server gave the request up: {field(end, 'message')}"
+                f"{self.client.url}: the server gave the request up: "
+                f"{quoted(field(end, 'message'))}"
             )
-        raise self.unusable(f"finish_reason is {end!r}")
+        raise UnusableError(f"finish_reason is {quoted(end)}")

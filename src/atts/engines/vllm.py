@@ -8,29 +8,31 @@ differs by version and is found out when the engine connects (``Scoring``).
 
 import asyncio
 import base64
-import binascii
 import io
 import logging
+from collections.abc import Sequence
 from enum import Enum
 from typing import Any
 
 import numpy as np
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
 
 from atts.config import ModelOptions
 from atts.engines.base import ChainMark, GenerateRequest, Load, ScoreRequest
-from atts.engines.http import HttpClient, Json
+from atts.engines.http import NO_JSON_NUMBER, HttpClient, Json, quoted
 from atts.engines.remote import (
     PROBE_SECONDS,
     FoundLogprobs,
     RemoteEngine,
     ServerFacts,
     WrittenTokens,
-    field,
+    reply_bytes,
 )
+from atts.engines.replies import UnusableError, checked_cached, checked_load, field, numbers
 from atts.errors import (
-    EngineServerError,
+    EngineReplyError,
     EngineUnavailableError,
     RequestRefusedError,
 )
@@ -41,8 +43,7 @@ COMPLETIONS = "/v1/completions"
 SMALLEST_BLOCK = 16
 """The server caches whole blocks of tokens, whose size is a multiple of this."""
 
-NOT_JSON = "Out of range float values"
-"""What a server says that meant to send a number that is none."""
+METRICS = ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc")
 
 _log = logging.getLogger(__name__)
 
@@ -66,6 +67,8 @@ class VllmEngine(RemoteEngine):
     Cancelling closes the connection, at which vLLM aborts the request.
     """
 
+    serves_adapters = True
+
     def __init__(
         self, client: HttpClient, options: ModelOptions, vocab_size: int, end_ids: frozenset[int]
     ) -> None:
@@ -73,26 +76,19 @@ class VllmEngine(RemoteEngine):
         self._scoring = Scoring.COMPLETIONS
 
     async def _ask(self) -> ServerFacts:
-        models = await self.client.get("/v1/models", PROBE_SECONDS)
-        name = field(models, "data", 0, "id")
-        context_length = field(models, "data", 0, "max_model_len")
-        if not isinstance(name, str) or not isinstance(context_length, int):
-            raise self.unusable("/v1/models names no model with max_model_len; is this vLLM?")
-        self.model_id = name
+        card = await self.identify()
+        if card.context_length is None:
+            raise UnusableError("/v1/models names no model with max_model_len; is this vLLM?")
         try:
             version = field(await self.client.get("/version", PROBE_SECONDS), "version")
-        except RequestRefusedError:  # a router may not know it
+        except (RequestRefusedError, EngineReplyError):  # a router may not know it
             version = None
         self._scoring, remarks = await self._probe()
         _log.info("%s: scoring by %s", self.client.url, self._scoring.value)
         return ServerFacts(
             version=str(version or "unknown"),
-            model=str(
-                self.model_id
-                if self._options.served_as
-                else field(models, "data", 0, "root") or self.model_id
-            ),
-            context_length=context_length,
+            model=card.name if self._options.served_as else card.root,
+            context_length=card.context_length,
             scoring=self._scoring.value,
             remarks=remarks,
         )
@@ -102,17 +98,18 @@ class VllmEngine(RemoteEngine):
             metrics = await self.client.get_text("/metrics", PROBE_SECONDS)
         except RequestRefusedError:
             return None
+        # Only these lines, because a server has thousands of others.
+        lines = [line for line in metrics.splitlines() if line.startswith(METRICS)]
         found: dict[str, list[float]] = {}  # one of each for each data-parallel copy
         try:
-            for family in text_string_to_metric_families(metrics):
-                found[family.name] = [sample.value for sample in family.samples]
-            return Load(
-                running=int(sum(found["vllm:num_requests_running"])),
-                waiting=int(sum(found["vllm:num_requests_waiting"])),
-                cache_use=max(found["vllm:kv_cache_usage_perc"]),
-            )
+            for family in text_string_to_metric_families("\n".join(lines)):
+                for sample in family.samples:
+                    found.setdefault(sample.name, []).append(sample.value)
+            running, waiting, cache_use = (found[name] for name in METRICS)
         except (KeyError, ValueError):
             return None
+        with self.about("asked for its load"):
+            return checked_load(running, waiting, cache_use)
 
     async def _probe(self) -> tuple[Scoring, tuple[str, ...]]:
         """Find the best way to score that the server knows; with remarks on what is missing."""
@@ -156,21 +153,21 @@ class VllmEngine(RemoteEngine):
         if self._scoring is Scoring.COMPLETIONS:
             # This route would fill in what is left out from the model's generation_config.json.
             options |= {"min_p": 0.0, "repetition_penalty": 1.0}
-            reply = await self._send_completion(ids, options | {"return_token_ids": True}, chain)
+            options["return_token_ids"] = True
+            reply = await self._send_completion(ids, options, chain)
         else:
-            reply = await self._send_tokens(
-                ids, options | {"detokenize": bool(sampling.stop)}, chain
-            )
+            options["detokenize"] = bool(sampling.stop)
+            reply = await self._send_tokens(ids, options, chain)
         choice = field(reply, "choices", 0)
         written, reason = field(choice, "token_ids"), field(choice, "finish_reason")
         if not isinstance(written, list):
-            raise self.unusable(
+            raise UnusableError(
                 "it has no token_ids; versions of vLLM before 0.10 do not give them"
             )
         if reason == "abort":
             raise EngineUnavailableError(f"{self.client.url}: the server gave the request up")
         if reason not in ("stop", "length"):
-            raise self.unusable(f"finish_reason is {reason!r}")
+            raise UnusableError(f"finish_reason is {quoted(reason)}")
         # At a stop string the tokens stay; otherwise the last one is what it stopped at.
         if reason == "stop" and not isinstance(field(choice, "stop_reason"), str):
             written = written[:-1]
@@ -178,10 +175,11 @@ class VllmEngine(RemoteEngine):
         if request.logprobs:
             found = field(choice, "logprobs", "token_logprobs")  # as /v1/completions has them
             if found is None:
-                entries = field(choice, "logprobs", "content") or ()
-                found = [field(entry, "logprob") for entry in entries]
-            logprobs = self.numbers(found[: len(written)])
-        return WrittenTokens(written, reason, _cached(reply) or 0, logprobs)
+                entries = field(choice, "logprobs", "content")
+                if isinstance(entries, list):
+                    found = [field(entry, "logprob") for entry in entries]
+            logprobs = found[: len(written)] if isinstance(found, list) else found
+        return WrittenTokens(written, reason, _cached(reply), logprobs)
 
     async def _score(self, ids: list[int], request: ScoreRequest) -> FoundLogprobs:
         start, chain = request.start, request.chain
@@ -194,7 +192,7 @@ class VllmEngine(RemoteEngine):
             _log.info("%s: a score of %d tokens computes all of them", self.client.url, len(ids))
         found = await self._rows(ids, start, False, chain)
         if found is None:
-            raise self.unusable("it has no prompt log-probabilities")
+            raise UnusableError("it has no prompt log-probabilities")
         return found
 
     async def _score_with_cache(
@@ -213,8 +211,8 @@ class VllmEngine(RemoteEngine):
                 if found is None:
                     return None
                 rest = found
-            logprobs = np.concatenate([[await first], rest.logprobs])
-            return FoundLogprobs(logprobs, min(rest.cached_tokens, start))
+            logprobs = np.concatenate([await first, rest.logprobs])
+            return FoundLogprobs(logprobs, checked_cached(rest.cached_tokens, start))
         finally:
             first.cancel()
 
@@ -226,7 +224,7 @@ class VllmEngine(RemoteEngine):
             encoded = field(reply, "prompt_token_id_logprobs")
             if encoded is None:  # the server drops what it cannot compute
                 return None
-            return FoundLogprobs(self._decoded(encoded), _cached(reply) or 0)
+            return FoundLogprobs(_decoded(encoded, len(ids) - start), _cached(reply))
         if self._scoring is Scoring.COMPLETIONS:
             options = {"prompt_logprobs": 0, "max_tokens": 1, "temperature": 0.0}
             reply = await self._send_completion(ids, options, chain)
@@ -234,27 +232,29 @@ class VllmEngine(RemoteEngine):
         else:
             try:
                 reply = await self._send_tokens(ids, _by_prompt_logprobs(reuse), chain)
-            except (EngineServerError, RequestRefusedError) as error:
+            except EngineReplyError as error:
                 # Rows without meaning hold whatever was in memory, numbers too that JSON cannot.
-                if reuse and NOT_JSON in str(error):
+                if reuse and NO_JSON_NUMBER in str(error):
                     return None
                 raise
             rows = field(reply, "prompt_logprobs")
-            if reuse and (_cached(reply) or 0) >= start:
+            if reuse and checked_cached(_cached(reply), len(ids)) >= start:
                 return None
         new = len(ids) - start
         if not isinstance(rows, list) or len(rows) < new:
-            raise self.unusable(f"prompt_logprobs has too few rows; {new} were asked for")
+            raise UnusableError(f"prompt_logprobs has too few rows; {new} were asked for")
         # From the end, because some versions leave out the rows of cached tokens.
         logprobs = [
             field(row, str(token_id), "logprob")
             for row, token_id in zip(rows[-new:], ids[start:], strict=True)
         ]
-        if any(not isinstance(logprob, int | float) for logprob in logprobs):
-            raise self.unusable("a log-probability is null, or belongs to another token")
-        return FoundLogprobs(np.array(logprobs, dtype=np.float64), _cached(reply) or 0)
+        if None in logprobs:
+            raise UnusableError("a log-probability is null, or belongs to another token")
+        return FoundLogprobs(numbers(logprobs), _cached(reply))
 
-    async def _next_logprob(self, ids: list[int], token_id: int, chain: ChainMark | None) -> float:
+    async def _next_logprob(
+        self, ids: list[int], token_id: int, chain: ChainMark | None
+    ) -> NDArray[np.float64]:
         """Log-probability of one token after ``ids``."""
         another = (token_id + 1) % self.vocab_size  # of two ids, the first is always sent
         reply = await self._send_tokens(
@@ -268,35 +268,34 @@ class VllmEngine(RemoteEngine):
             },
             chain,
         )
-        entries = field(reply, "choices", 0, "logprobs", "content", 0, "top_logprobs") or []
-        for entry in entries:
-            logprob = field(entry, "logprob")
-            if field(entry, "token_id") == token_id and isinstance(logprob, int | float):
-                return float(logprob)
-        raise self.unusable("it lacks the log-probability of a token in logprob_token_ids")
-
-    def _decoded(self, encoded: Json) -> NDArray[np.float64]:
-        """The rows of ``prompt_token_id_logprobs``: an array file of shape (rows, 1), in base64."""
-        try:
-            raw = base64.b64decode(encoded, validate=True)
-            rows = np.load(io.BytesIO(raw), allow_pickle=False)
-        except (binascii.Error, ValueError, TypeError, EOFError) as error:
-            raise self.unusable(f"prompt_token_id_logprobs is not an array: {error}") from error
-        if rows.ndim != 2 or rows.shape[1] != 1 or rows.dtype.kind != "f":
-            raise self.unusable(f"prompt_token_id_logprobs has the shape {rows.shape}")
-        return np.asarray(rows[:, 0], dtype=np.float64)
+        entries = field(reply, "choices", 0, "logprobs", "content", 0, "top_logprobs")
+        for entry in entries if isinstance(entries, list) else ():
+            if field(entry, "token_id") == token_id:
+                return numbers([field(entry, "logprob")])
+        raise UnusableError("it lacks the log-probability of a token in logprob_token_ids")
 
     async def _send_tokens(
         self, ids: list[int], options: dict[str, Any], chain: ChainMark | None = None
     ) -> Json:
         body = {"model": self.model_id, "token_ids": ids, "sampling_params": options}
-        return await self.client.post(TOKENS, body, chain=chain)
+        return await self._post(TOKENS, body, ids, options, chain)
 
     async def _send_completion(
         self, ids: list[int], options: dict[str, Any], chain: ChainMark | None
     ) -> Json:
         body = {"model": self.model_id, "prompt": ids, **options}
-        return await self.client.post(COMPLETIONS, body, chain=chain)
+        return await self._post(COMPLETIONS, body, ids, options, chain)
+
+    async def _post(
+        self,
+        path: str,
+        body: dict[str, Any],
+        ids: Sequence[int],
+        options: dict[str, Any],
+        chain: ChainMark | None,
+    ) -> Json:
+        most_bytes = reply_bytes(len(ids) + options["max_tokens"])
+        return await self.client.post(path, body, chain=chain, most_bytes=most_bytes)
 
 
 def _by_token_ids(ids: list[int], start: int, reuse: bool) -> dict[str, Any]:
@@ -322,6 +321,28 @@ def _by_prompt_logprobs(reuse: bool) -> dict[str, Any]:
     }
 
 
-def _cached(reply: Json) -> int | None:
-    cached = field(reply, "usage", "prompt_tokens_details", "cached_tokens")
-    return cached if isinstance(cached, int) else None
+def _decoded(encoded: Json, rows: int) -> NDArray[np.float64]:
+    """What ``prompt_token_id_logprobs`` holds: an array file of shape (rows, 1), in base64."""
+    try:
+        raw = base64.b64decode(encoded, validate=True)
+        file = io.BytesIO(raw)
+        version = npy.read_magic(file)
+        read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, _, kind = read_header(file)
+    except Exception as error:  # numpy reads the header as Python text, with all that may be wrong
+        raise UnusableError(
+            f"prompt_token_id_logprobs is not an array: {quoted(str(error))}"
+        ) from error
+    # Before anything of that size is made.
+    content = memoryview(raw)[file.tell() :]
+    if shape != (rows, 1) or kind.kind != "f" or len(content) != rows * kind.itemsize:
+        raise UnusableError(
+            f"prompt_token_id_logprobs has {len(content):,} bytes of the shape {quoted(shape)} and "
+            f"type {quoted(str(kind))}, where {rows} rows of one number were asked for"
+        )
+    return np.frombuffer(content, dtype=kind).astype(np.float64)
+
+
+def _cached(reply: Json) -> Json:
+    """What the server says was cached, not checked; None where it does not tell."""
+    return field(reply, "usage", "prompt_tokens_details", "cached_tokens")

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from atts.errors import StoreError
+from atts.files import read_plain
+from atts.text import shortened
 from atts.types import LETTERS, Author, Chain, Decision, Problem, Segment, Timings, Turn
 
 INVALID = "invalid"
@@ -29,6 +31,8 @@ _SETTINGS = re.compile(
     r"_sm(?P<draft>\d+)_em(?P<target>\d+)_t(?P<turns>\d+)_smt(?P<temperature>[\d.]+?)(?:_|$)"
 )
 _BETWEEN = "\n\n"
+_LONGEST = 1e9
+"""Seconds of a chain."""
 _MOST_FORKS = 50
 _AUTHORS: Mapping[str, Author] = {
     "small": "draft",
@@ -147,11 +151,11 @@ def _files(folder: Path) -> dict[int, tuple[Path, Mapping[str, Any]]]:
         for path in folder.iterdir():
             if match := _FILE.fullmatch(path.name):
                 try:
-                    content = json.loads(path.read_bytes())
+                    content = json.loads(read_plain(path))
                     # Half of a surrogate pair is no text, and could not be written again.
                     json.dumps(content, ensure_ascii=False).encode()
                 except (ValueError, RecursionError) as error:
-                    raise StoreError(f"{path} is not valid JSON: {error}") from None
+                    raise StoreError(f"{path} is not valid JSON: {shortened(str(error))}") from None
                 if not isinstance(content, dict):
                     raise StoreError(f"{path} is a JSON {type(content).__name__}, not an object")
                 files[int(match[1])] = (path, content)
@@ -213,14 +217,15 @@ def _chain(problem_id: str, sample: int, number: int, files: Files) -> Chain:
     history = content.get("full_history")
     if not isinstance(answer, str | None) or not isinstance(history, list):
         raise StoreError(f"{path}: it has no 'final_answer' or no 'full_history'")
-    if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
-        raise StoreError(f"{path}: 'duration_seconds' must be a number, got {seconds!r}")
+    if not isinstance(seconds, int | float) or not 0 <= seconds <= _LONGEST:
+        raise StoreError(f"{path}: 'duration_seconds' must be a number of seconds")
     found = None if answer is None or answer == INVALID or not answer.strip() else answer
     try:
         turns = _turns(history, files)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise StoreError(
-            f"{path}: 'full_history' is not as expected: {type(error).__name__}: {error}. Known "
+            f"{path}: 'full_history' is not as expected: {type(error).__name__}: "
+            f"{shortened(str(error))}. Known "
             f"are entries of the models {', '.join(sorted(_AUTHORS.keys() | _SCORERS))}, entries "
             "with attempt and accepted, and the event fork"
         ) from None
@@ -302,11 +307,13 @@ def _text_of(number: int, until: int, files: Files, depth: int) -> str:
         raise ValueError(f"a fork from problem_{number:04}.json, which is not in the folder")
     if depth > _MOST_FORKS:
         raise ValueError("forks that go round in a circle")
+    turns = _by_turn(files[number][1]["full_history"])
+    before = [entries for turn, entries in turns.items() if turn < until]
+    forks = [next((each for each in entries if "event" in each), None) for entries in before]
     text = ""
-    for turn, entries in _by_turn(files[number][1]["full_history"]).items():
-        if turn >= until:
-            break
-        fork = next((entry for entry in entries if "event" in entry), None)
+    # What stood before the last fork was thrown away, and may be long in coming together.
+    last = max((at for at, fork in enumerate(forks) if fork), default=0)
+    for fork, entries in zip(forks[last:], before[last:], strict=True):
         if fork is not None:
             text = _text_of(int(fork["forked_from"]), int(fork["peer_turn"]), files, depth + 1)
         written = _segments(entries, _chosen(entries), bool(text))
@@ -359,11 +366,18 @@ def _history(chain: Chain) -> list[dict[str, Any]]:
                     {
                         "turn": number,
                         "model": "eval_ppl",
-                        "ppl": math.exp(turn.decision.score),
+                        "ppl": _perplexity(turn.decision.score),
                         "percentile": 1.0 - turn.decision.p_value,
                     }
                 )
     return history
+
+
+def _perplexity(score: float) -> float:
+    try:
+        return math.exp(score)
+    except OverflowError:
+        return math.inf
 
 
 def _shown_question(problem: Problem) -> str | list[str]:

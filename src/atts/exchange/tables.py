@@ -11,7 +11,9 @@ from atts.store.run_directory import read_run
 
 
 def rows(graded_run: GradedRun) -> Iterator[dict[str, Any]]:
-    """One row per chain; ``correct`` is null where there is no answer or it is ungraded."""
+    """One row per chain; ``correct`` is null where there is no answer or it is ungraded, for which
+    ``ungraded`` has the reason.
+    """
     by_id = {problem.id: problem for problem in graded_run.run.problems}
     for chain in sorted(graded_run.run.chains, key=lambda chain: chain.key):
         problem = by_id[chain.problem_id]
@@ -24,6 +26,7 @@ def rows(graded_run: GradedRun) -> Iterator[dict[str, Any]]:
             "gold_answer": problem.answer,
             "answer": chain.answer,
             "correct": graded_run.verdicts[chain.key].correct,
+            "ungraded": graded_run.verdicts[chain.key].reason or None,
             "end": chain.end,
             "error": chain.error,
             "text": chain.text,
@@ -61,6 +64,7 @@ def write_parquet(path: Path, table: Iterable[Mapping[str, Any]]) -> None:
             ("gold_answer", pa.string()),
             ("answer", pa.string()),
             ("correct", pa.bool_()),
+            ("ungraded", pa.string()),
             ("end", pa.string()),
             ("error", pa.string()),
             ("text", pa.string()),

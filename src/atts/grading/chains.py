@@ -10,7 +10,7 @@ from typing import NamedTuple
 from atts.errors import GradingError
 from atts.grading.choices import choice_letter
 from atts.grading.equivalence import compare_exactly, equivalent
-from atts.grading.grader import Grader, Pair, Verdicts
+from atts.grading.grader import Grader, Pair, Verdicts, why_ungraded
 from atts.grading.intervals import Interval, clustered_interval
 from atts.types import LETTERS, Chain, ChainKey, Problem
 
@@ -26,6 +26,8 @@ class Grade(NamedTuple):
     graded: bool = True
     """False if the answer could not be compared with the gold answer, or there is none; then it is
     not correct."""
+    reason: str = ""
+    """Why it could not be compared."""
 
 
 Grades = Mapping[str, Sequence[Grade]]
@@ -82,8 +84,9 @@ def grade_chains(
         if answer is None:
             grade = Grade(None, correct=False)
         else:
+            reason = ""
             if key in judged:
-                verdict = judged[key]
+                verdict, reason = judged[key], "the language model gave no verdict"
             elif key in pairs:
                 verdict = verdicts[pairs[key]]
             elif key in letters:
@@ -91,6 +94,9 @@ def grade_chains(
             else:
                 verdict = None
             grade = Grade(answer, correct=verdict is True, graded=verdict is not None)
+            gold = by_id[key.problem_id].answer
+            if not grade.graded and gold is not None:
+                grade = grade._replace(reason=reason or why_ungraded((gold, answer)))
         grades[key.problem_id].append(grade)
     rivals = [
         pair

@@ -120,6 +120,8 @@ def _plain(text: str) -> str:
 
 def _number(text: str) -> Fraction | None:
     """The number that the text writes, if that is all it does."""
+    if len(text) > LONGEST:  # Python turns no more than 4,300 digits into a number
+        return None
     sign = -1 if text.startswith("-") else 1
     unsigned = text[1:] if text.startswith(("-", "+")) else text
     if match := _FRAC.fullmatch(unsigned) or _RATIO.fullmatch(unsigned):
@@ -149,6 +151,8 @@ def compare_values(one: str, other: str) -> bool | None:
     >>> compare_values("12", r"12 \text{ or more}"), compare_values("x+1", "1+x")
     (False, None)
     """
+    if max(len(one), len(other)) > LONGEST:
+        return None
     first, second = read_measure(normalize(one)), read_measure(normalize(other))
     if first.says != second.says:
         return False
@@ -170,8 +174,8 @@ def same_value(one: str, other: str) -> bool:
     (True, True)
     """
     verdict = compare_values(one, other)
-    if verdict is not None:
-        return verdict
+    if verdict is not None or max(len(one), len(other)) > LONGEST:
+        return verdict is True
     sides = ends_of(*(read_measure(normalize(text)).number for text in (one, other)))
     return all(
         (first := value(sides[0], point)) is not None

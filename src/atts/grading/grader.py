@@ -38,6 +38,9 @@ _RULES = 2
 # UnicodeError: an answer with half of a surrogate pair in it.
 _UNUSABLE = (sqlite3.Error, OSError, UnicodeError)
 
+# What reading numbers that are too large or expressions that are too deep can end in.
+_UNREADABLE = (ValueError, ArithmeticError, RecursionError, MemoryError)
+
 _log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
@@ -47,6 +50,17 @@ SECONDS = 5.0
 """Longest time for one pair; a pair that takes longer is ungraded."""
 
 _MEMORY_BYTES = 2 << 30
+
+
+def why_ungraded(pair: Pair) -> str:
+    """Why there is no verdict on a pair that is *ungraded*.
+
+    >>> why_ungraded(("7", "9" * 4400))
+    'longer than 1,000 characters'
+    """
+    if max(map(len, pair)) > LONGEST:
+        return f"longer than {LONGEST:,} characters"
+    return "the rules cannot read it, or not in time"
 
 
 def cache_folder() -> Path:
@@ -146,16 +160,21 @@ class Grader:
         self._pool: ProcessPool | None = None
 
     def compare(self, pairs: Iterable[Pair]) -> Verdicts:
-        """A verdict for each different pair."""
+        """A verdict for each different pair; whatever an answer is, it costs no other its own."""
         pairs = list(dict.fromkeys(pairs))
         for pair in pairs:
             if pair not in self._known:
-                verdict = compare_exactly(*pair)
-                if (
-                    verdict is not None
-                    or max(map(len, pair)) > LONGEST
-                    or (verdict := compare_values(*pair)) is not None
-                ):
+                try:
+                    verdict = compare_exactly(*pair)
+                    is_known = (
+                        verdict is not None
+                        or max(map(len, pair)) > LONGEST
+                        or (verdict := compare_values(*pair)) is not None
+                    )
+                except _UNREADABLE as error:
+                    _log.debug("an answer cannot be read: %r", error)
+                    verdict, is_known = None, True
+                if is_known:
                     self._known[pair] = verdict
         undecided = [pair for pair in pairs if pair not in self._known]
         if undecided and self._cache:
@@ -195,6 +214,9 @@ class Grader:
                 found[pair] = future.result()
             # A crash of the process ends up here too: a stack or memory that has run out.
             except (PairTimeoutError, ProcessExpired):
+                found[pair] = None
+            except Exception as error:  # SymPy raises all kinds
+                _log.debug("an answer cannot be read: %r", error)
                 found[pair] = None
             if self.progress:
                 self.progress(len(found), len(pairs))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import ValidationError
 
 from atts.errors import StoreError
+from atts.files import read_plain
 from atts.models.thought import divide
 from atts.types import Record
 
@@ -122,7 +123,7 @@ def _ends_a_line(path: Path) -> bool:
 def read_ledger(ledger: Path) -> dict[str, Reply]:
     """The replies of a ledger; a line that was not written to its end is passed over."""
     try:
-        lines = ledger.read_bytes().splitlines()
+        lines = read_plain(ledger).splitlines()
     except FileNotFoundError:
         return {}
     except OSError as error:

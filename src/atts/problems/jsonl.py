@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any, NoReturn, Self
 
 from atts.errors import ProblemError
+from atts.files import read_plain
 from atts.grading.choices import choice_letter
 from atts.grading.equivalence import equivalent
+from atts.text import shortened
 from atts.types import LETTERS, Problem
 
 _REQUIRED = ("id", "question")
@@ -91,7 +93,7 @@ def read_entries(path: Path) -> list[tuple[Problem, dict[str, Any]]]:
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """The lines that are not blank, numbered from 1."""
     try:
-        content = path.read_bytes()
+        content = read_plain(path)
     except FileNotFoundError:
         raise ProblemError(f"there is no problem file {path}; check the path") from None
     except IsADirectoryError:
@@ -138,12 +140,12 @@ def _problem(values: dict[str, Any], where: str) -> Problem:
             f"{', '.join(_REQUIRED)}"
         )
     if not isinstance(values["question"], str):
-        raise ProblemError(f"{where}: 'question' must be a text, got {values['question']!r}")
+        raise ProblemError(f"{where}: 'question' must be a text, got {_shown(values['question'])}")
     choices = values.get("choices")
     if choices is None:
         choices = []
     if not isinstance(choices, list):
-        raise ProblemError(f"{where}: 'choices' must be a list of texts, got {choices!r}")
+        raise ProblemError(f"{where}: 'choices' must be a list of texts, got {_shown(choices)}")
     problem = Problem(
         id=_text(values["id"], "id", where),
         question=_text(values["question"], "question", where),
@@ -206,6 +208,14 @@ def _check_choices(problem: Problem, written: object, where: str) -> None:
     )
 
 
+def _shown(value: object) -> str:
+    """What stands where something else should."""
+    try:
+        return shortened(repr(value), 60)
+    except (ValueError, RecursionError):  # a number of more digits than Python writes
+        return f"a JSON {type(value).__name__}"
+
+
 def _text(value: object, key: str, where: str) -> str:
     """A text that is not blank; a number is written out."""
     if isinstance(value, float) and not math.isfinite(value):
@@ -215,7 +225,7 @@ def _text(value: object, key: str, where: str) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
-        raise ProblemError(f"{where}: {key!r} must be a text, got {value!r}")
+        raise ProblemError(f"{where}: {key!r} must be a text, got {_shown(value)}")
     if not value.strip():
         raise ProblemError(f"{where}: {key!r} is blank; fill it in or delete the line")
     try:

@@ -2,8 +2,9 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from filelock import FileLock
@@ -77,8 +78,8 @@ class Regraded(NamedTuple):
     cost: Cost
     error: str | None
     """The last failure of the language model, if one of its questions got no usable reply."""
-    ungraded: int = 0
-    """Answers that have no verdict."""
+    ungraded: Mapping[str, int] = MappingProxyType({})
+    """How many answers have no verdict, by the reason why."""
     corrected: Sequence[str] = ()
     """Ids of the problems whose gold answer is another now."""
     written: Sequence[str] = ()
@@ -149,7 +150,7 @@ async def regrade(
         _agreement(grades.values()) if judge_by != "rules" else None,
         judge.cost if judge else Cost(),
         work.error,
-        sum(verdict.outcome == "ungraded" for verdict in after.verdicts.values()),
+        Counter(each.reason for each in after.verdicts.values() if each.outcome == "ungraded"),
         corrected,
         written,
     )
@@ -340,7 +341,7 @@ def _changes(before: GradedRun, after: GradedRun) -> list[Change]:
     return [
         Change(key, old.answer, new.answer, old.correct, new.correct)
         for key, new in sorted(after.verdicts.items())
-        if new != (old := before.verdicts[key])
+        if new[:2] != (old := before.verdicts[key])[:2]
     ]
 
 

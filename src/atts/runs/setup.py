@@ -17,6 +17,7 @@ from atts.engines.base import Engine
 from atts.engines.limits import LimitedEngine
 from atts.engines.loading import load_engine
 from atts.errors import CalibrationError, ConfigError
+from atts.files import read_plain
 from atts.methods import METHODS, Method, authors_of
 from atts.methods.chain import Model, Models, OpenChain
 from atts.methods.decider import Decider, Siblings
@@ -268,7 +269,7 @@ def _read_certificate(config: Config) -> Certificate | None:
 
 def _read_text(path: Path, what: str) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_plain(path).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise CalibrationError(f"cannot read the {what} {path}: {error}") from error
 

@@ -19,6 +19,7 @@ from atts.config import Config, Coverage, MethodName, Options, parse_config
 from atts.engines.loading import server_urls
 from atts.engines.servers.lifecycle import answers, down, up
 from atts.errors import AttsError, ConfigError, EngineGoneError
+from atts.files import read_plain
 from atts.grading.grader import Grader, VerdictCache
 from atts.methods import METHODS, authors_of
 from atts.methods.chain import Models
@@ -234,7 +235,7 @@ def _merged(under: Fragment, over: Fragment) -> Fragment:
 
 def _read(path: Path) -> Fragment:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.safe_load(read_plain(path).decode())
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from error
     if not isinstance(tree, dict):

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from atts.config import Config
 from atts.engines.limits import Slots
 from atts.errors import ConfigError
+from atts.files import read_plain
 from atts.methods import METHODS
 from atts.simulation.deployment import Hardware, ModelHardware, SimulatedMethod, make_servers
 from atts.simulation.hardware import Efficiency
@@ -94,8 +95,8 @@ def read_fit(path: Path) -> dict[Author, Efficiency]:
         ConfigError: the file cannot be read, or is something else.
     """
     try:
-        return Fit.model_validate_json(path.read_text(encoding="utf-8")).efficiency
-    except (OSError, UnicodeDecodeError, ValidationError) as error:
+        return Fit.model_validate_json(read_plain(path)).efficiency
+    except (OSError, ValidationError) as error:
         raise ConfigError(
             f"{path} holds no efficiencies; atts simulate --fit RUN --out {path} makes it: {error}"
         ) from error

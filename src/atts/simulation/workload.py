@@ -6,8 +6,6 @@ where the target takes over and did not in the recording, its segment is as long
 that is drawn from the take-overs of other chains.
 """
 
-import gzip
-import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -16,6 +14,7 @@ from statistics import median
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from atts.analysis.recording import read_trace
 from atts.config import Config
 from atts.conformal.calibration import Calibration, ChainScores
 from atts.errors import ConfigError, StoreError
@@ -192,27 +191,17 @@ def load_workload(path: Path) -> Workload:
     """
     if path.is_dir():
         return _of_run(path)
-    opened = gzip.open if path.suffix == ".gz" else Path.open
     chains: dict[str, list[FollowedChain]] = defaultdict(list)
-    try:
-        with opened(path, "rt", encoding="utf-8") as file:
-            for line in file:
-                if line.strip():
-                    tree = json.loads(line)
-                    chains[str(tree["question_id"])].append(_traced(tree))
-    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StoreError(
-            f"cannot read {path}: {error!r}; a workload is a run directory, or a trace with one "
-            "JSON object a line"
-        ) from error
+    for problem_id, chain in read_trace(path, _traced):
+        chains[problem_id].append(chain)
     return Workload(
         path.name.split(".")[0],
         [FollowedProblem(name, TRACE_PROMPT, tuple(each)) for name, each in chains.items()],
     )
 
 
-def _traced(tree: dict[str, Any]) -> FollowedChain:
-    """A chain of the reference, whose segments are counted in characters."""
+def _traced(tree: dict[str, Any]) -> tuple[str, FollowedChain]:
+    """The problem and a chain of the reference, whose segments are counted in characters."""
 
     def tokens(characters: int) -> int:
         return min(TRACE_SEGMENT, max(1, round(characters / CHARACTERS_A_TOKEN)))
@@ -226,7 +215,8 @@ def _traced(tree: dict[str, Any]) -> FollowedChain:
         for turn in tree["turns"]
     )
     answer = tree["reextracted"]
-    return FollowedChain(turns, None if answer is None else str(answer))
+    chain = FollowedChain(turns, None if answer is None else str(answer))
+    return str(tree["question_id"]), chain
 
 
 def _of_run(path: Path) -> Workload:

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from atts.config import Config
 from atts.errors import StoreError
-from atts.files import atomic_write
+from atts.files import atomic_write, read_plain
 from atts.methods import authors_of
 from atts.types import Record
 
@@ -79,7 +79,7 @@ def read_environments(directory: Path) -> tuple[Environment, ...]:
     """
     path = directory / ENVIRONMENT
     try:
-        return _LIST.validate_json(path.read_bytes())
+        return _LIST.validate_json(read_plain(path))
     except FileNotFoundError:
         return ()
     except OSError as error:

@@ -14,9 +14,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
-
 from atts.errors import StoreError
+from atts.files import open_plain, read_lines
+from atts.store.contents import Unreadable, parse_line
 from atts.types import Chain, ChainKey, Record
 
 GRADES = "grades.jsonl"
@@ -59,30 +59,43 @@ def text_digest(chain: Chain) -> str:
 def read_grades(directory: Path, chains: Iterable[Chain]) -> dict[ChainKey, ChainGrade]:
     """The grades that hold for these chains; none if the run was never graded anew.
 
+    Lines that cannot be read are left out with a warning.
+
     Raises:
-        StoreError: the file cannot be read, or a line is corrupt.
+        StoreError: these are most of the lines, or the file cannot be read.
     """
     path = directory / GRADES
+    current = {chain.key: chain for chain in chains}
+    grades: dict[ChainKey, ChainGrade] = {}
+    left_out = Unreadable(path)
+    read = 0
     try:
-        lines = path.read_bytes().splitlines()
+        with open_plain(path) as file:
+            for line in read_lines(file):
+                try:
+                    grade = parse_line(ChainGrade, line.content)
+                except ValueError as error:
+                    left_out.add(line.number, str(error))
+                    continue
+                read += 1
+                if _holds(grade, current.get(grade.key)):
+                    grades[grade.key] = grade
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror or error}") from error
-    current = {chain.key: chain for chain in chains}
-    grades: dict[ChainKey, ChainGrade] = {}
-    for number, line in enumerate(lines, 1):
-        try:
-            grade = ChainGrade.model_validate_json(line)
-        except ValidationError:
-            raise StoreError(
-                f"{path}, line {number} is corrupt; remove the file and run atts regrade again"
-            ) from None
-        chain = current.get(grade.key)
-        if (
-            chain
-            and grade.original_answer == chain.answer
-            and grade.text_digest == text_digest(chain)
-        ):
-            grades[grade.key] = grade
+    left_out.tell(
+        read,
+        "their chains are graded by the rules; atts regrade grades them anew",
+        "remove the file and run atts regrade again",
+    )
     return grades
+
+
+def _holds(grade: ChainGrade, chain: Chain | None) -> bool:
+    """Whether it was made for this answer and this text."""
+    return (
+        chain is not None
+        and grade.original_answer == chain.answer
+        and grade.text_digest == text_digest(chain)
+    )

@@ -27,7 +27,7 @@ from atts.config import FORMER_DEFAULTS, Config
 from atts.conformal.calibration import Calibration
 from atts.conformal.risk import Certificate
 from atts.errors import ConfigError, StoreError
-from atts.files import atomic_write, to_jsonl
+from atts.files import atomic_write, read_plain, to_jsonl
 from atts.store.contents import (
     ADVICE,
     CALIBRATION,
@@ -94,7 +94,13 @@ class RunStore:
         self._lock = lock
         self._length = length  # of chains.jsonl up to the end of its last good line
         # Unbuffered: what a failed write left in a buffer would be written again on close.
-        self._file = (directory / CHAINS).open("ab", buffering=0)
+        flags = os.O_APPEND | os.O_CREAT | os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0)
+        self._file = os.fdopen(os.open(directory / CHAINS, flags, 0o666), "ab", buffering=0)
+        try:
+            self._cut_torn_line()
+        except OSError:
+            self._file.close()
+            raise
 
     @classmethod
     def open(
@@ -125,9 +131,8 @@ class RunStore:
                 # In this order, a process killed in between leaves a run that can still grow.
                 atomic_write(directory / PROBLEMS, to_jsonl(problems))
                 atomic_write(directory / CONFIG, config_yaml(config))
+            _refuse_link(directory / CHAINS)
             chains, length = read_chains(directory, config, problems)
-            if (directory / CHAINS).exists():
-                os.truncate(directory / CHAINS, length)
             store = cls(directory, lock, chains, length)
         except OSError as error:
             lock.release()
@@ -260,6 +265,14 @@ def _refuse_foreign(directory: Path) -> None:
             )
 
 
+def _refuse_link(path: Path) -> None:
+    if path.is_symlink():
+        raise StoreError(
+            f"{path} is a link, and what lies behind it is not changed; put the file itself there, "
+            "or choose another --out"
+        )
+
+
 def check_run(
     directory: Path,
     config: Config,
@@ -312,8 +325,8 @@ def _grown(
     if calibration is None:
         return grown
     try:
-        stored = json.loads((directory / CALIBRATION).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError) as error:
+        stored = json.loads(read_plain(directory / CALIBRATION))
+    except (FileNotFoundError, ValueError, RecursionError) as error:
         raise StoreError(
             f"{directory / CALIBRATION} is missing or corrupt; choose another --out"
         ) from error

@@ -224,6 +224,9 @@ def _column(rows: Sequence[tuple[Cell, ...]], index: int) -> list[float]:
 
 BINS = 40
 
+_FAR = 1e6
+"""Nats per token; beyond it one score is like another."""
+
 Values = NDArray[np.float64]
 
 
@@ -243,7 +246,8 @@ def scores(run: RunReport, number: int) -> Figure | None:
         ),
     }
     groups = {name: values for name, values in groups.items() if len(values)}
-    everything = np.array([decision.score for decision, _ in decisions])
+    # A score may be infinite, and no bins fit between infinite bounds.
+    everything = np.clip([decision.score for decision, _ in decisions], -_FAR, _FAR)
     low, high = (float(bound) for bound in np.quantile(everything, [0.001, 0.995]))
     edges = np.linspace(low, max(high, low + 1e-9), BINS + 1)
     shares = {

@@ -124,7 +124,7 @@ def _decision(decision: Decision) -> list[Any]:
         decision.take_over,
     ]
     if decision.surprises:
-        shown.append([round(100 * min(_MOST, nats)) for nats in decision.surprises])
+        shown.append([round(100 * max(-_MOST, min(_MOST, nats))) for nats in decision.surprises])
     return shown
 
 
