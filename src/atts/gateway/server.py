@@ -21,7 +21,9 @@ from atts.gateway.app import Gateway
 from atts.gateway.metrics import Metrics
 from atts.gateway.recording import Recorder
 from atts.gateway.served import Served
+from atts.methods import authors_of
 from atts.methods.chain import Models
+from atts.runs import open_files
 from atts.solving.solver import Solver
 from atts.store.run_directory import lock_run
 
@@ -105,6 +107,7 @@ async def serve(
         ConfigError, CalibrationError, EngineError, StoreError: see ``Solver``.
     """
     check_host(options.host, options.key)
+    config = with_room(config, options)
     with _listen(options.host, options.port) as listener:
         async with open_gateway(config, options) as (app, names, _):
             server = _Server(
@@ -120,6 +123,25 @@ async def serve(
                 lambda: started(_address(listener), names),
             )
             await server.serve([listener])
+
+
+def with_room(config: Config, options: ServeOptions) -> Config:
+    """The configuration with no more chains in flight than open files allow.
+
+    Their limit is raised for these, and for a connection to each client.
+    """
+    config, word = open_files.fitted(config)
+    if word:
+        _log.warning("%s", word)
+    chains = config.limits.chains
+    with contextlib.suppress(ImportError):  # Windows has no such limit
+        open_files.allow_open_files(
+            open_files.RESERVE
+            + chains * open_files.CONNECTIONS * len(authors_of(config))
+            + chains
+            + options.most_waiting
+        )
+    return config
 
 
 def _listen(host: str, port: int) -> socket.socket:
