@@ -7,7 +7,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .PHONY: demo test check-format lint types pytest coverage fix bench clean \
-  test-newest test-oldest test-wheel test-vllm test-sglang test-routers test-clients
+  test-newest test-oldest test-wheel test-kills test-vllm test-sglang test-routers test-clients
 
 demo: .venv/.runtime
 	$(BIN)/atts demo
@@ -67,6 +67,10 @@ test-wheel: .venv/.dev
 	$(WHEEL_ENV)/bin/python -m pip install --quiet $(UNPINNED_TORCH)
 	$(WHEEL_ENV)/bin/python -m pip install --quiet "$$(ls dist/*.whl)[inprocess]"
 	cd $(WHEEL_ENV) && bin/python -W error -m atts demo --problems 4 --samples 2
+
+# Commands killed at random moments, 200 times: it takes long, and is not part of the checks.
+test-kills: .venv/.dev
+	$(BIN)/python tests/kills/campaign.py
 
 # On real vLLM servers, on a CPU. The environment (3.5 GB) is built once, outside of the clone.
 VLLM := 0.32.0

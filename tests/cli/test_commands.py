@@ -183,7 +183,7 @@ def test_only_the_command_that_is_asked_for_is_imported() -> None:
         )
         return set(done.stdout.splitlines()[-1].replace("atts.cli.", "").split())
 
-    common = {"app", "commands", "terminal"}
+    common = {"app", "commands", "ending", "terminal"}
     assert imported("--help") == common
     assert imported("problems", "--help") == common | {"problems"}
     assert imported("doctor", "--help") == common | {"doctor", "options"}

@@ -332,7 +332,10 @@ main()
 """
 
 
-def test_a_real_interrupt_closes_the_models_and_says_how_to_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_real_interrupt_closes_the_models_and_says_how_to_go_on(
+    number: signal.Signals, tmp_path: Path
+) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", INTERRUPTED, "run", "--out", "here"],
         cwd=tmp_path,
@@ -343,11 +346,11 @@ def test_a_real_interrupt_closes_the_models_and_says_how_to_go_on(tmp_path: Path
     ) as process:
         assert process.stdout
         assert process.stdout.readline() == "running\n"
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         out, err = process.communicate(timeout=30)
     assert out == "closed\n"
     assert err.endswith("To go on from here:\n  atts run --out here\n")
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
 
 
 def test_demo_runs_four_methods_and_calibrates_one_of_them(invoke: Invoke, fake: FakeJobs) -> None:

@@ -14,6 +14,7 @@ from atts.engines.servers import lifecycle
 from atts.engines.servers.processes import ServerRecord
 from atts.errors import ServerError
 from atts.runs.suite import Entry, EntryOutcome
+from atts.store.run_directory import lock_run
 from atts.types import Author
 
 Invoke = Callable[..., Result]
@@ -115,6 +116,32 @@ def test_status_of_none_and_of_an_ended_one(invoke: Invoke, tmp_path: Path) -> N
     assert "ended" in result.stdout
     assert "No server" in invoke("servers", "down").stderr
     assert not (folder / "draft.json").exists()
+
+
+def test_down_and_status_find_the_servers_of_suites(
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for suite_name in ("one", "two"):
+        folder = tmp_path / "runs" / suite_name / "pair" / "servers"
+        folder.mkdir(parents=True)
+        (folder / "draft.json").write_text(record("draft", folder).model_dump_json())
+    assert invoke("servers", "status").stdout.count("ended") == 2
+
+    def stop(records: list[ServerRecord], tell: Callable[[str], None]) -> list[ServerRecord]:
+        for each in records:
+            tell(f"ending {each.log.parent.parents[1].name}")
+        return records
+
+    monkeypatch.setattr(lifecycle, "stop", stop)
+    lock = lock_run(tmp_path / "runs" / "two")
+    told = invoke("servers", "down").stderr
+    assert "ending one" in told
+    assert "runs/two: a suite is at work there" in told
+    assert "ending two" not in told
+    lock.release()
+    told = invoke("servers", "down").stderr
+    assert "ending two" in told
+    assert "ending one" not in told
 
 
 def test_logs_prints_the_end_without_escapes(invoke: Invoke, tmp_path: Path) -> None:

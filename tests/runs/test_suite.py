@@ -1,22 +1,26 @@
 """Suites: the matrix, one failing entry, and going on."""
 
+import socket
+import sys
 from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 from fakes import FakeEngine, SilentObserver, byte_tokenizer
 
 from atts.config import Config, load_config
-from atts.errors import ConfigError, EngineGoneError, ServerError
+from atts.engines.servers import lifecycle, processes
+from atts.errors import ConfigError, EngineGoneError, ServerError, StoreError
 from atts.files import to_jsonl
 from atts.grading.grader import Grader
 from atts.methods.chain import Model, Models
 from atts.runs import suite
 from atts.runs.suite import load_suite, run_suite
-from atts.store.run_directory import read_run
+from atts.store.run_directory import lock_run, read_run
 from atts.types import Author, Problem
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -45,12 +49,18 @@ class World:
     async def answers(self, *_: object) -> bool:
         return False
 
-    async def up(self, config: Config, authors: Collection[Author], *_: object) -> None:
+    async def up(
+        self, config: Config, authors: Collection[Author], *_: object, go_on: bool
+    ) -> None:
+        assert go_on
         if config.draft.model == self.broken:
             raise ServerError("out of memory")
         self.happened.append(f"up {config.draft.model} {'+'.join(authors)}")
 
-    def down(self, folder: Path, authors: Collection[Author]) -> None:
+    def down(
+        self, folder: Path, authors: Collection[Author] = ("draft", "target"), tell: object = None
+    ) -> None:
+        del tell
         self.happened.append(f"down {folder.parent.name} {'+'.join(authors)}")
 
     @property
@@ -194,6 +204,96 @@ async def test_a_pair_whose_servers_do_not_start_fails_alone(
     )
     assert [o.status for o in outcomes] == ["failed"] * 6 + ["done"] * 6
     assert outcomes[0].error == "out of memory"
+
+
+@pytest.fixture
+def served(file: Path, tmp_path: Path) -> Path:
+    """The suite, whose servers are stand-ins that can be started."""
+    stand_in = Path(__file__).parents[1] / "engines" / "servers" / "stand_in_server.py"
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{stand_in}" "$@"\n')
+    python.chmod(0o700)
+    tree = yaml.safe_load(file.read_text())
+    with ExitStack() as ports:
+        for name in ("one", "two"):
+            pair = {}
+            for author in ("draft", "target"):
+                probe = ports.enter_context(socket.socket())
+                probe.bind(("127.0.0.1", 0))
+                server = {"executable": str(python), "port": probe.getsockname()[1]}
+                pair[author] = {"engine": "vllm", "server": server}
+            tree["pairs"][name] = pair
+    file.write_text(yaml.safe_dump(tree))
+    return file
+
+
+async def start_servers(file: Path, out: Path, pair: str) -> list[int]:
+    """As a start of the suite that was killed has left them."""
+    config = next(entry.config for entry in load_suite(file) if entry.pair == pair)
+    records = await lifecycle.up(
+        config, ("draft", "target"), out / pair / "servers", lambda *_: None
+    )
+    return [record.pid for record in records]
+
+
+def alive(pids: list[int]) -> list[int]:
+    return [
+        pid
+        for pid in pids
+        if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    ]
+
+
+@pytest.fixture
+def real_servers(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
+    for name in ("answers", "up", "down"):
+        monkeypatch.setattr(suite, name, getattr(lifecycle, name))
+    monkeypatch.setattr(processes, "CHILD_SECONDS", 0.3)
+    return world
+
+
+async def test_a_suite_that_is_started_again_owns_the_servers_that_it_has_left(
+    served: Path, tmp_path: Path, real_servers: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    left = await start_servers(served, out, "two")
+    left += await start_servers(served, out, "one")
+    begun: list[list[int]] = []
+    opened = real_servers.open_models
+
+    @asynccontextmanager
+    async def open_models(config: Config, authors: Collection[Author]) -> AsyncIterator[Models]:
+        begun.append(alive(left))
+        async with opened(config, authors) as models:
+            yield models
+
+    monkeypatch.setattr(suite, "open_models", open_models)
+    assert await run(served, out) == [(name, "done") for name in NAMES]
+    # The first pair goes on with its own, in whose way those of the second would be.
+    assert begun == [left[2:], []]
+    assert alive(left) == []
+    assert not list(out.rglob("servers/*.json"))
+
+
+async def test_servers_that_a_suite_has_left_after_its_last_chain_are_ended(
+    served: Path, tmp_path: Path, real_servers: World
+) -> None:
+    del real_servers
+    out = tmp_path / "out"
+    await run(served, out)
+    left = await start_servers(served, out, "one")
+    assert await run(served, out) == [(name, "done before") for name in NAMES]
+    assert alive(left) == []
+
+
+async def test_two_starts_of_a_suite_do_not_end_each_others_servers(
+    file: Path, tmp_path: Path, world: World
+) -> None:
+    lock = lock_run(tmp_path / "out")
+    with pytest.raises(StoreError, match="another process"):
+        await run(file, tmp_path / "out")
+    assert world.happened == []
+    lock.release()
 
 
 async def test_a_pair_whose_server_is_gone_is_not_waited_for_again(

@@ -3,6 +3,12 @@
 
 def main() -> None:
     """Run ``atts`` with the process's arguments."""
+    from atts.cli import ending
+
+    ending.leave()  # before anything is loaded that takes its time
     from atts.cli.app import app
 
-    app(prog_name="atts")
+    try:
+        app(prog_name="atts")
+    finally:
+        ending.leave_done()

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar
 import typer
 
 from atts.cli.commands import LazyGroup
+from atts.cli.ending import Ended
 from atts.cli.terminal import EXIT_CODES, FAILED, UNAVAILABLE, WRONG_USE, drop_output, say
 from atts.errors import AttsError, CalibrationError, ConfigError, EngineGoneError, ProblemError
 
@@ -122,7 +123,7 @@ class Commands(LazyGroup):
 
         Raises:
             typer.Exit: with 2 for wrong use, 75 for a server that is gone, and 1 for any other
-                ``AttsError``.
+                ``AttsError``; with 128 + its number after a signal.
         """
         try:
             return super().invoke(ctx)
@@ -132,6 +133,9 @@ class Commands(LazyGroup):
                 raise typer.Exit(WRONG_USE) from None
             gone = isinstance(error, EngineGoneError)
             raise typer.Exit(UNAVAILABLE if gone else FAILED) from None
+        except Ended as stop:
+            say("Stopped.")
+            raise typer.Exit(stop.exit_code) from None
 
 
 app = typer.Typer(

@@ -11,6 +11,8 @@ from typing import Any, ClassVar
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from atts.cli import ending
+from atts.cli.ending import Ended
 from atts.cli.terminal import INTERRUPTED, UNAVAILABLE, say
 from atts.errors import EngineGoneError
 
@@ -53,9 +55,10 @@ class LazyGroup(CommandGroup):
         return name, command if name is None else self.load(name), rest
 
     def load(self, name: str) -> Any:  # noqa: ANN401
-        """Import a command."""
+        """Import a command; what it begins from then on, a signal puts in order."""
         module, _ = self.homes[name]
         group = typer.main.get_group(import_module(module).app)
+        ending.unwind()
         return _with_examples(group.commands.get(name, group))
 
 
@@ -143,21 +146,22 @@ def same_command(context: typer.Context, **changed: object) -> str:
 
 @contextmanager
 def resumable(context: typer.Context, **changed: object) -> Iterator[None]:
-    """On Ctrl-C, say how to go on and leave with exit code 130; with 75, if an engine is gone.
+    """Say how to go on, and leave with exit code 128 + signal on Ctrl-C, SIGTERM or SIGHUP, and
+    with 75 if an engine is gone.
 
     Args:
         context: of the command, which goes on if it is called again as it was.
         changed: parameters that must then be given, such as a folder that was chosen.
 
     Raises:
-        typer.Exit: with 130, after Ctrl-C, or with 75.
+        typer.Exit: with 130, 143 or 129, after such a signal, or with 75.
     """
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Ended) as stop:
         say("Stopped. The finished chains are kept. To go on from here:")
         say(f"  {same_command(context, **changed)}")
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(getattr(stop, "exit_code", INTERRUPTED)) from None
     except EngineGoneError as error:
         say(f"Error: {error}:", style="red")
         say(f"  {same_command(context, **changed)}")

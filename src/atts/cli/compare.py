@@ -1,6 +1,5 @@
 """``atts compare``: several methods over the same problems, side by side."""
 
-import asyncio
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +8,7 @@ import typer
 from atts.analysis import comparison as analysis
 from atts.analysis.comparison import Comparison
 from atts.analysis.tokens import TokenBudget
+from atts.cli import ending
 from atts.cli.commands import new_app, resumable, same_command
 from atts.cli.options import AsJson, ConfigFile, ProblemsFolder, Settings, with_folder
 from atts.cli.progress import Display, counting
@@ -125,7 +125,7 @@ def compare(
     plan = prepare(candidates, folder)
     chosen = reference_name(candidates, plan, reference)
     with resumable(context), Grader(cache=VerdictCache()) as grader:
-        failed = asyncio.run(_run(plan, grader, as_json)) if plan.missing else []
+        failed = ending.run(_run(plan, grader, as_json)) if plan.missing else []
         if chosen in failed:
             say(f"The reference, {chosen}, could not be made: there is nothing to compare with")
             raise typer.Exit(FAILED)

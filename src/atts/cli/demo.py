@@ -1,6 +1,5 @@
 """``atts demo``: the main job, with the models and the problems that come with atts."""
 
-import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from atts.analysis.summary import Summary
+from atts.cli import ending
 from atts.cli.commands import command_line, new_app, resumable, same_command
 from atts.cli.progress import Display
 from atts.cli.terminal import EXIT_CODES, err, exit_if_failed, out, say
@@ -73,7 +73,7 @@ def demo(
     same: dict[str, object] = {"problems": problems, "samples": samples, "directory": directory}
     say(f"Writing to {directory}")
     with resumable(context, **same):
-        summaries = asyncio.run(_demo(problems, samples, directory))
+        summaries = ending.run(_demo(problems, samples, directory))
     out().print(comparison(list(summaries.items())), soft_wrap=False)
     config = directory / "atts" / "config.yaml"
     say(f"Everything is in {directory}. To go on from here:")

@@ -1,6 +1,5 @@
 """``atts doctor``: whether everything that a configuration names works, and how to mend it."""
 
-import asyncio
 import shutil
 import subprocess
 from importlib import metadata
@@ -8,6 +7,7 @@ from importlib import metadata
 import typer
 from rich.table import Table
 
+from atts.cli import ending
 from atts.cli.commands import new_app
 from atts.cli.options import ConfigFile, Settings
 from atts.cli.terminal import EXIT_CODES, FAILED, err, out
@@ -34,7 +34,7 @@ def doctor(config_file: ConfigFile = None, settings: Settings = None) -> None:
     out().print(_machine())
     table = Table("", "check", "", "found", "mend", box=None, pad_edge=False)
     broken = 0
-    for check in asyncio.run(_check(config)):
+    for check in ending.run(_check(config)):
         broken += check.verdict == "broken"
         style = STYLES[check.verdict]
         table.add_row(

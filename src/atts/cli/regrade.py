@@ -1,6 +1,5 @@
 """``atts regrade``: grade a recorded run anew, without its models."""
 
-import asyncio
 import math
 import os
 from contextlib import AsyncExitStack
@@ -10,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from atts.api.jobs import corrected_problems
+from atts.cli import ending
 from atts.cli.commands import new_app, resumable, same_command
 from atts.cli.progress import counting
 from atts.cli.terminal import EXIT_CODES, FAILED, err, out, say
@@ -115,7 +115,7 @@ def regrade(
             offline=dry_run,
         )
     with resumable(context):
-        result = asyncio.run(_regrade(run, extract, judge, helper, seconds, dry_run, problems))
+        result = ending.run(_regrade(run, extract, judge, helper, seconds, dry_run, problems))
     _print(run, result, dry_run)
     if result.cost.failed and not dry_run:
         say(

@@ -1,12 +1,12 @@
 """``atts calibrate`` and ``atts run``."""
 
-import asyncio
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from atts.analysis.summary import Summary, promised_rate
+from atts.cli import ending
 from atts.cli.commands import CONFIGURATION, command_line, given, new_app, resumable, same_command
 from atts.cli.options import AsJson, ConfigFile, ProblemsFolder, Settings, with_folder
 from atts.cli.progress import Display
@@ -90,7 +90,7 @@ def calibrate(
     directory = directory or Path("runs") / setup.calibration_name(prepared)
     with resumable(context, directory=directory):
         prepared.check_directory(directory)
-        calibration = asyncio.run(_calibrate(prepared, directory))
+        calibration = ending.run(_calibrate(prepared, directory))
     path = directory / CALIBRATION
     say(f"Wrote {path}, of {len(calibration.scores)} problems.")
     if promised := promised_rate(calibration, config.take_over):
@@ -144,7 +144,7 @@ def run(
         # What is wrong with the input shows here, before the models are loaded.
         prepared = setup.prepare_run(config)
         prepared.check_directory(directory)
-        summary = asyncio.run(_run(prepared, directory, retry_failed, as_json))
+        summary = ending.run(_run(prepared, directory, retry_failed, as_json))
 
     if as_json:
         echo_json({"run": str(directory), **summary.model_dump(mode="json")})

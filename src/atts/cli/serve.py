@@ -1,12 +1,12 @@
 """``atts serve``: the methods behind OpenAI's API."""
 
-import asyncio
 import logging
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from atts.cli import ending
 from atts.cli.commands import new_app
 from atts.cli.options import ConfigFile, Settings
 from atts.cli.terminal import say
@@ -100,4 +100,4 @@ def serve(
         say(f"Serving {', '.join(names)} at {address}/v1")
 
     config = load_config(config_file, settings, DEFAULTS)
-    asyncio.run(serve_until_ended(config, options, started))
+    ending.run(serve_until_ended(config, options, started))

@@ -1,6 +1,5 @@
 """``atts servers``: start, watch and stop the servers of a configuration's models."""
 
-import asyncio
 import time
 from pathlib import Path
 from typing import Annotated
@@ -9,15 +8,18 @@ import typer
 from rich.live import Live
 from rich.table import Table
 
+from atts.cli import ending
 from atts.cli.commands import new_app
+from atts.cli.ending import Ended
 from atts.cli.options import ConfigFile, Settings
 from atts.cli.terminal import EXIT_CODES, FAILED, INTERRUPTED, err, out, say
 from atts.config import Config, load_config
 from atts.engines.servers import lifecycle
-from atts.engines.servers.lifecycle import AUTHORS, answers, compile_deep_gemm, warm_up
+from atts.engines.servers.lifecycle import AUTHORS, FOLDER, answers, compile_deep_gemm, warm_up
 from atts.engines.servers.plan import plan_servers
 from atts.engines.servers.processes import ServerRecord, processes, read_record, tail
 from atts.errors import ConfigError, StoreError
+from atts.store.run_directory import lock_run
 from atts.text import safe_markup, visible
 from atts.types import Author
 
@@ -29,11 +31,20 @@ app = new_app(
 Directory = Annotated[
     Path, typer.Option("--dir", metavar="DIR", help="Where logs and process ids are kept.")
 ]
+EveryDirectory = Annotated[
+    Path | None,
+    typer.Option(
+        "--dir",
+        metavar="DIR",
+        help="Where logs and process ids are kept.",
+        show_default="runs/servers, and those of suites in runs",
+    ),
+]
 Only = Annotated[
     str | None,
     typer.Option("--only", metavar="MODEL", help="draft or target; without it, both."),
 ]
-DEFAULT = Path("runs/servers")
+DEFAULT = Path("runs") / FOLDER
 PLAIN_SECONDS = 10.0
 
 
@@ -57,21 +68,28 @@ def up(
 
 
 @app.command()
-def status(directory: Directory = DEFAULT) -> None:
+def status(directory: EveryDirectory = None) -> None:
     """Show the servers that were started in DIR, and whether they live and answer."""
-    records = [record for author in AUTHORS if (record := read_record(directory, author))]
+    folders = [directory] if directory else _folders()
+    records = [
+        (folder, record)
+        for folder in folders
+        for author in AUTHORS
+        if (record := read_record(folder, author))
+    ]
     if not records:
-        say(f"No server was started in {directory}. atts servers up starts them.")
+        say(f"No server was started in {_named(folders)}. atts servers up starts them.")
         return
-    table = Table("", "model", "address", "process", "state", "GiB", box=None)
+    table = Table("", "model", "address", "process", "state", "GiB", "folder", box=None)
     healthy = True
-    for record in records:
+    for folder, record in records:
         alive = processes(record)
         memory = sum(process.memory_info().rss for process in alive) / 2**30
-        ready = bool(alive) and asyncio.run(answers(record.url, record.model))
+        ready = bool(alive) and ending.run(answers(record.url, record.model))
         state = "answers" if ready else "does not answer yet" if alive else "ended"
         healthy &= ready
-        cells = (record.author, record.model, record.url, record.pid, state, f"{memory:.1f}")
+        named = (record.author, record.model, record.url, record.pid)
+        cells = (*named, state, f"{memory:.1f}", folder)
         table.add_row(*(safe_markup(str(cell)) for cell in cells))
     out().print(table)
     if not healthy:
@@ -95,26 +113,50 @@ def logs(
     out().print(visible(tail(path, lines)), markup=False)
     if not follow:
         return
-    try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            file.seek(0, 2)
-            while True:
-                if line := file.readline():
-                    out().print(visible(line.rstrip("\n")), markup=False)
-                else:
-                    time.sleep(0.3)
-    except KeyboardInterrupt:
-        raise typer.Exit(INTERRUPTED) from None
+    with path.open(encoding="utf-8", errors="replace") as file:
+        file.seek(0, 2)
+        while True:
+            if line := file.readline():
+                out().print(visible(line.rstrip("\n")), markup=False)
+            else:
+                time.sleep(0.3)
 
 
 @app.command()
-def down(directory: Directory = DEFAULT, only: Only = None) -> None:
-    """End the servers that were started in DIR, with all that they started, and nothing else."""
-    ended = lifecycle.down(directory, authors(only))
+def down(directory: EveryDirectory = None, only: Only = None) -> None:
+    """End the servers that were started in DIR, with all that they started, and nothing else.
+
+    Without --dir, those that a suite has left are ended, too.
+    """
+    which = authors(only)
+    folders = [directory] if directory else _folders()
+    ended = []
+    for folder in folders:
+        if directory is None and folder != DEFAULT and _is_at_work(folder.parents[1]):
+            say(f"{folder.parents[1]}: a suite is at work there, and ends its servers itself")
+            continue
+        ended += lifecycle.down(folder, which, say)
     for record in ended:
         say(f"Ended the {record.author}'s server, {record.model} at {record.url}")
     if not ended:
-        say(f"No server of {directory} was running.")
+        say(f"No server of {_named(folders)} was running.")
+
+
+def _folders() -> list[Path]:
+    """Where servers are started if nothing else is said: by this command, and by suites."""
+    return [DEFAULT, *sorted(DEFAULT.parent.glob(f"*/*/{FOLDER}"))]
+
+
+def _named(folders: list[Path]) -> str:
+    return ", ".join(map(str, folders))
+
+
+def _is_at_work(suite: Path) -> bool:
+    try:
+        lock_run(suite).release()
+    except StoreError:
+        return True
+    return False
 
 
 @app.command()
@@ -151,7 +193,7 @@ def warm(
             start_servers(config, missing, directory)
         for author in wanted:
             options = config.draft if author == "draft" else config.target
-            say(f"{author}: warm after {asyncio.run(warm_up(options)):.0f} s")
+            say(f"{author}: warm after {ending.run(warm_up(options)):.0f} s")
     finally:
         lifecycle.down(directory, missing)
 
@@ -177,14 +219,14 @@ def start_servers(
 
     Raises:
         ConfigError, ServerError: see ``atts.engines.servers.lifecycle.up``.
-        typer.Exit: with 130, after Ctrl-C; what was started is ended again.
+        typer.Exit: after Ctrl-C, SIGTERM or SIGHUP; what was started is ended again.
     """
     with _Starting() as starting:
         try:
-            return asyncio.run(lifecycle.up(config, which, directory, starting.show))
-        except KeyboardInterrupt:
+            return ending.run(lifecycle.up(config, which, directory, starting.show))
+        except (KeyboardInterrupt, Ended) as stop:
             say("Stopped; the servers that were starting are ended.")
-            raise typer.Exit(INTERRUPTED) from None
+            raise typer.Exit(getattr(stop, "exit_code", INTERRUPTED)) from None
 
 
 class _Starting:

@@ -1,15 +1,15 @@
 """``atts solve``: one question, printed as it is written."""
 
-import asyncio
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from atts.api.solve import refuse_half_a_pair
+from atts.cli import ending
 from atts.cli.commands import new_app
 from atts.cli.options import ConfigFile, Settings
-from atts.cli.terminal import EXIT_CODES, FAILED, INTERRUPTED, echo_json, err, out, say
+from atts.cli.terminal import EXIT_CODES, FAILED, echo_json, err, out, say
 from atts.config import load_config
 from atts.solving.listening import ChainDone, Piece
 from atts.solving.question import Question, as_problem, with_overrides
@@ -88,11 +88,7 @@ def solve(
         messages.append(Message(role="user", content=question))
         problem = as_problem(messages)
     asked = Question(problem=problem, config=config, max_tokens=max_tokens)
-    try:
-        solution = asyncio.run(_solve(asked, None if as_json else out()))
-    except KeyboardInterrupt:
-        say("Stopped.")
-        raise typer.Exit(INTERRUPTED) from None
+    solution = ending.run(_solve(asked, None if as_json else out()))
     if as_json:
         echo_json(as_tree(solution))
     else:

@@ -1,12 +1,12 @@
 """``atts suite``: a matrix of pairs, problem sets, methods and coverages, unattended."""
 
-import asyncio
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
+from atts.cli import ending
 from atts.cli.commands import new_app, resumable
 from atts.cli.progress import Display
 from atts.cli.terminal import EXIT_CODES, FAILED, err, out, say
@@ -50,7 +50,7 @@ def suite(
             typer.echo(f"{entry.pair}/{entry.name}")
         return
     with resumable(context, directory=directory):
-        outcomes = asyncio.run(_run(entries, directory))
+        outcomes = ending.run(_run(entries, directory))
     out().print(_table(outcomes), soft_wrap=False)
     say(f"Everything is in {directory}; atts report compares any of the runs in detail.")
     if any(outcome.status == "failed" for outcome in outcomes):

@@ -31,7 +31,7 @@ EXIT_CODES = (
     "Exit codes: 0 done; 1 failed: a chain failed, or a folder or file could not be read or "
     "written; 2 wrong use: the command line, the configuration, the problems or the calibration; "
     "75 an engine is gone: it died, or did not answer for limits.patience_seconds; "
-    "130 stopped by Ctrl-C."
+    "130 stopped by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP."
 )
 
 

@@ -1,6 +1,5 @@
 """``atts tune``: the cheapest take-over rate whose accuracy loss is certified."""
 
-import asyncio
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +7,7 @@ import typer
 from rich.table import Table
 
 from atts.api.jobs import CERTIFIABLE, RATES
+from atts.cli import ending
 from atts.cli.commands import CONFIGURATION, command_line, given, new_app, resumable
 from atts.cli.options import ConfigFile, Settings
 from atts.cli.progress import Display
@@ -68,7 +68,7 @@ def tune(
     plan = prepare_tuning(config, tried, loss, confidence)
     directory = directory or Path("runs") / f"tune-{config.digest()}"
     with resumable(context, directory=directory):
-        found, certificate = asyncio.run(_tune(plan, directory, tried, loss, confidence))
+        found, certificate = ending.run(_tune(plan, directory, tried, loss, confidence))
     out().print(_frontier(found), soft_wrap=False)
     if certificate is None:
         say(_refusal(found), style="yellow")

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Self
 from platformdirs import user_cache_path
 
 from atts.grading import algebra
-from atts.grading.apart import context
 from atts.grading.equivalence import LONGEST, compare_exactly, compare_values
+from atts.grading.workers import begin, cores, start_pool
 
 if TYPE_CHECKING:
     from pebble import ProcessPool
@@ -48,8 +48,6 @@ Progress = Callable[[int, int], None]
 
 SECONDS = 5.0
 """Longest time for one pair; a pair that takes longer is ungraded."""
-
-_MEMORY_BYTES = 2 << 30
 
 
 def why_ungraded(pair: Pair) -> str:
@@ -154,7 +152,7 @@ class Grader:
         """``workers`` is the number of processes; None takes one for each processor core."""
         self.progress = progress
         self._seconds = seconds
-        self._workers = workers or _cores()
+        self._workers = workers or cores()
         self._cache = cache
         self._known: Verdicts = {}
         self._pool: ProcessPool | None = None
@@ -204,10 +202,12 @@ class Grader:
         from pebble import ProcessExpired
 
         pool = self._started_pool(len(pairs))
-        waiting = [
-            pool.schedule(algebra.same_by_algebra, args=(one, other), timeout=self._seconds)
-            for one, other in pairs
-        ]
+        waiting = begin(
+            lambda: [
+                pool.schedule(algebra.same_by_algebra, args=(one, other), timeout=self._seconds)
+                for one, other in pairs
+            ]
+        )
         found: Verdicts = {}
         for pair, future in zip(pairs, waiting, strict=True):
             try:
@@ -224,19 +224,5 @@ class Grader:
 
     def _started_pool(self, pairs: int) -> "ProcessPool":
         if self._pool is None:
-            from pebble import ProcessPool
-
-            self._pool = ProcessPool(
-                max_workers=min(self._workers, pairs),
-                initializer=algebra.start,
-                initargs=(_MEMORY_BYTES,),
-                context=context(),
-            )
+            self._pool = start_pool(min(self._workers, pairs))
         return self._pool
-
-
-def _cores() -> int:
-    """How many processor cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

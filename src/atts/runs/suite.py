@@ -5,8 +5,10 @@ pair, the problem set, ``changes``, then method and coverage. The servers of a p
 its entries run. Every entry is a run directory of its own, so a suite resumes like a run.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -17,7 +19,7 @@ from atts.analysis.graded_run import grade_run
 from atts.analysis.summary import Summary, summarise
 from atts.config import Config, Coverage, MethodName, Options, parse_config
 from atts.engines.loading import server_urls
-from atts.engines.servers.lifecycle import answers, down, up
+from atts.engines.servers.lifecycle import FOLDER, answers, down, is_running, up
 from atts.errors import AttsError, ConfigError, EngineGoneError
 from atts.files import read_plain
 from atts.grading.grader import Grader, VerdictCache
@@ -25,7 +27,7 @@ from atts.methods import METHODS, authors_of
 from atts.methods.chain import Models
 from atts.runs.jobs import Observe, complete
 from atts.runs.setup import Setup, finished_run, open_models, prepare_run
-from atts.store.run_directory import former_defaults
+from atts.store.run_directory import former_defaults, lock_run
 from atts.types import Author
 
 Fragment = dict[str, Any]
@@ -113,17 +115,26 @@ async def run_suite(
 ) -> list[EntryOutcome]:
     """Run all entries, pair by pair; what is finished is not done again.
 
-    An entry that fails is reported, and the others go on.
+    An entry that fails is reported, and the others go on. The servers that an earlier start of the
+    suite has left, however that ended, are this one's.
 
     Args:
         entries: as ``load_suite`` gives them.
         directory: where to: ``PAIR/PROBLEMS/METHOD`` is a run directory.
         say: is told what happens, in a line.
         observe: gives an observer for a named job.
+
+    Raises:
+        StoreError: another process runs a suite there.
     """
     outcomes: list[EntryOutcome] = []
-    with Grader(cache=VerdictCache()) as grader:
-        for pair in dict.fromkeys(entry.pair for entry in entries):
+    pairs = list(dict.fromkeys(entry.pair for entry in entries))
+    # Two starts would take each other's servers for left ones.
+    lock = lock_run(directory)
+    with ExitStack() as stack:
+        stack.callback(lock.release)
+        grader = stack.enter_context(Grader(cache=VerdictCache()))
+        for pair in pairs:
             folder = directory / pair
             setups: dict[str, tuple[Entry, Setup]] = {}
             for entry in (entry for entry in entries if entry.pair == pair):
@@ -133,8 +144,20 @@ async def run_suite(
                 else:
                     outcomes.append(found)
             if setups:
+                await asyncio.to_thread(_end_left, directory, folder, say)
                 outcomes += await _run_pair(list(setups.values()), folder, grader, say, observe)
+        await asyncio.to_thread(_end_left, directory, None, say)
     return outcomes
+
+
+def _end_left(directory: Path, needed: Path | None, say: Say) -> None:
+    """End the servers that are left of other pairs, whose place those of this one may need."""
+    for folder in sorted(directory.glob(f"*/{FOLDER}")):
+        if folder.parent != needed:
+            try:
+                down(folder, tell=say)
+            except AttsError as error:
+                say(f"{folder}: {error}")
 
 
 def _prepare(entry: Entry, folder: Path, grader: Grader, say: Say) -> "Setup | EntryOutcome":
@@ -175,32 +198,38 @@ async def _run_pair(
         outcomes += [EntryOutcome(entry, None, str(error), "failed") for entry in entries[done:]]
     finally:
         if started:
-            down(folder / "servers", started)
+            # In a thread: what ends the suite now does not end this.
+            await asyncio.to_thread(down, folder / FOLDER, started)
     return outcomes
 
 
 async def _start_servers(
     pair: str, config: Config, authors: Sequence[Author], folder: Path, say: Say
 ) -> list[Author]:
-    """Start the servers that the configuration describes and that do not answer yet."""
-    missing: list[Author] = []
+    """Start the servers that the configuration describes and that do not answer yet.
+
+    Gives those whose servers are the suite's, which an earlier start of it may have started.
+    """
+    servers = folder / FOLDER
+    ours: list[Author] = []
     for author in authors:
         options = config.draft if author == "draft" else config.target
         if options.engine == "inprocess" or options.urls:
             continue
         url = server_urls(options)[0]
-        if await answers(url, options.model, options.api_key_env):
+        if is_running(servers, author):
+            say(f"{pair}: the {author}'s server still runs, which this suite has started before")
+            ours.append(author)
+        elif await answers(url, options.model, options.api_key_env):
             say(f"{pair}: the {author}'s server already answers at {url}")
         else:
-            missing.append(author)
-    if missing:
+            ours.append(author)
+    if ours:
         began = time.monotonic()
-        say(
-            f"{pair}: starting the servers of {' and '.join(missing)}, logs in {folder / 'servers'}"
-        )
-        await up(config, missing, folder / "servers", lambda *_: None)
+        say(f"{pair}: starting the servers of {' and '.join(ours)}, logs in {servers}")
+        await up(config, ours, servers, lambda *_: None, go_on=True)
         say(f"{pair}: they answer after {time.monotonic() - began:.0f} s")
-    return missing
+    return ours
 
 
 async def _run_entry(

@@ -53,6 +53,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "TERMINATE_SECONDS", 0.3)
+    monkeypatch.setattr(processes, "CHILD_SECONDS", 0.3)
     monkeypatch.setattr(lifecycle, "POLL_SECONDS", 0.05)
 
 
@@ -185,6 +186,141 @@ def test_a_record_of_a_reused_process_id_ends_nobody(python: str, folder: Path) 
     finally:
         stranger.send_signal(signal.SIGKILL)
         stranger.wait()
+
+
+@pytest.mark.parametrize("by_an_earlier_version", [False, True])
+async def test_a_server_is_known_after_the_clock_was_set(
+    by_an_earlier_version: bool, python: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (record,) = await up(make_config(python, {}, {}), DRAFT, folder, silent)
+    if by_an_earlier_version:
+        record = record.model_copy(update={"birth": None, "settings": None})
+        (folder / "draft.json").write_text(record.model_dump_json(exclude_none=True))
+    true_time = psutil.Process.create_time
+    # psutil adds the time of the boot, as the clock of now has it.
+    monkeypatch.setattr(psutil.Process, "create_time", lambda self: true_time(self) + 3600.0)
+    assert await asyncio.to_thread(down, folder) == [record]
+    assert not is_alive(record.pid)
+
+
+@pytest.mark.parametrize("leader_lives", [True, False])
+def test_a_record_of_before_a_reboot_ends_nobody(
+    leader_lives: bool, python: str, folder: Path
+) -> None:
+    """Process ids begin anew: a stranger may have the id, or a session of it, created at that time
+    by a clock that was wrong.
+    """
+    code = "import os, time\nif os.fork(): time.sleep(3600 * %d)\nelse: time.sleep(3600)"
+    with subprocess.Popen(
+        [sys.executable, "-c", code % leader_lives], start_new_session=True
+    ) as stranger:
+        created = psutil.Process(stranger.pid).create_time()
+        try:
+            if not leader_lives:
+                stranger.wait()
+            (member,) = session_of(stranger.pid) - {stranger.pid}
+            record = processes.ServerRecord(
+                author="draft",
+                engine="vllm",
+                model=make_config(python, {}, {}).draft.model,
+                url="http://127.0.0.1:1",
+                log=folder / "draft.log",
+                pid=stranger.pid,
+                created=created,
+                birth="00000000-0000-0000-0000-000000000000 4711",
+            )
+            folder.mkdir()
+            (folder / "draft.json").write_text(record.model_dump_json())
+            assert down(folder) == []
+            assert is_alive(member)
+        finally:
+            os.killpg(stranger.pid, signal.SIGKILL)
+
+
+def session_of(leader: int) -> set[int]:
+    """The processes of a session, once there are two, or one without its leader."""
+    while True:
+        found = {pid for pid in psutil.pids() if psutil.pid_exists(pid) and sid(pid) == leader}
+        if found - {leader}:
+            return found
+
+
+def sid(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return None
+
+
+def test_no_server_runs_without_a_record(
+    python: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who starts it may be killed at any moment, or find the disk full."""
+    started = []
+    spawn = os.posix_spawn
+
+    def noted(*arguments: Any, **options: Any) -> int:  # noqa: ANN401
+        started.append(spawn(*arguments, **options))
+        return started[-1]
+
+    def full(*_: object) -> None:
+        raise ServerError("no space left")
+
+    monkeypatch.setattr(os, "posix_spawn", noted)
+    monkeypatch.setattr(processes, "atomic_write", full)
+    (planned,) = plan_servers(make_config(python, {}, {}), DRAFT)
+    with pytest.raises(ServerError, match="no space left"):
+        processes.start(planned, folder)
+    assert psutil.Process(started[0]).wait(timeout=30) != 0
+    assert (folder / "draft.log").read_text() == ""
+
+
+async def test_what_is_waited_for_is_told(python: str, folder: Path) -> None:
+    config = make_config(python, {"arguments": ["--stubborn"]}, {})
+    (record,) = await up(config, DRAFT, folder, silent)
+    told: list[str] = []
+    await asyncio.to_thread(down, folder, DRAFT, told.append)
+    assert f"process {record.pid}, which has 0 s" in told[0]
+    assert record.url in told[0]
+    assert f"Waiting for process {record.pid} to end" in told[1]
+
+
+async def test_servers_that_still_run_are_gone_on_with(python: str, folder: Path) -> None:
+    config = make_config(python, {}, {})
+    (draft,) = await up(config, DRAFT, folder, silent)
+    both = await up(config, BOTH, folder, silent, go_on=True)
+    assert both[0] == draft
+    assert {record.author for record in both} == {"draft", "target"}
+    assert await up(config, BOTH, folder, silent, go_on=True) == both
+
+
+async def test_a_server_that_was_started_otherwise_is_started_anew(
+    python: str, folder: Path
+) -> None:
+    config = make_config(python, {}, {})
+    (before,) = await up(config, DRAFT, folder, silent)
+    changed = config.draft.server.model_copy(update={"context_length": 128})
+    draft = config.draft.model_copy(update={"server": changed})
+    config = config.model_copy(update={"draft": draft})
+    (after,) = await up(config, DRAFT, folder, silent, go_on=True)
+    assert after.pid != before.pid
+    assert not is_alive(before.pid)
+    assert is_alive(after.pid)
+
+
+async def test_one_that_still_ran_and_ends_now_is_told_of(python: str, folder: Path) -> None:
+    """It is no child of this process, whose status could be asked for."""
+    config = make_config(python, {"arguments": ["--silent"]}, {})
+    (planned,) = plan_servers(config, DRAFT)
+    server = processes.start(planned, folder)
+    going_on = asyncio.create_task(up(config, DRAFT, folder, silent, go_on=True))
+    async with asyncio.timeout(20):
+        while "child" not in server.record.log.read_text():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    for process in processes.processes(server.record):
+        process.kill()
+    with pytest.raises(ServerError, match="ended while starting"):
+        await going_on
 
 
 def test_everything_in_the_way_is_said_before_anything_is_started(

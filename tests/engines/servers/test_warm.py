@@ -1,8 +1,12 @@
 """What is run to compile a server's kernels, with a stand-in for the Python that has SGLang."""
 
 import stat
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from atts.config import parse_config
@@ -36,3 +40,23 @@ def test_deep_gemm_is_compiled_with_the_arguments_of_the_server(tmp_path: Path) 
 def test_a_compilation_that_fails_is_told_with_the_end_of_its_log(tmp_path: Path) -> None:
     with pytest.raises(ServerError, match=r"status 7(?s:.*)called with -m sglang\.compile"):
         compile_deep_gemm(draft_plan(tmp_path, status=7), tmp_path / "logs")
+
+
+def test_a_compilation_ends_with_the_process_that_waits_for_it(tmp_path: Path) -> None:
+    waits = """
+import os, subprocess, sys
+from pathlib import Path
+from atts.engines.servers.processes import run_leashed
+child = "import os, sys; open(sys.argv[1], 'w').close(); os.execlp('sleep', 'sleep', '3600')"
+there = str(Path(sys.argv[1]) / "there")
+run_leashed([sys.executable, "-c", child, there], os.environ, Path(sys.argv[1]) / "log")
+"""
+    with subprocess.Popen([sys.executable, "-c", waits, tmp_path]) as process:
+        while not (tmp_path / "there").exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert len(children) == 2
+        process.kill()
+    _, left = psutil.wait_procs(children, timeout=30)
+    assert not left

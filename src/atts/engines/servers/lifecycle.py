@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import os
 import random
-import subprocess
 import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -13,13 +12,17 @@ from atts.config import Config, ModelOptions
 from atts.engines.base import Engine, GenerateRequest, Sampling, ScoreRequest
 from atts.engines.http import HttpClient
 from atts.engines.loading import remote_engines
-from atts.engines.servers.plan import MODULES, ServerPlan, answers_at, plan_servers
+from atts.engines.servers.plan import MODULES, ServerPlan, plan_servers
 from atts.engines.servers.processes import (
     Running,
     ServerRecord,
+    Tell,
     first_error,
     forget,
+    processes,
     read_record,
+    run_leashed,
+    settings_of,
     start,
     stop,
     tail,
@@ -28,6 +31,8 @@ from atts.errors import EngineError, ServerError
 from atts.types import Author
 
 AUTHORS: tuple[Author, ...] = ("draft", "target")
+FOLDER = "servers"
+"""The folder with what is kept of servers, where nothing else is said."""
 POLL_SECONDS = 0.5
 LOG_LINES = 25
 """How much of the end of its log tells why a server died."""
@@ -37,24 +42,41 @@ Progress = Callable[[Author, str, float], None]
 
 
 async def up(
-    config: Config, authors: Collection[Author], directory: Path, progress: Progress
+    config: Config,
+    authors: Collection[Author],
+    directory: Path,
+    progress: Progress,
+    go_on: bool = False,
 ) -> list[ServerRecord]:
     """Start servers, in parallel, and wait until all of them answer.
 
-    If one fails, or this is cancelled, all that were started here are ended again.
+    If one fails, or this is cancelled, all of them are ended again.
+
+    Args:
+        config: of the models.
+        authors: whose servers.
+        directory: of their records and logs.
+        progress: is told what they are doing.
+        go_on: whether servers of this directory that still run are waited for, too. Those that
+            were started with other settings are ended and started anew.
 
     Raises:
         ConfigError: something stands in the way; see ``plan_servers``. Nothing was started.
         ServerError: a server died or did not answer in time, with the end of its log.
     """
-    plans = await asyncio.to_thread(plan_servers, config, authors)
     running: list[Running] = []
     try:
-        for plan in plans:
-            running.append(start(plan, directory))  # noqa: PERF401 - those before must be known
+        if go_on:
+            running += await asyncio.to_thread(_left_running, config, authors, directory)
+        there = [server.record.author for server in running]
+        missing = [author for author in authors if author not in there]
+        if missing or not running:
+            for plan in await asyncio.to_thread(plan_servers, config, missing):
+                running.append(start(plan, directory))
         async with asyncio.TaskGroup() as waiting:
-            for plan, server in zip(plans, running, strict=True):
-                waiting.create_task(_until_it_answers(plan, server, progress))
+            for server in running:
+                options = model_options(config, server.record.author)
+                waiting.create_task(_until_it_answers(options, server, progress))
     except BaseException as error:
         await asyncio.to_thread(down, directory, [server.record.author for server in running])
         if isinstance(error, BaseExceptionGroup):
@@ -63,17 +85,49 @@ async def up(
     return [server.record for server in running]
 
 
-def down(directory: Path, authors: Collection[Author] = AUTHORS) -> list[ServerRecord]:
+def _left_running(config: Config, authors: Collection[Author], directory: Path) -> list[Running]:
+    """The servers of a directory that run as they would be started now; others are ended."""
+    found = []
+    for author in authors:
+        record = read_record(directory, author)
+        if record and processes(record):
+            if record.settings == settings_of(model_options(config, author)):
+                found.append(Running(record))
+            else:
+                down(directory, [author])
+    return found
+
+
+def down(
+    directory: Path, authors: Collection[Author] = AUTHORS, tell: Tell | None = None
+) -> list[ServerRecord]:
     """End the servers that were started in ``directory``, their children too; gives those that ran.
+
+    ``tell`` hears what is waited for.
 
     Raises:
         ServerError: a record cannot be read, or a process does not end.
     """
     records = [record for author in authors if (record := read_record(directory, author))]
-    ended = stop(records)
+    ended = stop(records, tell)
     for record in records:
         forget(directory, record.author)
     return ended
+
+
+def is_running(directory: Path, author: Author) -> bool:
+    """Whether something of the server that was started in ``directory`` lives.
+
+    Raises:
+        ServerError: its record cannot be read.
+    """
+    record = read_record(directory, author)
+    return record is not None and bool(processes(record))
+
+
+def model_options(config: Config, author: Author) -> ModelOptions:
+    """The options of a model."""
+    return config.draft if author == "draft" else config.target
 
 
 async def answers(url: str, model: str, api_key_env: str | None = None) -> bool:
@@ -90,29 +144,29 @@ async def answers(url: str, model: str, api_key_env: str | None = None) -> bool:
     return True
 
 
-async def _until_it_answers(plan: ServerPlan, server: Running, progress: Progress) -> None:
+async def _until_it_answers(options: ModelOptions, server: Running, progress: Progress) -> None:
     began = time.monotonic()
-    log = server.record.log
-    while not await answers(answers_at(plan), plan.options.model, plan.options.api_key_env):
+    author, log = server.record.author, server.record.log
+    while not await answers(server.record.url, options.model, options.api_key_env):
         seconds = time.monotonic() - began
         status = server.exit_status()
         if status is not None:
             cause = first_error(log)
             raise ServerError(
-                f"the {plan.author}'s server ended while starting, with status {status}"
+                f"the {author}'s server ended while starting, with status {status}"
                 + (f", the first error is: {cause}" if cause else "")
                 + f"\nThe end of {log}:\n{tail(log, LOG_LINES)}"
             )
-        if seconds > plan.options.server.start_seconds:
+        if seconds > options.server.start_seconds:
             raise ServerError(
-                f"the {plan.author}'s server does not answer after {seconds:.0f} s; raise "
+                f"the {author}'s server does not answer after {seconds:.0f} s; raise "
                 f"server.start_seconds if it only needs longer. The end of {log}:\n"
                 f"{tail(log, LOG_LINES)}"
             )
         last = tail(log, 1).strip()
-        progress(plan.author, last, seconds)
+        progress(author, last, seconds)
         await asyncio.sleep(POLL_SECONDS)
-    progress(plan.author, "answers", time.monotonic() - began)
+    progress(author, "answers", time.monotonic() - began)
 
 
 AT_ONCE = (1, 4, 16, 64, 128)
@@ -159,18 +213,10 @@ def compile_deep_gemm(plan: ServerPlan, directory: Path) -> float:
     command = [DEEP_GEMM if word == MODULES["sglang"] else word for word in plan.command]
     directory.mkdir(parents=True, exist_ok=True)
     log = directory / f"{plan.author}-deep-gemm.log"
-    with log.open("wb") as file:
-        done = subprocess.run(  # noqa: S603 - the configuration's own Python
-            command,
-            env=os.environ | plan.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
-    if done.returncode:
+    status = run_leashed(command, os.environ | plan.environment, log)
+    if status:
         raise ServerError(
-            f"{DEEP_GEMM} for the {plan.author} ended with status {done.returncode}; what it had "
+            f"{DEEP_GEMM} for the {plan.author} ended with status {status}; what it had "
             f"compiled is kept, so it may be run again. The end of {log}:\n{tail(log, LOG_LINES)}"
         )
     return time.monotonic() - began

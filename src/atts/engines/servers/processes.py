@@ -2,25 +2,52 @@
 
 Each server leads a session of its own, so it survives the terminal, and everything that it
 starts can be found again: by kinship while the leader lives, by the session afterwards. The
-kernel reuses no process id that is still the id of a session.
+kernel reuses no process id that is still the id of a session. The leader is known by its birth,
+which no change of the clock moves, and no server runs before its record is written.
 """
 
+import hashlib
 import os
 import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from atts.config import EngineName
-from atts.engines.servers.plan import ServerPlan, answers_at
+from atts.config import EngineName, ModelOptions
+from atts.engines.servers.plan import MODULES, ServerPlan, answers_at
 from atts.errors import ServerError
 from atts.files import atomic_write
 from atts.types import Author
 
 TERMINATE_SECONDS = 30.0
 """How long a server may take to end by itself before it is killed."""
+CHILD_SECONDS = 5.0
+"""How much longer what it had started may take."""
+TELL_SECONDS = 5.0
+
+# The server takes the place of this shell once it is told that its record is written; it is never
+# told if the process that started it has ended.
+_GATE = 'read -r _ && exec "$@" < /dev/null'
+
+# Its standard input closes with the process that holds the leash, however that ends.
+_LEASH = """
+import os, signal, subprocess, sys, threading
+child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, start_new_session=True)
+def end():
+    sys.stdin.read()
+    os.killpg(child.pid, signal.SIGKILL)
+threading.Thread(target=end, daemon=True).start()
+status = child.wait()
+sys.exit(status if status >= 0 else 128 - status)
+"""
+
+Tell = Callable[[str], None]
 
 TAIL_BYTES = 256 * 1024
 
@@ -37,11 +64,15 @@ class ServerRecord(BaseModel):
     log: Path
     pid: int
     created: float
-    """When the process was created, by which it is known from a later one of the same id."""
+    """When the process was created, by the clock of then."""
+    birth: str | None = None
+    """See ``birth_of``, by which it is known from a later one of the same id."""
+    settings: str | None = None
+    """See ``settings_of``. A record of before has neither."""
 
 
 class Running(NamedTuple):
-    """A server that this process has started."""
+    """A server that was started, by this process or an earlier one."""
 
     record: ServerRecord
 
@@ -49,9 +80,34 @@ class Running(NamedTuple):
         """What it ended with, negative for a signal; None while it lives."""
         try:
             pid, status = os.waitpid(self.record.pid, os.WNOHANG)
-        except ChildProcessError:  # it ended, and somebody else took note
-            return 0
+        except ChildProcessError:  # of an earlier command, or somebody else took note of its end
+            return None if processes(self.record) else 0
         return os.waitstatus_to_exitcode(status) if pid else None
+
+
+def birth_of(process: psutil.Process) -> str:
+    """What tells a process from every other of the same id: the boot, and the tick since then.
+
+    Where the kernel does not tell those, the time of its creation, as the kernel keeps it.
+
+    Raises:
+        psutil.NoSuchProcess: it has ended.
+    """
+    try:
+        ticks = Path(f"/proc/{process.pid}/stat").read_text(errors="replace")
+        return f"{_boot()} {ticks.rpartition(')')[2].split()[19]}"
+    except OSError:
+        return repr(process.create_time())
+
+
+def _boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def settings_of(options: ModelOptions) -> str:
+    """A digest of what a server is started with; none of it can be read from it."""
+    started_with = options.model_dump_json(include={"engine", "model", "server"})
+    return hashlib.sha256(started_with.encode()).hexdigest()[:16]
 
 
 def start(plan: ServerPlan, directory: Path) -> Running:
@@ -69,36 +125,63 @@ def start(plan: ServerPlan, directory: Path) -> Running:
     log = directory.resolve() / f"{plan.author}.log"
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        waits, go = os.pipe()
         # Not subprocess: the server is meant to go on when this process ends.
-        pid = os.posix_spawn(
-            plan.command[0],
-            plan.command,
-            os.environ | plan.environment,
-            file_actions=[
-                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600),
-                (os.POSIX_SPAWN_DUP2, 1, 2),
-            ],
-            setsid=True,
-        )
-        created = psutil.Process(pid).create_time()
-    except OSError as error:
+        try:
+            pid = os.posix_spawn(
+                "/bin/sh",
+                ("/bin/sh", "-c", _GATE, "sh", *plan.command),
+                os.environ | plan.environment,
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, waits, 0),
+                    (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600),
+                    (os.POSIX_SPAWN_DUP2, 1, 2),
+                ],
+                setsid=True,
+            )
+            record = _record(plan, log, psutil.Process(pid))
+            atomic_write(directory / f"{plan.author}.json", record.model_dump_json(indent=1) + "\n")
+            os.write(go, b"go\n")
+        finally:
+            os.close(waits)
+            os.close(go)
+    except (OSError, psutil.Error) as error:
         raise ServerError(f"cannot start the {plan.author}'s server: {error}") from error
-    record = ServerRecord(
+    return Running(record)
+
+
+def _record(plan: ServerPlan, log: Path, leader: psutil.Process) -> ServerRecord:
+    return ServerRecord(
         author=plan.author,
         engine=plan.options.engine,
         model=plan.options.model,
         url=answers_at(plan),
         log=log,
-        pid=pid,
-        created=created,
+        pid=leader.pid,
+        created=leader.create_time(),
+        birth=birth_of(leader),
+        settings=settings_of(plan.options),
     )
-    try:
-        atomic_write(directory / f"{plan.author}.json", record.model_dump_json(indent=1) + "\n")
-    except BaseException:
-        stop([record])
-        raise
-    return Running(record)
+
+
+def run_leashed(command: Sequence[str], environment: Mapping[str, str], log: Path) -> int:
+    """Run a command to its end; it ends, with all that it has started, when this process does.
+
+    Returns:
+        Its exit status, 128 + the number of a signal that ended it.
+    """
+    with (
+        log.open("wb") as file,
+        subprocess.Popen(  # noqa: S603 - the configuration's own Python
+            [sys.executable, "-I", "-S", "-c", _LEASH, *command],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        ) as leash,
+    ):
+        return leash.wait()
 
 
 def read_record(directory: Path, author: Author) -> ServerRecord | None:
@@ -126,11 +209,12 @@ def processes(record: ServerRecord) -> list[psutil.Process]:
     found: dict[int, psutil.Process] = {}
     try:
         leader = psutil.Process(record.pid)
-        if abs(leader.create_time() - record.created) > 1.0:
+        if not _is_leader(leader, record):
             return []  # the id is another process's by now
         found = {process.pid: process for process in (leader, *leader.children(recursive=True))}
     except psutil.NoSuchProcess:
-        pass
+        if not _is_of_this_boot(record):
+            return []
     for process in psutil.process_iter():
         try:
             if os.getsid(process.pid) == record.pid:
@@ -140,28 +224,85 @@ def processes(record: ServerRecord) -> list[psutil.Process]:
     return [process for process in found.values() if _is_alive(process)]
 
 
-def stop(records: list[ServerRecord]) -> list[ServerRecord]:
+def _is_leader(process: psutil.Process, record: ServerRecord) -> bool:
+    """Whether a process of the recorded id is the server that was started."""
+    if record.birth is not None:
+        return birth_of(process) == record.birth
+    if abs(process.create_time() - record.created) <= 1.0:
+        return True
+    # The clock may have been set since: then what it does tells.
+    try:
+        port = record.url.rpartition(":")[2]
+        return os.getsid(process.pid) == process.pid and {MODULES[record.engine], port} <= set(
+            process.cmdline()
+        )
+    except (OSError, psutil.AccessDenied, KeyError):
+        return False
+
+
+def _is_of_this_boot(record: ServerRecord) -> bool:
+    try:
+        return record.birth is None or record.birth.split()[0] == _boot()
+    except OSError:
+        return record.created >= psutil.boot_time()
+
+
+def stop(records: list[ServerRecord], tell: Tell | None = None) -> list[ServerRecord]:
     """End servers with all that they started; gives those of which something was still alive.
+
+    ``tell`` hears what is waited for.
 
     Raises:
         ServerError: a process does not end, even killed.
     """
-    alive = {record: processes(record) for record in records}
-    everything = [process for tree in alive.values() for process in tree]
-    for tree in alive.values():
-        for process in tree[:1]:  # the leader ends its children in order
-            _signal(process, kill=False)
-    _, left = psutil.wait_procs(everything, timeout=TERMINATE_SECONDS if everything else 0)
-    # What came into being meanwhile, or outlived its leader.
-    left += [process for record in records for process in processes(record)]
+    alive = {record: found for record in records if (found := processes(record))}
+    leaders = [tree[0] for tree in alive.values()]
+    for process in leaders:  # the leader ends its children in order
+        _signal(process, kill=False)
+    for record, (leader, *_) in alive.items():
+        _tell(tell, record, leader)
+    _wait(leaders, TERMINATE_SECONDS, tell)
+    # What outlived its leader.
+    left = [process for record in alive for process in processes(record)]
+    for process in left:
+        _signal(process, kill=False)
+    _wait(left, CHILD_SECONDS, tell)
+    # What came into being meanwhile, too.
+    left = [process for record in alive for process in processes(record)]
     for process in left:
         _signal(process, kill=True)
-    _, left = psutil.wait_procs(left, timeout=TERMINATE_SECONDS if left else 0)
-    if left := [process for process in left if _is_alive(process)]:
+    if left := _wait(left, TERMINATE_SECONDS, tell):
         raise ServerError(
             f"process {left[0].pid} does not end, even killed; the GPU driver may hold it"
         )
-    return [record for record, tree in alive.items() if tree]
+    return list(alive)
+
+
+def _tell(tell: Tell | None, record: ServerRecord, leader: psutil.Process) -> None:
+    if tell:
+        tell(
+            f"Ending the {record.author}'s server, {record.model} at {record.url}: process "
+            f"{leader.pid}, which has {TERMINATE_SECONDS:.0f} s before it is killed"
+        )
+
+
+def _wait(
+    waited_for: list[psutil.Process], seconds: float, tell: Tell | None
+) -> list[psutil.Process]:
+    """Wait for the end of processes; gives those that live on, and tells of them meanwhile."""
+    began = time.monotonic()
+    while waited_for:
+        left = began + seconds - time.monotonic()
+        _, waited_for = psutil.wait_procs(waited_for, timeout=max(0.0, min(left, TELL_SECONDS)))
+        waited_for = [process for process in waited_for if _is_alive(process)]
+        if left <= 0:
+            break
+        if waited_for and tell:
+            tell(
+                f"Waiting for process {', '.join(str(process.pid) for process in waited_for)} to "
+                f"end, {max(0.0, began + seconds - time.monotonic()):.0f} s more"
+            )
+    return waited_for
 
 
 def tail(log: Path, lines: int) -> str:
