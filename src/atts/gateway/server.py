@@ -176,7 +176,9 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
-        before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+        both = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+        # What was ignored from the beginning, as by nohup, stays ignored.
+        before = {each: handler for each, handler in both.items() if handler != signal.SIG_IGN}
         for each in before:
             loop.add_signal_handler(each, self.handle_exit, each, None)
         try:
