@@ -25,7 +25,7 @@ class Commands(LazyGroup):
         "Begin": ("demo", "solve", "doctor"),
         "Run": ("calibrate", "run", "compare", "tune", "suite"),
         "Look at runs": ("report", "profile", "replay", "regrade"),
-        "Plan and serve": ("simulate", "servers"),
+        "Plan and serve": ("simulate", "servers", "serve"),
         "Exchange": ("problems", "import", "export"),
     }
     homes: ClassVar[Mapping[str, tuple[str, str]]] = {
