@@ -26,6 +26,7 @@ from atts.grading.paired import paired_difference
 from atts.reports.comparison_table import frontier_lines, heading, table, to_csv
 from atts.reports.plots import plot_frontiers
 from atts.store.run_directory import RecordedRun
+from atts.text import visible
 from atts.types import Chain, Problem, Rating, Timings, Turn
 
 MakeChain = Callable[..., Chain]
@@ -303,7 +304,7 @@ def test_headings(name: str, shown: str) -> None:
 
 def test_csv_has_a_line_a_run(three: Comparison) -> None:
     rows = list(csv.DictReader(io.StringIO(to_csv(three))))
-    assert [each["name"] for each in rows] == [run.name for run in three.runs]
+    assert [each["name"] for each in rows] == [visible(run.name) for run in three.runs]
     assert [each["against.accuracy.estimate"] for each in rows] == ["", "0.25", "-0.25"]
     assert rows[0]["summary.tokens.target_written"] == "336"
     assert rows[1]["summary.pass_at_k.2.estimate"] == "1.0"

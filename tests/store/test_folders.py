@@ -6,7 +6,7 @@ import pytest
 from recorded import write_run
 
 from atts.errors import StoreError
-from atts.store.contents import CALIBRATION, CHAINS
+from atts.store.contents import CALIBRATION, CHAINS, SUMMARY
 from atts.store.folders import find_runs
 
 
@@ -30,6 +30,17 @@ def test_what_is_no_run_is_skipped(runs: Path) -> None:
         "notes": "no run directory",
         "notes.txt": "no run directory",
     }
+
+
+def test_a_run_that_decides_by_a_calibration_is_none(runs: Path) -> None:
+    """And a calibration may be configured to be decided by, as in the demo."""
+    split = {"control": "split", "calibration": "runs/calibration-y/calibration.json"}
+    for name in ("split", "calibration-y"):
+        write_run(runs / name, problems=1, samples=1, take_over=split)
+        (runs / name / CALIBRATION).write_text("{}")
+        (runs / name / SUMMARY).unlink(missing_ok=True)
+    found = find_runs([runs / "split", runs / "calibration-y"])
+    assert found == ([runs / "split"], [(runs / "calibration-y", "a calibration")])
 
 
 def test_a_folder_of_runs_stands_for_them(runs: Path) -> None:

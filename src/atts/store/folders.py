@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from atts.errors import StoreError
-from atts.store.contents import CALIBRATION, CHAINS, CONFIG, read_config
+from atts.store.contents import CALIBRATION, CHAINS, CONFIG, SUMMARY, read_config
 
 
 class FoundRuns(NamedTuple):
@@ -64,10 +64,14 @@ def _why_no_run(path: Path) -> str | None:
         is_empty = True
     if is_empty:
         return "without chains yet"
+    if not (path / CALIBRATION).is_file():
+        return None
     try:
-        # A run that decides by a calibration has a copy of it.
-        if (path / CALIBRATION).is_file() and read_config(path).take_over.calibration is None:
-            return "a calibration"
+        decides_by = read_config(path).take_over.calibration
     except StoreError:  # which is told when it is read as a run
         return None
-    return None
+    # A run has a copy of what it decides by; a calibration decides by none, or is to be its own.
+    is_own = decides_by is None or (
+        decides_by.parent.name == path.resolve().name and not (path / SUMMARY).exists()
+    )
+    return "a calibration" if is_own else None
