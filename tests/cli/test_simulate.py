@@ -42,6 +42,7 @@ def test_a_table_of_methods_and_concurrency(trace: Path, invoke: Invoke) -> None
     assert len(rows) == 10
     assert rows[0].split()[:4] == ["target-only", "2", "2", rows[0].split()[3]]
     assert "4 chains of 2 problems" in result.stdout
+    assert result.stderr.count("\n") <= 1  # one line of progress, not one a simulation
 
 
 def test_json_has_every_figure_and_repeats(trace: Path, invoke: Invoke) -> None:

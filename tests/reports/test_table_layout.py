@@ -140,3 +140,21 @@ def test_things_are_rows_while_that_fits() -> None:
     ]
     assert lines(sheet, 34)[0].split() == ["A"]
     assert any(line.split() == ["realised", "0.400", "(0.300-0.500)"] for line in lines(sheet, 34))
+
+
+def test_rows_of_text_come_a_thing_at_a_time_with_their_words_whole() -> None:
+    found = "299 of 300 known tokens were cached when scoring"
+    sheet = Sheet(
+        things=["draft", "target"],
+        figures=[
+            Figure("check", ["prefix cache", "log-probabilities"], is_words=True),
+            Figure("found", [found, "-0.30 nats per token, -15.11 for noise"], is_words=True),
+            Figure("mend", ["", "serve the model with its log-probabilities"], is_words=True),
+        ],
+        as_rows=True,
+    )
+    assert lines(sheet, 120)[2].split("  ")[0] == "draft"
+    shown = lines(sheet, 50)
+    assert sum(line.startswith("───") for line in shown) == 2
+    assert set(found.split()) <= {word for line in shown for word in line.split()}
+    assert "-15.11" in " ".join(shown).split()
