@@ -603,6 +603,8 @@ async def test_closing_fails_what_is_in_flight_and_what_comes_after(
         asyncio.create_task(engine.generate(GenerateRequest(some_ids(20), way))) for _ in range(10)
     ]
     await asyncio.sleep(0.01)
+    tasks = [task for task in tasks if not task.done()]  # on a busy machine some may be
+    assert tasks
     await engine.aclose()
     results = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), timeout=10)
     assert all(isinstance(result, EngineError) for result in results)
