@@ -158,3 +158,16 @@ def test_rows_of_text_come_a_thing_at_a_time_with_their_words_whole() -> None:
     assert sum(line.startswith("───") for line in shown) == 2
     assert set(found.split()) <= {word for line in shown for word in line.split()}
     assert "-15.11" in " ".join(shown).split()
+
+
+def test_ranges_and_headings_are_not_broken_either() -> None:
+    cells = ["25.0 (0.0-99.0)", "50.0 (7.9-92.1)"]
+    sheet = Sheet(
+        things=["0-1,199", "1,200-12,399"],
+        figures=[Figure("until, s", ["0.3", "1.7"]), Figure("rate, %", cells)],
+        corner="decisions",
+        as_rows=True,
+    )
+    for width in range(25, 60):
+        shown = " ".join(lines(sheet, width)).split()
+        assert {"0-1,199", "1,200-12,399", "decisions"} <= set(shown)

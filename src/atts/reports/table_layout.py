@@ -108,6 +108,7 @@ def _laid_out(sheet: Sheet, width: int) -> Iterator[RenderableType]:
 
 def _columns_of_figures(sheet: Sheet) -> list[_Column]:
     names = max((_least_of_words(name, NAME) for name in sheet.things), default=0)
+    names = max(names, _longest_word(sheet.corner))
     columns = [_Column(sheet.corner, sheet.things, [True] * len(sheet.things), names)]
     for figure in sheet.figures:
         least = max(map(figure.least, figure.cells), default=0)
@@ -122,7 +123,7 @@ def _columns_of_figures(sheet: Sheet) -> list[_Column]:
 def _columns_of_things(sheet: Sheet, chosen: Iterable[int], label: int) -> list[_Column]:
     labels = [figure.label for figure in sheet.figures]
     natural = max(map(_width, labels), default=0)
-    least = max(min(natural, label), max(map(_longest_word, labels), default=0))
+    least = max(min(natural, label), *map(_longest_word, (sheet.corner, *labels)))
     columns = [_Column(sheet.corner, labels, [True] * len(labels), least)]
     for thing in chosen:
         name, cells = sheet.things[thing], [figure.cells[thing] for figure in sheet.figures]
@@ -251,7 +252,7 @@ def _pieces(word: str) -> list[str]:
     >>> _pieces("atts:take_over.rate=0.25")
     ['atts:', 'take_', 'over.', 'rate=', '0.25']
     """
-    return re.split(r"(?<=[-,/=:_.])(?!(?<=\d[.,])\d|(?<=[e=]-)\d|$)", word)
+    return re.split(r"(?<=[-,/=:_.])(?!(?<=\d[-.,])\d|(?<=[e=]-)\d|$)", word)
 
 
 def _broken(text: str, width: int) -> list[str]:
