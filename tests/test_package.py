@@ -3,10 +3,11 @@
 import re
 import sys
 import tomllib
-from importlib.metadata import version
+from importlib.metadata import metadata, version
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from atts.package import DISTRIBUTION, install
 
@@ -77,3 +78,9 @@ def test_what_is_missing_is_added_to_where_it_runs(
     if receipt:
         (tmp_path / receipt).touch()
     assert install("plots") == command
+
+
+def test_no_requirement_asks_for_an_extra_that_is_not_there() -> None:
+    # pip warns at every installation, of an extra whose name is only spelled in another way, too.
+    for each in map(Requirement, PROJECT["dependencies"]):
+        assert each.extras <= set(metadata(each.name).get_all("Provides-Extra") or ()), each
