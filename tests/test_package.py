@@ -3,11 +3,12 @@
 import re
 import sys
 import tomllib
-from importlib.metadata import metadata, version
+from importlib.metadata import metadata, requires, version
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from atts.package import DISTRIBUTION, install
 
@@ -84,3 +85,27 @@ def test_no_requirement_asks_for_an_extra_that_is_not_there() -> None:
     # pip warns at every installation, of an extra whose name is only spelled in another way, too.
     for each in map(Requirement, PROJECT["dependencies"]):
         assert each.extras <= set(metadata(each.name).get_all("Provides-Extra") or ()), each
+
+
+def test_the_lock_has_every_package_of_the_checks() -> None:
+    extras = PROJECT["optional-dependencies"]
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    tools = [each for each in (*extras["test"], *extras["dev"]) if "==" in each]
+    locked = {canonicalize_name(each.split("==")[0]) for each in (*lines, *tools) if "==" in each}
+    (own,) = (Requirement(each) for each in extras["dev"] if each.startswith(DISTRIBUTION))
+    named = [*PROJECT["dependencies"], *extras["dev"], *(r for e in own.extras for r in extras[e])]
+    waiting, seen = [Requirement(each) for each in named], {DISTRIBUTION}
+    while waiting:
+        each = waiting.pop()
+        name = canonicalize_name(each.name)
+        environments = [{"extra": extra} for extra in each.extras or ("",)]
+        if name in seen:
+            continue
+        seen.add(name)
+        assert name in locked, f"{name} is in neither constraints.txt nor pyproject.toml"
+        if name != "torch":  # its builds need different packages
+            for text in requires(name) or ():
+                further = Requirement(text)
+                if further.marker is None or any(map(further.marker.evaluate, environments)):
+                    waiting.append(further)
+    assert {"anyio", "kiwisolver"} <= seen
