@@ -7,7 +7,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .PHONY: demo test check-format lint types pytest coverage fix bench clean \
-  test-newest test-oldest test-wheel test-kills test-vllm test-sglang test-routers
+  test-newest test-oldest test-wheel test-kills test-vllm test-sglang test-routers test-clients
 
 demo: .venv/.runtime
 	$(BIN)/atts demo
@@ -54,7 +54,7 @@ test-oldest:
 	  | grep -vE '$(OTHERS)' > $(OLDEST_ENV)/claimed.txt
 	$(OLDEST_ENV)/bin/python -m pip install --quiet $(UNPINNED_TORCH)
 	$(OLDEST_ENV)/bin/python -m pip install --quiet -c $(OLDEST_ENV)/claimed.txt \
-	  -e '.[inprocess,plots,data,judge,test]'
+	  -e '.[inprocess,plots,data,judge,serve,test]'
 	$(OLDEST_ENV)/bin/python -m pytest
 
 # What pip would install: built, then put into a new environment. Without extras the demo must say what
@@ -103,6 +103,17 @@ test-routers: .venv/.dev $(ROUTERS_ENV)/.built
 $(ROUTERS_ENV)/.built:
 	$(PYTHON) -m venv $(ROUTERS_ENV)
 	$(ROUTERS_ENV)/bin/python -m pip install --quiet sglang-router==0.3.2 vllm-router==0.1.17
+	touch $@
+
+# Real clients of atts serve, evaluation tools among them.
+CLIENTS_ENV ?= $(HOME)/.cache/atts/clients
+test-clients: .venv/.dev $(CLIENTS_ENV)/.built
+	$(BIN)/python tests/contract/real_clients.py $(CLIENTS_ENV)/bin/python
+
+$(CLIENTS_ENV)/.built:
+	$(PYTHON) -m venv $(CLIENTS_ENV)
+	$(CLIENTS_ENV)/bin/python -m pip install --quiet \
+	  litellm==1.110.2 'lm-eval[api]==0.4.13' inspect-ai==0.3.285 openai==3.57.0
 	touch $@
 
 # Minutes on two cores; not part of the checks, because timings depend on the machine.

@@ -171,6 +171,7 @@ def test_the_digest_covers_what_results_depend_on() -> None:
         "thought_ends": ["</plan>"],
         "open": "Solve: {question}",
         "multiple_choice": "{question} {choices}",
+        "program": "Write: {question}",
         "split": "train",
         "dtype": "float16",
         "mode": "replace",
@@ -332,3 +333,33 @@ def test_a_pipe_is_no_configuration(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "c.yaml")
     with pytest.raises(ConfigError, match="a pipe, not a plain file"):
         load_config(tmp_path / "c.yaml")
+
+
+def test_relative_models_of_a_file_are_looked_for_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside, below = tmp_path / "configs", tmp_path / "cwd"
+    (beside / "mine" / "draft").mkdir(parents=True)
+    (beside / "weights.gguf").touch()
+    (below / "there" / "target").mkdir(parents=True)
+    (below / "mine" / "draft").mkdir(parents=True)
+    file = beside / "mine.yaml"
+    file.write_text(
+        "draft: {model: mine/draft, engine: llamacpp, gguf: weights.gguf}\n"
+        "target: {model: there/target}\n"
+    )
+    monkeypatch.chdir(below)
+    config = load_config(file)
+    assert config.draft.model == str(beside / "mine" / "draft")
+    assert config.draft.gguf == str(beside / "weights.gguf")
+    assert config.target.model == "there/target"
+    # From beside the file, and by settings, a path means what it says, and keeps its digest.
+    monkeypatch.chdir(beside)
+    assert load_config(file).draft.model == "mine/draft"
+    monkeypatch.chdir(below)
+    assert load_config(file, ["draft.model=mine/draft"]).draft.model == "mine/draft"
+    file.write_text("draft: {model: Qwen/Qwen3-0.6B}\ntarget: null\n")
+    with pytest.raises(ConfigError):
+        load_config(file)
+    file.write_text("draft: {model: Qwen/Qwen3-0.6B}\n")
+    assert load_config(file).draft.model == "Qwen/Qwen3-0.6B"

@@ -21,6 +21,7 @@
         - ``EngineGoneError``: an engine is gone for good, or was waited for in vain
     - ``ServerError``: a model server cannot be started or stopped
     - ``BusyError``: as much waits already as may wait
+    - ``RequestError``: a request to ``atts serve`` cannot be answered
 
 A message says what was wrong, where, and what to do about it.
 """
@@ -111,6 +112,37 @@ class ServerError(AttsError):
 
 class BusyError(AttsError):
     """As many chains wait already as may wait; the same question may be taken later."""
+
+
+class RequestError(AttsError):
+    """A request to ``atts serve`` cannot be answered; this is what its client is told."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 400,
+        kind: str = "invalid_request_error",
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        """Say what is wrong, as OpenAI's API does.
+
+        Args:
+            message: what was wrong, and what to do about it.
+            status: of the HTTP reply.
+            kind: of the error; of an engine that failed, the name of its class in this module.
+            param: the parameter that it is about.
+            code: a name for the fault.
+            retry_after: seconds after which another try may go well.
+        """
+        super().__init__(message)
+        self.status = status
+        self.kind = kind
+        self.param = param
+        self.code = code
+        self.retry_after = retry_after
 
 
 def is_passing(error: str | None) -> bool:

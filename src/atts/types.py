@@ -52,6 +52,35 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
 
+class Case(Record):
+    """What a program is given, and what has to come of it."""
+
+    input: str
+    output: str
+
+
+class ProgramTests(Record):
+    """What a program must do, where the answer to a problem is one: either of two kinds."""
+
+    check: str | None = None
+    """Python that defines ``check(candidate)``, which raises where ``entry_point`` is wrong."""
+    cases: tuple[Case, ...] = ()
+    """Of the whole program, what it reads and prints; of ``entry_point``, if there is one, its
+    arguments, each as a line of JSON, and what it returns, as JSON."""
+    entry_point: str | None = None
+    """The function that is tested, or the method of a class ``Solution``."""
+    before: str = ""
+    """Python that the program may rely on: imports, other functions."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if (self.check is None) == (not self.cases):
+            raise ValueError("tests are either a check or cases")
+        if self.check is not None and not self.entry_point:
+            raise ValueError("a check needs an entry_point")
+        return self
+
+
 class Message(Record):
     """One turn of a conversation."""
 
@@ -71,11 +100,13 @@ class Problem(Record):
     messages: tuple[Message, ...] = ()
     """A conversation that ends with the question, which the models are shown as it stands; empty:
     the question alone, in the words of ``prompt``."""
+    tests: ProgramTests | None = None
+    """Makes the answer a program, which is right if it passes them."""
 
     @property
     def is_graded(self) -> bool:
         """Whether it is known what is right."""
-        return self.answer is not None
+        return self.answer is not None or self.tests is not None
 
     @model_validator(mode="after")
     def _user_has_the_last_word(self) -> Self:
@@ -86,7 +117,7 @@ class Problem(Record):
     @model_serializer(mode="wrap")
     def _what_there_is(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         tree: dict[str, Any] = handler(self)
-        for key in ("answer", "messages"):
+        for key in ("answer", "messages", "tests"):
             if not tree.get(key):
                 tree.pop(key, None)
         return tree
@@ -215,7 +246,7 @@ class Chain(Record):
     sample: Count
     end: ChainEnd
     answer: str | None
-    """What ``grading.extract`` finds in the text: the last box as written, or a letter."""
+    """What ``grading.answers`` finds in the text: the last box as written, a letter, a program."""
     turns: tuple[Turn, ...]
     started: Seconds
     """Seconds since the run's clock started."""

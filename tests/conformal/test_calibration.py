@@ -81,7 +81,7 @@ def test_without_scores_there_is_no_calibration() -> None:
         Calibration.from_chains([], config())
 
 
-@pytest.mark.parametrize("score", [float("nan"), float("inf")])
+@pytest.mark.parametrize("score", [float("-inf"), float("inf")])
 def test_a_score_that_is_no_number_is_refused_with_its_place(score: float) -> None:
     with pytest.raises(CalibrationError, match=r"problem a, sample 3, turn 1.*finite"):
         Calibration.from_chains([chain("a", 3, [0.1, score])], config())

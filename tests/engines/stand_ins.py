@@ -321,7 +321,7 @@ class VllmStandIn(StandIn):
         output, reason, at = await self.work(ids, sampling)
         choice: dict[str, Any] = {"index": 0, "finish_reason": reason, "token_ids": output}
         choice |= {"stop_reason": at if isinstance(at, str) else None, "logprobs": None}
-        if options.get("logprobs") == 0:
+        if options.get("logprobs") in (0, 1) and "logprob_token_ids" not in options:
             logprobs = await self.logprobs_of(ids, output)
             choice["logprobs"] = {"content": [{"logprob": value} for value in logprobs]}
             if as_completion:
@@ -401,3 +401,167 @@ async def serve_stand_in(stand_in: StandIn) -> AsyncIterator[StandIn]:
             yield stand_in
         finally:
             await stand_in.engine.aclose()
+
+
+OpenAIKind = Literal["llama.cpp", "text", "echo", "prompt_logprobs", "one off", "template"]
+
+
+class OpenAIStandIn(StandIn):
+    """A server with OpenAI's completions route; kinds differ in what they take and tell.
+
+    ``llama.cpp`` is its own server, as read from its sources (build 11434): ids or text, ids beside
+    log-probabilities, no echo. ``text`` takes text alone and refuses fields that it does not know.
+    ``echo`` and ``prompt_logprobs`` take ids and score; ``one off`` scores the tokens before those
+    that it shows. ``template`` puts every prompt into a chat template.
+    """
+
+    def __init__(self, model: PreTrainedModel, kind: OpenAIKind) -> None:
+        super().__init__(model, block=1)
+        self.kind = kind
+        self.app.router.add_get("/v1/models", self.models)
+        self.app.router.add_post("/v1/completions", self.completions)
+        if kind == "llama.cpp":
+            self.app.router.add_get("/slots", self.slots)
+
+    async def models(self, _: web.Request) -> web.Response:
+        card: dict[str, Any] = {"id": "tiny", "object": "model"}
+        if self.kind == "llama.cpp":
+            card["meta"] = {"n_ctx": self.context, "n_ctx_train": 4 * self.context}
+        return web.json_response({"object": "list", "data": [card]})
+
+    async def slots(self, _: web.Request) -> web.Response:
+        slots = [{"id": n, "is_processing": n < self.working} for n in range(16)]
+        return web.json_response(slots)
+
+    async def tokenize(self, request: web.Request) -> web.Response:
+        content = (await request.json()).get("content", "")
+        return web.json_response({"tokens": self.encode(content)})
+
+    async def completions(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        self.requests.append(body)
+        self.bodies.append(body)
+        prompt = body["prompt"]
+        if isinstance(prompt, list) and self.kind in ("text", "template"):
+            return _openai_error(400, "prompt must be a string")
+        unknown = body.keys() & {"top_k", "min_p", "repeat_penalty", "return_token_ids"}
+        if self.kind == "text" and unknown:
+            return _openai_error(422, f"unknown fields {sorted(unknown)}")
+        if self.kind == "echo" and body.get("top_k") == 0:
+            return _openai_error(400, "top_k must be -1 (disable), or at least 1, got 0.")
+        if body.get("echo") and self.kind not in ("echo", "one off"):
+            return _openai_error(500, "Only no echo is supported")
+        ids = prompt if isinstance(prompt, list) else self.encode(prompt)
+        if self.kind == "template":
+            ids = [*self.encode("<U>"), *ids, *self.encode("<A>")]
+        if len(ids) + 1 > self.context:
+            return _openai_error(
+                400,
+                f"request ({len(ids)} tokens) exceeds the available context size ({self.context} "
+                "tokens), try increasing it",
+            )
+        sampling = Sampling(
+            max_tokens=min(body["max_tokens"], self.context - len(ids)),
+            temperature=body["temperature"],
+            top_p=body.get("top_p", 1.0),
+            seed=body.get("seed", 0),
+        )
+        assert "stop" not in body, "its stop strings would be lost"
+        output, reason, _ = await self.work(ids, sampling)
+        shown = [i for i in output if i != self.end]
+        choice: dict[str, Any] = {"index": 0, "text": "".join(map(chr, shown))}
+        choice |= {"finish_reason": reason, "logprobs": None}
+        if body.get("logprobs"):
+            choice["logprobs"] = await self._logprobs(body, ids, output)
+        if "prompt_logprobs" in body and self.kind == "prompt_logprobs":
+            scored = await self.engine.score(ScoreRequest(ids, 1))
+            choice["prompt_logprobs"] = [
+                None,
+                *(
+                    {str(i): {"logprob": logprob, "rank": 1}}
+                    for i, logprob in zip(ids[1:], scored.logprobs.tolist(), strict=True)
+                ),
+            ]
+        if body.get("return_token_ids") and self.kind == "prompt_logprobs":
+            choice["token_ids"] = output
+        cached = self.cache.hit(ids, len(ids) - 1)
+        self.cache.add(ids + output[:-1])
+        self.computed += len(ids) - cached
+        usage: dict[str, Any] = {"prompt_tokens": len(ids), "completion_tokens": len(output)}
+        if self.kind != "text":
+            usage["prompt_tokens_details"] = {"cached_tokens": cached}
+        return web.json_response({"object": "text_completion", "choices": [choice], "usage": usage})
+
+    async def _logprobs(
+        self, body: dict[str, Any], ids: list[int], output: list[int]
+    ) -> dict[str, Any]:
+        logprobs: list[float | None] = [*await self.logprobs_of(ids, output)]
+        if self.kind == "llama.cpp":
+            return {
+                "content": [
+                    {"id": i, "token": chr(i), "logprob": logprob}
+                    for i, logprob in zip(output, logprobs, strict=True)
+                ]
+            }
+        if body.get("echo"):
+            before = (await self.engine.score(ScoreRequest(ids, 1))).logprobs.tolist()
+            logprobs = [None, *before, *logprobs]
+            if self.kind == "one off":
+                logprobs = [None, *logprobs[:-1]]
+        return {"token_logprobs": logprobs}
+
+
+class OllamaStandIn(StandIn):
+    """Ollama: its own route takes text as it is, the completions route puts it into a template."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__(model, block=1)
+        self.app.router.add_get("/v1/models", self.models)
+        self.app.router.add_get("/api/version", self.tell_version)
+        self.app.router.add_post("/api/generate", self.generate)
+
+    async def models(self, _: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": [{"id": "tiny", "object": "model"}]})
+
+    async def tell_version(self, _: web.Request) -> web.Response:
+        return web.json_response({"version": "0.12.3"})
+
+    async def tokenize(self, _: web.Request) -> web.Response:
+        raise web.HTTPNotFound
+
+    async def generate(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        self.bodies.append(body)
+        assert body["raw"] is True
+        assert body["stream"] is False
+        ids, options = self.encode(body["prompt"]), body["options"]
+        assert options["num_ctx"] == self.context
+        sampling = Sampling(
+            max_tokens=options["num_predict"],
+            temperature=options.get("temperature", 0.8),
+            top_p=options.get("top_p", 0.9),
+            seed=options.get("seed", 0),
+        )
+        output, reason, _ = await self.work(ids, sampling)
+        text = "".join(chr(i) for i in output if i != self.end)
+        done = {"done": True, "done_reason": reason, "prompt_eval_count": len(ids)}
+        return web.json_response({"model": "tiny", "response": text, **done})
+
+
+def _openai_error(status: int, message: str) -> web.Response:
+    return web.json_response({"error": {"message": message, "code": status}}, status=status)
+
+
+class Characters:
+    """The tokenizer of the stand-ins: the text of a token id is the character of that number."""
+
+    special = (0, 1, 2)
+
+    def encode(self, text: str) -> list[int]:
+        return list(map(ord, text))
+
+    def decode(self, token_ids: list[int]) -> str:
+        return "".join(chr(i) for i in token_ids if i not in self.special)
+
+    def spell(self, token_ids: list[int]) -> str:
+        return "".join(map(chr, token_ids))

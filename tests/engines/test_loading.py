@@ -3,6 +3,7 @@
 import gc
 import json
 import pickle
+import sys
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 from engines.tiny import END, greedy, plain_greedy, some_ids, tiny_llama
+from fakes import FakeEngine
 from safetensors.torch import load_file, save_file
 
-from atts.config import ModelOptions
+from atts.config import ModelOptions, parse_config
 from atts.engines.base import GenerateRequest
 from atts.engines.inprocess.engine import InProcessEngine, end_of_sequence_ids
+from atts.engines.loading import load_engine
 from atts.errors import ConfigError
+from atts.runs.setup import open_models
 
 
 @pytest.fixture
@@ -125,3 +129,41 @@ async def test_closing_frees_the_model() -> None:
     await engine.aclose()
     gc.collect()
     assert alive() is None
+
+
+async def test_targets_of_methods_that_score_are_asked_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, bool]] = []
+
+    async def load(options: ModelOptions, neighbours: int, scores: bool) -> FakeEngine:  # noqa: ARG001
+        asked.append((options.model, scores))
+        return FakeEngine()
+
+    monkeypatch.setattr("atts.runs.setup.load_engine", load)
+    for method in ("atts", "target-only", "draft-only", "best-of-n", "speculative-thinking"):
+        async with open_models(parse_config({"method": method}, "a test")):
+            pass
+    assert asked == [
+        ("bundled/draft", False),
+        ("bundled/target", True),
+        ("bundled/target", False),
+        ("bundled/draft", False),
+        ("bundled/draft", False),
+        ("bundled/target", True),
+        ("bundled/draft", False),
+        ("bundled/target", False),
+    ]
+
+
+async def test_llama_cpp_says_what_it_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ModelOptions(model="bundled/draft", engine="llamacpp")
+    with pytest.raises(ConfigError, match="engine: llamacpp needs gguf"):
+        await load_engine(options)
+    options = options.model_copy(update={"gguf": str(tmp_path / "no.gguf")})
+    with pytest.raises(ConfigError, match=r"there is no file .*no\.gguf"):
+        await load_engine(options)
+    (tmp_path / "no.gguf").touch()
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+    with pytest.raises(ConfigError, match=r"pip install 'atts-lm\[llamacpp\]'"):
+        await load_engine(options)

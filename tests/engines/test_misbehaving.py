@@ -16,14 +16,22 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pytest
 from aiohttp import web
-from engines.stand_ins import SGLangStandIn, StandIn, VllmStandIn, serving
-from engines.tiny import END, VOCABULARY, sampled, some_ids, tiny_llama
+from engines.stand_ins import (
+    Characters,
+    OpenAIStandIn,
+    SGLangStandIn,
+    StandIn,
+    VllmStandIn,
+    serving,
+)
+from engines.tiny import CONTEXT, END, VOCABULARY, sampled, some_ids, tiny_llama
 from transformers import PreTrainedModel
 
 from atts.config import ModelOptions
 from atts.engines.base import Completion, GenerateRequest, Scored, ScoreRequest
 from atts.engines.http import HttpClient
 from atts.engines.limits import LimitedEngine
+from atts.engines.openai import OpenAIEngine
 from atts.engines.remote import RemoteEngine
 from atts.engines.sglang import SGLangEngine
 from atts.engines.vllm import VllmEngine
@@ -38,7 +46,7 @@ from atts.errors import (
 )
 
 Json = Any
-Kind = Literal["sglang", "vllm tokens", "vllm rows", "vllm completions"]
+Kind = Literal["sglang", "vllm tokens", "vllm rows", "vllm completions", "openai"]
 Act = Literal["write", "score"]
 
 KINDS: dict[Kind, Callable[[PreTrainedModel], StandIn]] = {
@@ -46,6 +54,7 @@ KINDS: dict[Kind, Callable[[PreTrainedModel], StandIn]] = {
     "vllm tokens": lambda model: VllmStandIn(model, "v2"),
     "vllm rows": lambda model: VllmStandIn(model, "v1"),
     "vllm completions": lambda model: VllmStandIn(model, "completions"),
+    "openai": lambda model: OpenAIStandIn(model, "prompt_logprobs"),
 }
 WRITE = GenerateRequest(some_ids(20), sampled(6, 3), logprobs=True)
 SCORE = ScoreRequest(some_ids(40), 21)
@@ -68,6 +77,9 @@ _recordings: dict[Kind, Recording] = {}
 def engine_at(url: str, kind: Kind) -> RemoteEngine:
     name = kind.partition(" ")[0]
     options = ModelOptions.model_validate({"model": "tiny", "engine": name})
+    if name == "openai":
+        client = HttpClient(url, "tiny", timeout_seconds=30)
+        return OpenAIEngine(client, options, VOCABULARY, frozenset({END}), Characters(), CONTEXT)
     make = SGLangEngine if name == "sglang" else VllmEngine
     return make(HttpClient(url, "tiny", timeout_seconds=30), options, VOCABULARY, frozenset({END}))
 
@@ -174,25 +186,30 @@ def at(places: dict[str, tuple[str | int, ...]], value: Json) -> Spoil:
 IDS: dict[str, tuple[str | int, ...]] = {
     "sglang": ("output_ids",),
     "vllm": ("choices", 0, "token_ids"),
+    "openai": ("choices", 0, "token_ids"),
 }
 FINISH: dict[str, tuple[str | int, ...]] = {
     "sglang": ("meta_info", "finish_reason"),
     "vllm": ("choices", 0, "finish_reason"),
+    "openai": ("choices", 0, "finish_reason"),
 }
 CACHED: dict[str, tuple[str | int, ...]] = {
     "sglang": ("meta_info", "cached_tokens"),
     "vllm": ("usage", "prompt_tokens_details", "cached_tokens"),
+    "openai": ("usage", "prompt_tokens_details", "cached_tokens"),
 }
 WRITTEN: dict[str, tuple[str | int, ...]] = {
     "sglang": ("meta_info", "output_token_logprobs"),
     "vllm": ("choices", 0, "logprobs", "content"),
     "vllm completions": ("choices", 0, "logprobs", "token_logprobs"),
+    "openai": ("choices", 0, "logprobs", "token_logprobs"),
 }
 SCORED: dict[str, tuple[str | int, ...]] = {
     "sglang": ("meta_info", "input_token_logprobs"),
     "vllm tokens": ("prompt_token_id_logprobs",),
     "vllm rows": ("prompt_logprobs",),
     "vllm completions": ("choices", 0, "prompt_logprobs"),
+    "openai": ("choices", 0, "prompt_logprobs"),
 }
 
 

@@ -1,6 +1,7 @@
 """What is read of a model's folder, with transformers as the judge of what is right."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from atts.config import ModelOptions, PromptOptions
 from atts.errors import ConfigError
 from atts.models.model_files import (
     ChatTemplate,
+    context_length,
     end_of_sequence_ids,
     model_folder,
     model_path,
@@ -222,6 +224,18 @@ def test_what_ends_a_text(
     if generation:
         (tmp_path / "generation_config.json").write_text(generation)
     assert end_of_sequence_ids(str(tmp_path)) == ids
+
+
+def test_a_tokenizer_may_say_what_ends_a_text(tmp_path: Path) -> None:
+    shutil.copy(Path(model_path("bundled/draft"), "tokenizer.json"), tmp_path)
+    assert end_of_sequence_ids(str(tmp_path)) == frozenset()
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>"}))
+    assert end_of_sequence_ids(str(tmp_path)) == {2}
+    (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": 7}))
+    assert end_of_sequence_ids(str(tmp_path)) == {7}
+    assert context_length(str(tmp_path)) is None
+    (tmp_path / "config.json").write_text(json.dumps({"max_position_embeddings": 99}))
+    assert context_length(str(tmp_path)) == 99
 
 
 def test_a_folder_is_taken_as_it_is(tmp_path: Path) -> None:

@@ -59,7 +59,12 @@ class Outline(HTMLParser):
 def html(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("runs")
     write_run(folder / "plain")
-    write_run(folder / "hostile", text=HOSTILE, names=HOSTILE, prompt={"system": HOSTILE})
+    write_run(
+        folder / "hostile",
+        text=HOSTILE,
+        names=HOSTILE,
+        prompt={"system": HOSTILE.replace("\0", "")},
+    )
     with Grader() as grader:
         runs = [
             read_report("plain", folder / "plain", grader),

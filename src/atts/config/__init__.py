@@ -16,6 +16,7 @@ from atts.config.loading import (
     parse_config,
 )
 from atts.config.options import (
+    IN_THIS_PROCESS,
     AdaptiveOptions,
     BudgetOptions,
     CalibrationOptions,
@@ -49,6 +50,7 @@ from atts.config.run import Config, differing_keys, flatten
 
 __all__ = [
     "FORMER_DEFAULTS",
+    "IN_THIS_PROCESS",
     "PRESETS",
     "AdaptiveOptions",
     "BudgetOptions",

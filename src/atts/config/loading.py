@@ -1,5 +1,6 @@
 """Configurations from YAML files and from settings of the command line."""
 
+import contextlib
 import difflib
 import re
 from collections.abc import Iterator, Sequence
@@ -84,9 +85,30 @@ def load_config(
         if method.translate and (translated := method.translate(tree, str(path))) is not None:
             tree = translated
             break
+    if path:
+        _find_folders(tree, Path(path).parent)
     for setting in settings or []:
         apply_setting(tree, setting)
     return parse_config(tree, str(path) if path else "the command line", defaults)
+
+
+def _find_folders(tree: dict[str, Any], folder: Path) -> None:
+    """Let relative paths of models in a file mean those beside it, where there are any.
+
+    All others stay as written: names on the hub, and what lies below the working directory.
+    """
+    for author in ("draft", "target"):
+        options = tree.get(author)
+        if not isinstance(options, dict):
+            continue
+        for key in ("model", "gguf"):
+            name = options.get(key)
+            if not isinstance(name, str) or not name or Path(name).is_absolute():
+                continue
+            with contextlib.suppress(OSError, ValueError):
+                beside = (folder / name).resolve()
+                if beside.exists() and beside != Path(name).resolve():
+                    options[key] = str(beside)
 
 
 def parse_config(

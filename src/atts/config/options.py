@@ -25,7 +25,9 @@ ControlName = Literal["split", "online", "adaptive", "coin"]
 Track = Literal["all", "turn", "problem", "turn+problem"]
 Split = Literal["train", "calibration", "test"]
 ChatFormatName = Literal["template", "harmony", "deepseek-v3.2"]
-EngineName = Literal["inprocess", "sglang", "vllm"]
+EngineName = Literal["inprocess", "sglang", "vllm", "openai", "llamacpp"]
+IN_THIS_PROCESS: frozenset[EngineName] = frozenset({"inprocess", "llamacpp"})
+"""The engines that compute here, and not on a server."""
 StopRule = Literal["never", "majority", "adaptive"]
 
 
@@ -137,8 +139,11 @@ class ModelOptions(Options):
     """A folder or Hugging Face id of a causal language model, or ``bundled/draft``,
     ``bundled/target``."""
     engine: EngineName = "inprocess"
-    """What serves the model: ``sglang`` or ``vllm`` (servers), or ``inprocess``, which runs it
-    inside this process, with transformers."""
+    """What serves the model: ``sglang`` or ``vllm`` (servers); ``openai``, any other server with
+    OpenAI's completions route, mostly as the draft; ``inprocess``, which runs it inside this
+    process, with transformers; ``llamacpp``, the same with llama.cpp and ``gguf``."""
+    gguf: str | None = None
+    """The file with the weights for ``llamacpp``; ``model`` names the tokenizer then."""
     urls: tuple[Annotated[str, AfterValidator(server_address)], ...] = ()
     """Where the model's servers answer, e.g. ``http://127.0.0.1:40000``; several are replicas of
     one model. Empty: where ``atts servers up`` starts it."""
@@ -179,11 +184,19 @@ class PromptOptions(Options):
         "{question}\n\n{choices}\n\nExactly one option is right. Put its letter in \\boxed{}."
     )
     """The user message of a multiple-choice question; ``{choices}`` is one line an option."""
+    program_system: str = "Solve the problem step by step. End with the program as a code block."
+    """The system message in place of ``system`` where the answer is a program."""
+    program: str = (
+        "{question}\n\nWrite it in Python. End with the whole program in one block that begins "
+        "with ```python and ends with ```."
+    )
+    """The user message of a question whose answer is a program."""
 
     @model_validator(mode="after")
     def _placeholders(self) -> Self:
         for key, needed in (
             ("open", ("{question}",)),
+            ("program", ("{question}",)),
             ("multiple_choice", ("{question}", "{choices}")),
         ):
             for placeholder in needed:

@@ -18,6 +18,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from atts import registry
 from atts.config.options import (
+    IN_THIS_PROCESS,
     CalibrationOptions,
     LimitsOptions,
     MethodName,
@@ -37,7 +38,7 @@ _WHERE_IT_IS_SERVED = {"urls", "api_key_env", "served_as", "timeout_seconds", "s
 """Keys of a model that change no result, so that a run may go on with other servers."""
 
 _WHAT_A_CALIBRATION_IS_BOUND_TO = {
-    *("model", "dtype", "thinking", "thought_ends", "sampling"),
+    *("model", "gguf", "dtype", "thinking", "thought_ends", "sampling"),
     *("chat_template_kwargs", "chat_format"),
 }
 
@@ -50,6 +51,8 @@ def _groups_of_methods() -> dict[str, type[Options]]:
 
 
 _ADDED = {
+    "draft.gguf": None,
+    "target.gguf": None,
     "draft.chat_format": "template",
     "target.chat_format": "template",
     "draft.thought_ends": None,
@@ -58,6 +61,8 @@ _ADDED = {
     "draft.sampling.top_p": None,
     "target.sampling.temperature": None,
     "target.sampling.top_p": None,
+    "prompt.program": PromptOptions().program,
+    "prompt.program_system": PromptOptions().program_system,
     "turns.draft_tokens_max": None,
     "turns.draft_tokens_min": None,
     "turns.opening": "draft",
@@ -134,7 +139,7 @@ class Config(Options):
     def overlaps(self) -> bool:
         """Whether the draft writes ahead while the target scores; see ``limits.overlap``."""
         if self.limits.overlap == "auto":
-            return not (self.draft.engine == self.target.engine == "inprocess")
+            return not {self.draft.engine, self.target.engine} <= IN_THIS_PROCESS
         return self.limits.overlap == "on"
 
     def digest(self) -> str:

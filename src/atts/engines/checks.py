@@ -7,10 +7,10 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Literal, NamedTuple
 
-from atts.config import ModelOptions, PromptOptions
+from atts.config import IN_THIS_PROCESS, ModelOptions, PromptOptions
 from atts.engines.base import Engine, GenerateRequest, Sampling, ScoreRequest
 from atts.engines.loading import load_engine, remote_engines
-from atts.engines.remote import RemoteEngine
+from atts.engines.remote import RemoteEngine, ServerFacts
 from atts.errors import AttsError
 from atts.models.prompts import Tokenizer
 from atts.types import Author, Problem
@@ -45,7 +45,7 @@ async def check_model(
         ids = tokenizer.prompt(PROBLEM, prompt)
         engines: list[Engine] = (
             [await load_engine(options)]
-            if options.engine == "inprocess"
+            if options.engine in IN_THIS_PROCESS
             else list(remote_engines(options))
         )
     except AttsError as error:
@@ -55,14 +55,14 @@ async def check_model(
     for number, engine in enumerate(engines):
         subject = author if len(engines) == 1 else f"{author} {number + 1}"
         try:
-            async for check in _check_engine(subject, engine, tokenizer, ids):
+            async for check in _check_engine(author, subject, engine, tokenizer, ids):
                 yield check
         finally:
             await engine.aclose()
 
 
 async def _check_engine(
-    subject: str, engine: Engine, tokenizer: Tokenizer, ids: list[int]
+    author: Author, subject: str, engine: Engine, tokenizer: Tokenizer, ids: list[int]
 ) -> AsyncIterator[Check]:
     checks: dict[str, Callable[[], Awaitable[Finding]]] = {
         "writes": lambda: _writes(engine, ids),
@@ -80,7 +80,9 @@ async def _check_engine(
             return
         found = f"{facts.model}, version {facts.version}, context {facts.context_length:,} tokens"
         yield Check(subject, "server", "good", f"{remote.client.url}: {found}")
-        yield Check(subject, "scoring", "poor" if facts.remarks else "good", facts.scoring)
+        yield _scoring(author, subject, remote, facts)
+        if remote.cannot_score:
+            del checks["log-probabilities"], checks["prefix cache"]
         for remark in facts.remarks:
             yield Check(subject, "", "poor", remark)
         checks = (
@@ -97,6 +99,15 @@ async def _check_engine(
         except AttsError as error:
             verdict, found, mend = "broken", str(error), ""
         yield Check(subject, name, verdict, found, mend)
+
+
+def _scoring(author: Author, subject: str, engine: RemoteEngine, facts: ServerFacts) -> Check:
+    if not engine.cannot_score:
+        return Check(subject, "scoring", "poor" if facts.remarks else "good", facts.scoring)
+    if author == "draft":
+        return Check(subject, "scoring", "good", f"{facts.scoring}; a draft needs none")
+    mend = "serve the target by SGLang or vLLM, or take a method that does not score"
+    return Check(subject, "scoring", "broken", facts.scoring, mend)
 
 
 async def _round_trip(engine: RemoteEngine) -> Finding:

@@ -53,7 +53,13 @@ _FAILED_ARITHMETIC = (
     "its log"
 )
 
-_TOO_LONG = ("context length", "longer than", "max_model_len", "maximum model length")
+_TOO_LONG = (
+    "context length",
+    "longer than",
+    "max_model_len",
+    "maximum model length",
+    "context size",
+)
 """What SGLang and vLLM say, with a status of 400, of a chain that does not fit."""
 
 _QUOTED = 300

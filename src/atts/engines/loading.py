@@ -9,7 +9,13 @@ from atts.config import ModelOptions
 from atts.config.secrets import key_in
 from atts.engines.base import Engine
 from atts.errors import ConfigError, EngineUnavailableError
-from atts.models.model_files import end_of_sequence_ids, model_path, vocabulary_size
+from atts.models.model_files import (
+    context_length,
+    end_of_sequence_ids,
+    model_path,
+    vocabulary_size,
+)
+from atts.models.prompts import Tokenizer
 from atts.package import install
 
 if TYPE_CHECKING:
@@ -19,17 +25,20 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-async def load_engine(options: ModelOptions, neighbours: int = 0) -> Engine:
+async def load_engine(options: ModelOptions, neighbours: int = 0, scores: bool = False) -> Engine:
     """Load a model into this process, or connect to its servers.
 
-    ``neighbours`` other models run in this process, and share its cores.
+    ``neighbours`` other models run in this process, and share its cores. ``scores`` says that it
+    will be asked for log-probabilities of given texts.
 
     Raises:
-        ConfigError: the model cannot be loaded, or a server serves another one.
+        ConfigError: the model cannot be loaded, or a server serves another one or cannot score.
         EngineError: no server answers, or one refuses.
     """
     if options.engine == "inprocess":
         return _load_in_process(options, neighbours)
+    if options.engine == "llamacpp":
+        return _load_llamacpp(options, neighbours)
     from atts.engines.replicas import Replicas
 
     engines = remote_engines(options)
@@ -39,6 +48,13 @@ async def load_engine(options: ModelOptions, neighbours: int = 0) -> Engine:
     except BaseException:
         await replicas.aclose()
         raise
+    unfit = next((engine for engine in engines if engine.cannot_score), None)
+    if scores and unfit:
+        await replicas.aclose()
+        raise ConfigError(
+            f"{unfit.client.url} ({options.model}) cannot be the target of this method, which asks "
+            f"for log-probabilities of given texts: {unfit.cannot_score}"
+        )
     return engines[0] if len(engines) == 1 else replicas
 
 
@@ -68,16 +84,24 @@ def remote_engines(options: ModelOptions) -> "list[RemoteEngine]":
         ConfigError: an address is none, the API key is not set, or the model is unknown.
     """
     from atts.engines.http import HttpClient
+    from atts.engines.openai import OpenAIEngine
     from atts.engines.sglang import SGLangEngine
     from atts.engines.vllm import VllmEngine
 
-    kind = {"sglang": SGLangEngine, "vllm": VllmEngine}[options.engine]
     key = api_key(options)
     size, end_ids = vocabulary_size(options.model), end_of_sequence_ids(options.model)
-    return [
-        kind(HttpClient(url, options.model, key, options.timeout_seconds), options, size, end_ids)
-        for url in server_urls(options)
+    clients = [
+        HttpClient(url, options.model, key, options.timeout_seconds) for url in server_urls(options)
     ]
+    if options.engine == "openai":
+        if not options.urls:
+            raise ConfigError(
+                f"{options.model}: engine: openai needs urls, where its server answers"
+            )
+        codec, length = Tokenizer.load(options), context_length(options.model)
+        return [OpenAIEngine(client, options, size, end_ids, codec, length) for client in clients]
+    kind = {"sglang": SGLangEngine, "vllm": VllmEngine}[options.engine]
+    return [kind(client, options, size, end_ids) for client in clients]
 
 
 def api_key(options: ModelOptions) -> str | None:
@@ -125,3 +149,15 @@ def _load_in_process(options: ModelOptions, neighbours: int) -> Engine:
     from atts.engines.inprocess.engine import InProcessEngine
 
     return InProcessEngine.load(options, model_path(options.model), neighbours)
+
+
+def _load_llamacpp(options: ModelOptions, neighbours: int) -> Engine:
+    from atts.engines.llamacpp import LlamaCppEngine
+
+    try:
+        return LlamaCppEngine.load(options, neighbours)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"engine: llamacpp needs llama-cpp-python: {install('llamacpp')}, which compiles "
+            "it with your C++ compiler"
+        ) from error

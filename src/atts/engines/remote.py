@@ -116,6 +116,9 @@ class RemoteEngine(ABC):
         """The tokens that end a text of this model."""
         self.model_id = options.served_as or options.model
         """What the server calls the model, once it was asked."""
+        self.cannot_score: str | None = None
+        """Why its server gives no log-probabilities of a given text, once it was asked; None where
+        it does."""
         self._options = options
         self._facts: ServerFacts | None = None
         self._card: ModelCard | None = None

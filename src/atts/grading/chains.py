@@ -28,6 +28,8 @@ class Grade(NamedTuple):
     not correct."""
     reason: str = ""
     """Why it could not be compared."""
+    is_program: bool = False
+    """Programs are one answer only where their texts are, right ones too."""
 
 
 Grades = Mapping[str, Sequence[Grade]]
@@ -75,33 +77,45 @@ def grade_chains(
         if answer is not None
         and key not in judged
         and not by_id[key.problem_id].choices
+        and not by_id[key.problem_id].tests
         and (gold := by_id[key.problem_id].answer) is not None
     }
+    programs = [
+        (key, (tests, answer))
+        for key, answer in answers.items()
+        if answer is not None and key not in judged and (tests := by_id[key.problem_id].tests)
+    ]
+    passed = dict(
+        zip((key for key, _ in programs), grader.check(each for _, each in programs), strict=True)
+    )
     letters = _letters(by_id, answers, grader)
     verdicts = grader.compare(pairs.values())
     grades: dict[str, list[Grade]] = defaultdict(list)
     for key, answer in answers.items():
+        is_program = by_id[key.problem_id].tests is not None
         if answer is None:
-            grade = Grade(None, correct=False)
+            grade = Grade(None, correct=False, is_program=is_program)
         else:
             reason = ""
             if key in judged:
                 verdict, reason = judged[key], "the language model gave no verdict"
+            elif is_program:
+                verdict, reason = passed[key], "the program could not be run"
             elif key in pairs:
                 verdict = verdicts[pairs[key]]
             elif key in letters:
                 answer, verdict = letters[key]
             else:
                 verdict = None
-            grade = Grade(answer, correct=verdict is True, graded=verdict is not None)
+            grade = Grade(answer, verdict is True, verdict is not None, is_program=is_program)
             gold = by_id[key.problem_id].answer
-            if not grade.graded and gold is not None:
-                grade = grade._replace(reason=reason or why_ungraded((gold, answer)))
+            if not grade.graded and (is_program or gold is not None):
+                grade = grade._replace(reason=reason or why_ungraded((gold or "", answer)))
         grades[key.problem_id].append(grade)
     rivals = [
         pair
         for name, graded in grades.items()
-        if not by_id[name].choices
+        if not by_id[name].choices and not by_id[name].tests
         for pair in _rivals(graded)
     ]
     return GradedChains(dict(grades), grader.compare(rivals))
@@ -181,6 +195,7 @@ def majority_vote(grades: Grades, same: Callable[[str, str], bool] = equivalent)
     answer do not vote. Where answers tie
     for the lead, the problem counts for the share of the leaders that are right, which is what
     a random choice among them would score on average. A problem without any answer is wrong.
+    Programs vote with those of the same text alone: what they do is not compared.
 
     Raises:
         GradingError: there are no problems.
@@ -234,6 +249,8 @@ def _by_problem(grades: Grades) -> list[Sequence[Grade]]:
 
 
 def _vote(chains: Sequence[Grade], same: Callable[[str, str], bool]) -> float:
+    if any(grade.is_program for grade in chains):
+        return _vote_of_programs(chains)
     right = 0
     wrong: list[tuple[str, int]] = []  # an answer, and how many chains gave it
     for grade in chains:
@@ -252,3 +269,11 @@ def _vote(chains: Sequence[Grade], same: Callable[[str, str], bool]) -> float:
     if most == 0 or right < most:
         return 0.0
     return 1.0 / (1 + sum(votes == most for _, votes in wrong))
+
+
+def _vote_of_programs(chains: Sequence[Grade]) -> float:
+    votes = Counter(grade.answer.strip() for grade in chains if grade.answer is not None)
+    most = max(votes.values(), default=0)
+    right = {grade.answer.strip() for grade in chains if grade.answer and grade.correct}
+    leading = [program in right for program, count in votes.items() if count == most]
+    return sum(leading) / len(leading) if leading else 0.0

@@ -18,7 +18,15 @@ from platformdirs import user_cache_path
 
 from atts.grading import algebra
 from atts.grading.equivalence import LONGEST, compare_exactly, compare_values
+from atts.grading.programs.checker import (
+    Limits,
+    check_programs,
+    program_digest,
+    rules,
+    tests_digest,
+)
 from atts.grading.workers import begin, cores, start_pool
+from atts.types import ProgramTests
 
 if TYPE_CHECKING:
     from pebble import ProcessPool
@@ -61,6 +69,10 @@ def why_ungraded(pair: Pair) -> str:
     return "the rules cannot read it, or not in time"
 
 
+LIMITS = Limits()
+"""What a program may use."""
+
+
 def cache_folder() -> Path:
     """Where caches lie: ``$ATTS_CACHE``, or the user's folder for caches."""
     folder = os.environ.get(FOLDER_VARIABLE)
@@ -82,10 +94,16 @@ class VerdictCache:
     {('y', '9^{9^9}'): None}
     """
 
-    def __init__(self, path: Path | None = None) -> None:
-        """``path`` is the file; None takes the one in ``cache_folder()``."""
+    def __init__(self, path: Path | None = None, rules: str | None = None) -> None:
+        """``path`` is the file; None takes the one in ``cache_folder()``. ``rules`` are those by
+        which the verdicts came about; None: those of mathematics.
+        """
         self._path = path or cache_folder() / "verdicts.sqlite3"
-        self._rules = f"{_RULES} {version('math-verify')} {version('sympy')}"
+        self._rules = rules or f"{_RULES} {version('math-verify')} {version('sympy')}"
+
+    def by(self, rules: str) -> "VerdictCache":
+        """The verdicts of other rules, in the same file."""
+        return VerdictCache(self._path, rules)
 
     def get(self, pairs: Iterable[Pair], seconds: float) -> Verdicts:
         """What is known of the pairs; a pair that was ungraded only if its time was no shorter."""
@@ -184,6 +202,24 @@ class Grader:
             if self._cache:
                 self._cache.put(found, self._seconds)
         return {pair: self._known[pair] for pair in pairs}
+
+    def check(self, asked: Iterable[tuple[ProgramTests, str]]) -> list[bool | None]:
+        """Whether each program passes the tests that it is asked to; None is *ungraded*."""
+        asked = list(asked)
+        digests = {id(tests): tests_digest(tests) for tests, _ in asked}
+        pairs = [(digests[id(tests)], program_digest(program)) for tests, program in asked]
+        new = dict(zip(pairs, asked, strict=True))
+        cache = self._cache and self._cache.by(rules(LIMITS))
+        if cache and new:
+            self._known |= cache.get(new, self._seconds)
+        new = {pair: each for pair, each in new.items() if pair not in self._known}
+        verdicts = check_programs(list(new.values()), LIMITS, self._workers, self.progress)
+        found = dict(zip(new, verdicts, strict=True))
+        self._known |= {pair: verdict.passed for pair, verdict in found.items()}
+        if cache and found:
+            certain = {pair: each.passed for pair, each in found.items() if each.is_certain}
+            cache.put(certain, self._seconds)
+        return [self._known[pair] for pair in pairs]
 
     def close(self) -> None:
         """End the processes."""

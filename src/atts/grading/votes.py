@@ -25,7 +25,8 @@ def count_votes(
     Args:
         problem: what was asked; its gold answer is not looked at.
         answers: of its chains; None has no vote.
-        grader: says which answers are the same. Those of which it cannot tell are different.
+        grader: says which answers are the same. Those of which it cannot tell are different, and so
+            are programs of different texts.
 
     >>> problem = Problem(id="p", question="1 / 2?")
     >>> with Grader() as grader:
@@ -38,7 +39,11 @@ def count_votes(
             continue
         if problem.choices:
             answer = choice_letter(answer, problem.choices) or answer
-        verdicts = grader.compare((known, answer) for known, _ in given)
+        verdicts: dict[tuple[str, str], bool | None] = {
+            (known, answer): known.strip() == answer.strip() for known, _ in given
+        }
+        if problem.tests is None:
+            verdicts = grader.compare((known, answer) for known, _ in given)
         for known, chains in given:
             if verdicts[known, answer]:
                 chains.append(number)

@@ -291,6 +291,7 @@ def repeats(text: str) -> bool:
 METHOD = Method(
     name="atts",
     solve=take_turns,
+    scores=True,
     decider=_decider,
     needs_calibration=True,
     aims_at_rate=True,

@@ -60,6 +60,7 @@ def _needs(config: Config) -> tuple[Author, ...]:
 METHOD = Method(
     name="best-of-n",
     solve=best_of_n,
+    scores=True,
     needs=_needs,
     options=BestOfNOptions,
     select=best_rated,

@@ -22,7 +22,7 @@ from atts.engines.base import (
     ScoreRequest,
 )
 from atts.errors import EngineError
-from atts.grading.extract import extract_answer
+from atts.grading.answers import find_answer
 from atts.methods.decider import Decider
 from atts.models.prompts import Tokenizer
 from atts.models.thought import united_ends
@@ -180,7 +180,7 @@ class OpenChain:
     @property
     def answer(self) -> str | None:
         """What the chain has come to so far, if anything; grading uses the same function."""
-        return extract_answer(self.text, self.problem.choices, self._ends, self.begins_in_thought)
+        return find_answer(self.problem, self.text, self._ends, self.begins_in_thought)
 
     @property
     def has_concluded(self) -> bool:
@@ -192,9 +192,9 @@ class OpenChain:
         return self._concludes(self.text + written.segment.text, finished=False)
 
     def _concludes(self, text: str, finished: bool) -> bool:
-        answer = extract_answer(
+        answer = find_answer(
+            self.problem,
             text,
-            self.problem.choices,
             self._ends,
             self.begins_in_thought,
             since=self._doubted,

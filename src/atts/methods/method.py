@@ -49,6 +49,8 @@ class Method:
     """Whether the answer that it selects of a problem's chains is right, 1 or 0, or between where
     chance decides; given the share by which the majority's is. None: it selects none."""
 
+    scores: bool = False
+    """Whether it asks the target for the log-probabilities of given texts, always."""
     needs_calibration: bool = False
     """Whether it decides by p-values, of scores against those of a calibration or before them."""
     aims_at_rate: bool = False

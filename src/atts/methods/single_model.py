@@ -21,7 +21,7 @@ async def write_alone(chain: OpenChain, author: Author) -> ChainEnd:
     chain.append(written)
     if chain.has_concluded:
         return "answer"
-    return "stop" if written.is_last else "turns"
+    return chain.stopped() if written.is_last else "turns"
 
 
 TARGET_ONLY = Method(

@@ -152,6 +152,7 @@ def _decider(siblings: Siblings) -> Ranking:
 METHOD = Method(
     name="sync-ranking",
     solve=take_turns,
+    scores=True,
     options=SyncRankingOptions,
     decider=_decider,
     aims_at_rate=True,

@@ -81,7 +81,8 @@ def vocabulary_size(model: str) -> int:
 
 
 def end_of_sequence_ids(model: str) -> frozenset[int]:
-    """The tokens that end a text of a model, from its configuration and that of generation.
+    """The tokens that end a text of a model, from its configuration and that of generation; or the
+    one that its tokenizer names, where neither has any.
 
     Raises:
         ConfigError: the model's configuration cannot be read.
@@ -92,7 +93,26 @@ def end_of_sequence_ids(model: str) -> frozenset[int]:
     trees += [text_config] if isinstance(text_config, dict) else []
     found = [each.get("eos_token_id") for each in trees]
     ids = [i for each in found for i in (each if isinstance(each, list) else [each])]
-    return frozenset(i for i in ids if isinstance(i, int))
+    if known := frozenset(i for i in ids if isinstance(i, int)):
+        return known
+    folder = model_folder(model)
+    name = _named_tokens(folder).get("eos_token")
+    if name is None or not (folder / _TOKENIZER).is_file():
+        return frozenset()
+    token_id = read_tokenizer(folder).token_to_id(name)
+    return frozenset() if token_id is None else frozenset({token_id})
+
+
+def context_length(model: str) -> int | None:
+    """Longest text of a model in tokens; None if its configuration does not say.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    tree = _read_config(model, _CONFIG)
+    text_config = tree.get("text_config")
+    length = (text_config if isinstance(text_config, dict) else tree).get("max_position_embeddings")
+    return length if isinstance(length, int) and length > 0 else None
 
 
 def _read_config(model: str, name: str) -> dict[str, Any]:

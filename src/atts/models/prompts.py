@@ -154,8 +154,9 @@ class Tokenizer:
         messages = [message.model_dump() for message in problem.messages] or [
             {"role": "user", "content": question(problem, options)}
         ]
-        if options.system and all(message["role"] != "system" for message in messages):
-            messages.insert(0, {"role": "system", "content": options.system})
+        system = options.program_system if problem.tests else options.system
+        if system and all(message["role"] != "system" for message in messages):
+            messages.insert(0, {"role": "system", "content": system})
         text = self._render(messages)
         if not _holds(text, messages[-1]["content"]):
             raise self._loses(messages[-1]["content"], text)
@@ -291,6 +292,10 @@ class Tokenizer:
                 begin = index + 1
         return "".join([*parts, self._decode(token_ids[begin:])])
 
+    def spell(self, token_ids: list[int]) -> str:
+        """The text of token ids, with every special token written out."""
+        return self._tokenizer.decode(token_ids, skip_special_tokens=False)
+
     def _decode(self, token_ids: list[int]) -> str:
         return self._tokenizer.decode(token_ids, skip_special_tokens=True) if token_ids else ""
 
@@ -352,6 +357,8 @@ def question(problem: Problem, options: PromptOptions | None = None) -> str:
     ]
     parts = {"{question}": problem.question, "{choices}": "\n".join(choices)}
     template = options.multiple_choice if problem.choices else options.open
+    if problem.tests:
+        template = options.program
     # In one pass: a question may speak of {choices} itself.
     return re.sub(r"\{question\}|\{choices\}", lambda match: parts[match[0]], template)
 

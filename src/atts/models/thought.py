@@ -141,16 +141,9 @@ class Divider:
         is_open = "<|message|>" not in name and "\n" not in name.lstrip()
         if channel and is_open and len(channel + name) <= _LONGEST_CHANNEL:
             return len(text) - len(before)
-        marks = (*_STARTS, *self._ends)
-        longest = max(map(len, marks)) - 1
-        return next(
-            (
-                length
-                for length in range(min(longest, len(text)), 0, -1)
-                if any(mark.startswith(text[-length:]) for mark in marks)
-            ),
-            0,
-        )
+        begun, longest = _beginnings((*_STARTS, *self._ends))
+        lengths = range(min(longest, len(text)), 0, -1)
+        return next((length for length in lengths if text[-length:] in begun), 0)
 
 
 def begin_in_thought(texts: Iterable[str], ends: Iterable[str] | None = None) -> bool:
@@ -203,6 +196,13 @@ def _spoken(text: str, ends: Sequence[str], begin: int) -> str:
 
 def _search(marks: Sequence[str], text: str, begin: int = 0) -> re.Match[str] | None:
     return _pattern(tuple(marks)).search(text, begin)
+
+
+@lru_cache(maxsize=64)
+def _beginnings(marks: tuple[str, ...]) -> tuple[frozenset[str], int]:
+    """All texts that begin a mark and are not all of it, and the length of the longest."""
+    begun = frozenset(mark[:length] for mark in marks for length in range(1, len(mark)))
+    return begun, max(map(len, begun), default=0)
 
 
 @lru_cache(maxsize=64)

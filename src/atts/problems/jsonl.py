@@ -13,6 +13,7 @@ from atts.errors import ProblemError
 from atts.files import read_plain
 from atts.grading.choices import choice_letter
 from atts.grading.equivalence import equivalent
+from atts.problems.programs import read_program_problem
 from atts.text import shortened
 from atts.types import LETTERS, Problem
 
@@ -50,7 +51,8 @@ def read_problems(path: Path) -> list[Problem]:
     not graded. Numbers are taken for ids, answers and choices, with
     the digits that the file has; other keys are ignored, and so are blank lines. Of an answer that
     ends in ``#### 42`` the number counts. The answer to a question with choices is a letter, or the
-    text or the value of a choice.
+    text or the value of a choice. A line with ``tests`` asks for a program, as does one of
+    HumanEval's or LiveCodeBench's keys; see ``problems.programs``.
 
     Raises:
         ProblemError: the file cannot be read, holds no problem, or a line is malformed, repeats an
@@ -69,6 +71,7 @@ def read_entries(path: Path) -> list[tuple[Problem, dict[str, Any]]]:
     """
     entries: list[tuple[Problem, dict[str, Any]]] = []
     first_line: dict[str, int] = {}
+    has_answers: bool | None = None
     for number, line in _lines(path):
         where = f"{path}, line {number}"
         values = _object(line, where)
@@ -79,7 +82,9 @@ def read_entries(path: Path) -> list[tuple[Problem, dict[str, Any]]]:
                 f"{first_line[problem.id]}; every problem needs an id of its own"
             )
         first_line[problem.id] = number
-        if entries and ("answer" in values) != ("answer" in entries[0][1]):
+        if problem.tests is None and has_answers is None:
+            has_answers = "answer" in values
+        if problem.tests is None and ("answer" in values) != has_answers:
             raise ProblemError(
                 f"{where}: the key 'answer' is in some lines and missing in others; "
                 "where no answer is known, leave it out of all, or write null"
@@ -134,6 +139,8 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _problem(values: dict[str, Any], where: str) -> Problem:
+    if problem := read_program_problem(values, where):
+        return problem
     if missing := [key for key in _REQUIRED if key not in values]:
         raise ProblemError(
             f"{where}: the key {missing[0]!r} is missing; every problem needs "

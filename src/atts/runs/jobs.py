@@ -251,7 +251,8 @@ async def _make_missing(
     with ExitStack() as stack:
         stopping = None
         if grader and config.stop.when != "never":
-            stopping = stack.enter_context(Stopping(config.stop, config.samples, grader))
+            programs = {problem.id for problem in setup.problems if problem.tests}
+            stopping = stack.enter_context(Stopping(config.stop, config.samples, grader, programs))
             await stopping.chains_done(done.values())
         await make_chains(
             setup.groups(lambda *_: models, done, only),

@@ -11,10 +11,10 @@ from filelock import FileLock
 
 from atts.analysis.graded_run import GradedRun, grade_run
 from atts.analysis.summary import Summary, summarise
-from atts.errors import AttsError, JudgeError, ProblemError, StoreError
+from atts.errors import AttsError, ConfigError, JudgeError, ProblemError, StoreError
 from atts.files import atomic_write, to_jsonl
+from atts.grading.answers import find_answer
 from atts.grading.choices import choice_letter
-from atts.grading.extract import extract_answer
 from atts.grading.grader import Grader
 from atts.grading.judge import Cost, Judge
 from atts.methods import authors_of
@@ -117,11 +117,17 @@ async def regrade(
         StoreError: the directory is not a run, is in use, or cannot be written.
         ProblemError: a problem of the run is not among those given, or is another one there.
         GradingError: there are no chains.
-        ConfigError: the endpoint refuses the key or does not know the model.
+        ConfigError: the endpoint refuses the key or does not know the model; or a model is to judge
+            programs, which their tests do.
     """
     lock = None if dry_run else _locked(directory)
     try:
         recorded = read_run(directory)
+        if judge and any(problem.tests for problem in recorded.problems):
+            raise ConfigError(
+                f"{directory} has answers that are programs: their tests say which are right, and "
+                "no language model is asked; leave --judge and --extract out"
+            )
         run, corrected = _with_golds(recorded, problems)
         work = _Regrade(run, judge, progress)
         extracted = await work.extract(extract)
@@ -176,7 +182,7 @@ def _with_golds(
                 f"the problem {problem.id!r} has another question or other choices now, so the "
                 "run's chains are no answers to it; only its gold answer may change"
             )
-        if other.answer != problem.answer:
+        if (other.answer, other.tests) != (problem.answer, problem.tests):
             corrected.append(problem.id)
     return run._replace(problems=tuple(given[problem.id] for problem in run.problems)), corrected
 
@@ -219,9 +225,7 @@ class _Regrade:
             if chain.text and chain.end != "failed" and chain.is_needed:
                 if by == "regex":
                     extracted_by = "regex"
-                    answer = extract_answer(
-                        chain.text, problem.choices, self._ends, self._in_thought
-                    )
+                    answer = find_answer(problem, chain.text, self._ends, self._in_thought)
                 else:
                     try:
                         answer = await self._extracted(problem, chain.text)

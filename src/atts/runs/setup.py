@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from atts.config import Config, LimitsOptions
+from atts.config import IN_THIS_PROCESS, Config, LimitsOptions
 from atts.conformal.calibration import Calibration
 from atts.conformal.control import Control
 from atts.conformal.factory import calibrating_control, make_control
@@ -305,11 +305,14 @@ async def open_models(
     """
     options = {"draft": config.draft, "target": config.target}
     authors = authors or authors_of(config)
-    in_process = sum(options[author].engine == "inprocess" for author in authors)
+    in_process = sum(options[author].engine in IN_THIS_PROCESS for author in authors)
+    scores = METHODS[config.method].scores
     models: Models = {}
     async with AsyncExitStack() as stack:
         for author in authors:
-            engine = await load_engine(options[author], neighbours=in_process - 1)
+            engine = await load_engine(
+                options[author], in_process - 1, scores and author == "target"
+            )
             stack.push_async_callback(engine.aclose)
             tokenizer = Tokenizer.load(options[author])
             models[author] = Model(limited(engine, author, config.limits), tokenizer)

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from fractions import Fraction
@@ -77,8 +77,17 @@ class Stopping:
     A context manager, because of that thread.
     """
 
-    def __init__(self, options: StopOptions, samples: int, grader: Grader) -> None:
-        """``grader`` compares answers; nobody else may use it meanwhile."""
+    def __init__(
+        self,
+        options: StopOptions,
+        samples: int,
+        grader: Grader,
+        programs: Collection[str] = (),
+    ) -> None:
+        """``grader`` compares answers; nobody else may use it meanwhile. ``programs`` are the
+        problems whose answers are programs: these are the same only where their texts are.
+        """
+        self._programs = programs
         self._options = options
         self._samples = samples
         self._ballots: dict[str, _Ballot] = defaultdict(_Ballot)
@@ -118,7 +127,8 @@ class Stopping:
                 ballot.recorded += 1
                 if chain.answer is not None and chain.end not in ("failed", "not-needed"):
                     try:
-                        await self._vote(ballot, chain.answer)
+                        is_program = chain.problem_id in self._programs
+                        await self._vote(ballot, chain.answer, is_program)
                     except Exception as error:  # one vote less, and the run goes on
                         _log.warning(
                             "a vote could not be counted: problem %s, sample %d: %s: %s",
@@ -136,8 +146,12 @@ class Stopping:
         adaptive = self._options.when == "adaptive"
         return adaptive and certainty(ballot.votes) >= self._options.confidence
 
-    async def _vote(self, ballot: _Ballot, answer: str) -> None:
-        verdicts = [compare_exactly(known, answer) for known in ballot.answers]
+    async def _vote(self, ballot: _Ballot, answer: str, is_program: bool) -> None:
+        verdicts: list[bool | None]
+        if is_program:
+            verdicts = [known.strip() == answer.strip() for known in ballot.answers]
+        else:
+            verdicts = [compare_exactly(known, answer) for known in ballot.answers]
         if True not in verdicts and None in verdicts:
             verdicts = await self._by_algebra(ballot.answers, answer)
         if True in verdicts:

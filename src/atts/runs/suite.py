@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from atts.analysis.graded_run import grade_run
 from atts.analysis.summary import Summary, summarise
-from atts.config import Config, Coverage, MethodName, Options, parse_config
+from atts.config import IN_THIS_PROCESS, Config, Coverage, MethodName, Options, parse_config
 from atts.config.reading import read_yaml
 from atts.engines.loading import server_urls
 from atts.engines.servers.lifecycle import FOLDER, answers, down, is_running, up
@@ -213,7 +213,7 @@ async def _start_servers(
     ours: list[Author] = []
     for author in authors:
         options = config.draft if author == "draft" else config.target
-        if options.engine == "inprocess" or options.urls:
+        if options.urls or options.engine in IN_THIS_PROCESS:
             continue
         url = server_urls(options)[0]
         if is_running(servers, author):

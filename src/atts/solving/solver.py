@@ -144,16 +144,12 @@ class Solver:
         """How many chains may be in flight at this moment."""
         return self._capacity.size
 
-    def ask(self, question: Question) -> "Asked":
-        """Begin to solve a question; what comes back is entered, read and left.
+    def variant(self, config: Config) -> Variant:
+        """What a question of this configuration is decided by.
 
         Raises:
-            ConfigError: its configuration excludes itself, or needs models that are not open.
-            CalibrationError: its calibration is for something else, or conditional: a question was
-                never seen before.
-            BusyError: as many chains wait as may.
+            ConfigError, CalibrationError: see ``ask``.
         """
-        config = question.config
         for author in authors_of(config):
             if author not in self.models:
                 raise ConfigError(
@@ -165,13 +161,25 @@ class Solver:
                     f"{author}.model={getattr(config, author).model} is not open here, but "
                     f"{getattr(self.config, author).model}"
                 )
+        return self._deciders.of(config)
+
+    def ask(self, question: Question) -> "Asked":
+        """Begin to solve a question; what comes back is entered, read and left.
+
+        Raises:
+            ConfigError: its configuration excludes itself, or needs models that are not open.
+            CalibrationError: its calibration is for something else, or conditional: a question was
+                never seen before.
+            BusyError: as many chains wait as may.
+        """
+        config = question.config
+        variant = self.variant(config)
         if question.max_tokens is not None and question.max_tokens < 1:
             raise ConfigError(
                 f"a chain needs at least 1 token, got max_tokens={question.max_tokens}"
             )
         if question.problem.id in self._asked:
             raise ConfigError(f"a question with the id {question.problem.id} is being solved")
-        variant = self._deciders.of(config)
         # Those that are about to begin wait for nobody; and one question alone is always taken.
         before = self.open_chains
         would_wait = before + config.samples - self.capacity

@@ -55,7 +55,7 @@ def plan_servers(config: Config, authors: Collection[Author]) -> list[ServerPlan
     plans, faults, ports = [], [], []
     for author in authors:
         options = config.draft if author == "draft" else config.target
-        if options.engine == "inprocess":
+        if options.engine not in MODULES:  # it computes here, or others start its server
             continue
         if options.urls and options.urls != server_urls(options.model_copy(update={"urls": ()})):
             faults.append(
@@ -74,8 +74,8 @@ def plan_servers(config: Config, authors: Collection[Author]) -> list[ServerPlan
         raise ConfigError("the servers cannot be started:\n  " + "\n  ".join(faults))
     if not plans:
         raise ConfigError(
-            "there is no server to start: draft.engine and target.engine are inprocess; set them "
-            "to sglang or vllm"
+            f"there is no server to start: draft.engine is {config.draft.engine} and target.engine "
+            f"{config.target.engine}; set them to sglang or vllm"
         )
     return plans
 

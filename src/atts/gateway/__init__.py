@@ -1,0 +1,1 @@
+"""``atts serve``: the methods behind OpenAI's API, for clients that speak that already."""
