@@ -71,7 +71,7 @@ def test_a_failed_page_leaves_the_old_one(
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     result = invoke("report", "run", "--html", "report.html")
     assert result.exit_code == 2
-    assert "pip install 'atts[plots]'" in result.stderr
+    assert "pip install 'atts-lm[plots]'" in result.stderr
     assert (tmp_path / "report.html").read_text() == "old"
 
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from atts.analysis.summary import Summary
 from atts.cli.demo import demo_configs
 from atts.config import Config, load_config, parse_config
 from atts.conformal.calibration import Calibration
+from atts.engines import loading
 from atts.errors import (
     AttsError,
     CalibrationError,
@@ -32,6 +34,7 @@ from atts.errors import (
     StoreError,
 )
 from atts.grading.grader import Grader
+from atts.package import DISTRIBUTION
 from atts.runs import jobs, setup
 from atts.runs.setup import Setup
 from atts.store.run_directory import RecordedRun, RunStore
@@ -476,9 +479,21 @@ def test_without_a_command_the_help_is_shown(invoke: Invoke) -> None:
     assert "Start with: atts demo" in result.output
 
 
+def test_without_pytorch_the_demo_says_how_to_get_it_and_leaves_nothing(
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "find_spec", lambda name: None if name == "torch" else name)
+    result = invoke("demo")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "Error: the in-process engine needs torch: pip install 'atts-lm[inprocess]'\n",
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_version_is_printed(invoke: Invoke) -> None:
     result = invoke("--version")
-    assert (result.exit_code, result.stdout.split()[0]) == (0, "atts")
+    assert (result.exit_code, result.stdout) == (0, f"atts {version(DISTRIBUTION)}\n")
 
 
 def test_starting_imports_nothing_heavy() -> None:

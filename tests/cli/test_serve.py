@@ -105,4 +105,4 @@ def test_what_is_missing_is_said_with_its_mend(
     monkeypatch.setitem(sys.modules, "atts.gateway.server", None)
     result: Result = invoke("serve")
     assert result.exit_code == 2
-    assert "pip install 'atts[serve]'" in result.output
+    assert "pip install 'atts-lm[serve]'" in result.output

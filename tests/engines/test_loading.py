@@ -165,5 +165,5 @@ async def test_llama_cpp_says_what_it_lacks(
         await load_engine(options)
     (tmp_path / "no.gguf").touch()
     monkeypatch.setitem(sys.modules, "llama_cpp", None)
-    with pytest.raises(ConfigError, match=r"pip install 'atts\[llamacpp\]'"):
+    with pytest.raises(ConfigError, match=r"pip install 'atts-lm\[llamacpp\]'"):
         await load_engine(options)

@@ -282,7 +282,7 @@ VOCABULARY = Path(os.environ.get("TIKTOKEN_ENCODINGS_BASE", "")) / "o200k_base.t
 
 @pytest.fixture(scope="module")
 def harmony() -> Harmony:
-    pytest.importorskip("openai_harmony", reason="pip install 'atts[harmony]'")
+    pytest.importorskip("openai_harmony", reason="pip install 'atts-lm[harmony]'")
     if not VOCABULARY.is_file():
         pytest.skip("set TIKTOKEN_ENCODINGS_BASE to a folder with o200k_base.tiktoken")
     return Harmony()
@@ -330,7 +330,7 @@ def test_without_the_package_or_its_vocabulary_harmony_says_what_to_do(
     byte_tokens().save(str(tmp_path / "tokenizer.json"))
     options = ModelOptions(model=str(tmp_path), chat_format="harmony")
     monkeypatch.setitem(sys.modules, "openai_harmony", None)
-    with pytest.raises(ConfigError, match=r"pip install 'atts\[harmony\]'"):
+    with pytest.raises(ConfigError, match=r"pip install 'atts-lm\[harmony\]'"):
         Tokenizer.load(options)
 
     def load(_: str) -> None:

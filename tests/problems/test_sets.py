@@ -186,7 +186,7 @@ def test_without_a_network_the_error_says_what_to_do(hub: Hub) -> None:
 
 def test_without_datasets_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ProblemError, match=r"pip install 'atts\[data\]'"):
+    with pytest.raises(ProblemError, match=r"pip install 'atts-lm\[data\]'"):
         load("aime24")
 
 

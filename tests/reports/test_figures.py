@@ -157,7 +157,7 @@ def test_without_matplotlib_the_extra_is_named(
     figures: dict[str, Figure], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
-    with pytest.raises(ConfigError, match=r"pip install 'atts\[plots\]'"):
+    with pytest.raises(ConfigError, match=r"pip install 'atts-lm\[plots\]'"):
         to_svg(figures["cost"])
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from atts.config import Config, parse_config
 from atts.errors import StoreError
+from atts.package import DISTRIBUTION
 from atts.store.environment import ENVIRONMENT, read_environments, record_environment
 
 
@@ -18,7 +19,7 @@ def test_each_start_adds_an_entry(tmp_path: Path) -> None:
     assert first.python == ".".join(map(str, sys.version_info[:3]))
     assert first.cpus >= 1
     assert first.memory_bytes > 2**27
-    assert {"atts", "numpy", "transformers"} <= set(first.packages)
+    assert {DISTRIBUTION, "numpy", "transformers"} <= set(first.packages)
     assert first.engines == {
         "draft": "inprocess: bundled/draft",
         "target": "inprocess: bundled/target",
@@ -40,3 +41,8 @@ def test_a_corrupt_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / ENVIRONMENT).write_text("[{}]")
     with pytest.raises(StoreError, match=r"environment\.json is corrupt; remove it"):
         read_environments(tmp_path)
+
+
+def test_versions_recorded_under_a_former_name_of_the_package_are_read() -> None:
+    run = Path(__file__).parents[1] / "data/before/suite/bundled/arithmetic/target-only"
+    assert [each.packages["atts"] for each in read_environments(run)] == ["0.1.0"]

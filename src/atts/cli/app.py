@@ -13,6 +13,7 @@ from atts.cli.commands import LazyGroup
 from atts.cli.ending import Ended
 from atts.cli.terminal import EXIT_CODES, FAILED, UNAVAILABLE, WRONG_USE, drop_output, say
 from atts.errors import AttsError, CalibrationError, ConfigError, EngineGoneError, ProblemError
+from atts.package import DISTRIBUTION
 from atts.text import shortened
 
 _OUTPUT_LOST = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
@@ -175,7 +176,7 @@ def _print_version(value: bool) -> None:
     if value:
         from importlib.metadata import version  # is slow to load, and seldom asked for
 
-        typer.echo(f"atts {version('atts')}")
+        typer.echo(f"atts {version(DISTRIBUTION)}")
         raise typer.Exit
 
 

@@ -12,6 +12,7 @@ from atts.cli.commands import command_line, new_app, resumable, same_command
 from atts.cli.progress import Display
 from atts.cli.terminal import EXIT_CODES, err, exit_if_failed, print_tables, say
 from atts.config import Config, parse_config
+from atts.engines.loading import require_in_process
 from atts.errors import ConfigError, StoreError
 from atts.grading.grader import Grader, VerdictCache
 from atts.reports.summary_table import comparison
@@ -69,6 +70,7 @@ def demo(
     The draft alone, the target alone, atts as it comes, and atts by a calibration made before solve
     the same problems, with two small language models that come with atts.
     """
+    require_in_process()  # before there is a folder
     directory = directory or _numbered_folder(fresh)
     same: dict[str, object] = {"problems": problems, "samples": samples, "directory": directory}
     say(f"Writing to {directory}")

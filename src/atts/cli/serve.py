@@ -12,6 +12,7 @@ from atts.cli.options import ConfigFile, Settings
 from atts.cli.terminal import say
 from atts.config import load_config
 from atts.errors import ConfigError
+from atts.package import install
 
 EXAMPLES = """Examples:
 
@@ -83,7 +84,7 @@ def serve(
         from atts.gateway.server import ServeOptions
         from atts.gateway.server import serve as serve_until_ended
     except ModuleNotFoundError as error:
-        raise ConfigError(f"atts serve needs {error.name}: pip install 'atts[serve]'") from error
+        raise ConfigError(f"atts serve needs {error.name}: {install('serve')}") from error
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     options = ServeOptions(

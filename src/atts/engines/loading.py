@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from atts.config import ModelOptions
@@ -15,6 +16,7 @@ from atts.models.model_files import (
     vocabulary_size,
 )
 from atts.models.prompts import Tokenizer
+from atts.package import install
 
 if TYPE_CHECKING:
     from atts.engines.remote import RemoteEngine
@@ -130,13 +132,22 @@ def server_urls(options: ModelOptions) -> tuple[str, ...]:
     return (f"http://{f'[{host}]' if ':' in host else host}:{options.server.port}",)
 
 
+def require_in_process() -> None:
+    """Whether models can be loaded into this process, without the time that loading PyTorch takes.
+
+    Raises:
+        ConfigError: packages that it needs are not installed.
+    """
+    missing = [name for name in ("torch", "transformers", "safetensors") if find_spec(name) is None]
+    if missing:
+        names = ", ".join(missing)
+        raise ConfigError(f"the in-process engine needs {names}: {install('inprocess')}")
+
+
 def _load_in_process(options: ModelOptions, neighbours: int) -> Engine:
-    try:
-        from atts.engines.inprocess.engine import InProcessEngine
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"the in-process engine needs {error.name}: pip install 'atts[inprocess]'"
-        ) from error
+    require_in_process()
+    from atts.engines.inprocess.engine import InProcessEngine
+
     return InProcessEngine.load(options, model_path(options.model), neighbours)
 
 
@@ -147,6 +158,6 @@ def _load_llamacpp(options: ModelOptions, neighbours: int) -> Engine:
         return LlamaCppEngine.load(options, neighbours)
     except ModuleNotFoundError as error:
         raise ConfigError(
-            "engine: llamacpp needs llama-cpp-python: pip install 'atts[llamacpp]', which compiles "
+            f"engine: llamacpp needs llama-cpp-python: {install('llamacpp')}, which compiles "
             "it with your C++ compiler"
         ) from error

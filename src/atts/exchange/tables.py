@@ -7,6 +7,7 @@ from typing import Any
 from atts.analysis.graded_run import GradedRun, grade_run
 from atts.errors import ConfigError
 from atts.files import replacing
+from atts.package import install
 from atts.store.run_directory import read_run
 
 
@@ -53,7 +54,7 @@ def write_parquet(path: Path, table: Iterable[Mapping[str, Any]]) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ModuleNotFoundError:
-        raise ConfigError("Parquet needs pyarrow: pip install 'atts[data]'") from None
+        raise ConfigError(f"Parquet needs pyarrow: {install('data')}") from None
     # Written out, so that a run without errors or choices has the same columns as any other.
     schema = pa.schema(
         [

@@ -23,6 +23,7 @@ from atts.grading.replies import (
     read_ledger,
     texts_of,
 )
+from atts.package import install
 from atts.types import Problem, Record
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ class Judge:
             from openai import AsyncOpenAI
         except ModuleNotFoundError:
             raise ConfigError(
-                "a language model as judge needs the openai package: pip install 'atts[judge]'"
+                f"a language model as judge needs the openai package: {install('judge')}"
             ) from None
         self._client = AsyncOpenAI(
             api_key=endpoint.api_key or "none",

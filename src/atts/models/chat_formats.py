@@ -7,6 +7,7 @@ from jinja2 import TemplateError
 
 from atts.config import ChatFormatName
 from atts.errors import ConfigError
+from atts.package import install
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -86,7 +87,7 @@ class Harmony:
             import openai_harmony
         except ModuleNotFoundError:
             raise ConfigError(
-                "chat_format=harmony needs the openai-harmony package: pip install 'atts[harmony]'"
+                f"chat_format=harmony needs the openai-harmony package: {install('harmony')}"
             ) from None
         self._harmony = openai_harmony
         try:

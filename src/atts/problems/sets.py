@@ -10,6 +10,7 @@ from atts.config import ProblemsOptions
 from atts.errors import ProblemError
 from atts.files import atomic_write
 from atts.grading.grader import cache_folder
+from atts.package import install
 from atts.problems.jsonl import read_entries
 from atts.problems.registry import SETS, Entry, HubSource, ProblemSet, Row, known_sets
 from atts.types import Problem
@@ -130,7 +131,7 @@ def _rows(source: HubSource) -> list[Row]:
         from datasets import load_dataset
     except ModuleNotFoundError:
         raise ProblemError(
-            f"{source.repo} comes from the Hugging Face hub: pip install 'atts[data]', or name a "
+            f"{source.repo} comes from the Hugging Face hub: {install('data')}, or name a "
             "folder of JSONL files by --problems-dir (problems.folder)"
         ) from None
     try:

@@ -1,10 +1,11 @@
-"""Plots of replays and comparisons. Needs matplotlib: ``pip install 'atts[plots]'``."""
+"""Plots of replays and comparisons. Needs matplotlib: the extra ``plots``."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from atts.errors import ConfigError, StoreError
+from atts.package import install
 from atts.text import visible
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def _figure(width: float, height: float) -> "Figure":
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
-        raise ConfigError(f"plots need {error.name}: pip install 'atts[plots]'") from error
+        raise ConfigError(f"plots need {error.name}: {install('plots')}") from error
     return Figure(figsize=(width, height), layout="constrained")
 
 

@@ -17,10 +17,11 @@ from atts.config import Config
 from atts.errors import StoreError
 from atts.files import atomic_write, read_plain
 from atts.methods import authors_of
+from atts.package import DISTRIBUTION
 from atts.types import Record
 
 ENVIRONMENT = "environment.json"
-_PACKAGES = ("atts", "torch", "transformers", "tokenizers", "numpy", "aiohttp", "pydantic")
+_PACKAGES = (DISTRIBUTION, "torch", "transformers", "tokenizers", "numpy", "aiohttp", "pydantic")
 
 
 class Environment(Record):

@@ -142,8 +142,8 @@ def _executable_faults(options: ModelOptions) -> list[str]:
         return [f"{executable} cannot be run: {error}"]
     if found.returncode:
         return [
-            f"{package} is not installed for {executable}; pip install 'atts[{package}]' there, or "
-            "set server.executable to the Python that has it"
+            f"{package} is not installed for {executable}; pip install {package} there, or set "
+            "server.executable to the Python that has it"
         ]
     return []
 

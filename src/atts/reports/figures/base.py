@@ -1,6 +1,6 @@
 """What a figure is, and how it becomes SVG for the page, and SVG, PNG and CSV for papers.
 
-Drawn with matplotlib, which ``pip install 'atts[plots]'`` brings. In the page the colours of an
+Drawn with matplotlib, which the extra ``plots`` brings. In the page the colours of an
 SVG are replaced by variables of the style sheet, so that one drawing is light and dark.
 """
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from atts.errors import ConfigError, StoreError
+from atts.package import install
 from atts.text import visible
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ def _render(figure: Figure, kind: str) -> bytes:
         import matplotlib as mpl
         from matplotlib.figure import Figure as Canvas
     except ModuleNotFoundError as error:
-        raise ConfigError(f"figures need {error.name}: pip install 'atts[plots]'") from error
+        raise ConfigError(f"figures need {error.name}: {install('plots')}") from error
     ink, faint = colour("ink"), colour("faint")
     settings: Any = {
         "axes.edgecolor": faint,
