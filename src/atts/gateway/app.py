@@ -25,6 +25,7 @@ from atts.gateway.requests import ChatRequest, parse
 from atts.gateway.served import Served
 from atts.gateway.streams import ClientGoneError, Events, EventStream, unless_gone
 from atts.methods import METHODS, authors_of
+from atts.package import DISTRIBUTION
 from atts.solving.listening import ChainDone, Event, Piece
 from atts.solving.question import Question, as_problem, question_id, with_overrides
 from atts.solving.solution import Solution
@@ -110,7 +111,7 @@ class Gateway:
 
     async def health(self, request: Request) -> Response:  # noqa: ARG002
         """``GET /health``."""
-        return json_response({"status": "ok", "version": version("atts")})
+        return json_response({"status": "ok", "version": version(DISTRIBUTION)})
 
     async def measured(self, request: Request) -> Response:  # noqa: ARG002
         """``GET /metrics``."""
