@@ -13,8 +13,7 @@ from atts.engines.base import Completion, GenerateRequest, Sampling, Scored, Sco
 from atts.methods.decider import ControlDecider
 from atts.models.model_files import ChatTemplate
 from atts.models.prompts import Tokenizer
-from atts.runs.activity import Activity
-from atts.types import Chain, FinishReason, Timings
+from atts.types import FinishReason, Timings
 
 NOW = Timings(queued=0.0, started=0.0, first_token=0.0, done=0.0)
 
@@ -68,25 +67,6 @@ class FakeEngine:
             raise
         finally:
             self.in_flight -= 1
-
-
-class SilentObserver:
-    """Watches a job and shows nothing; what a test wants to know it overrides."""
-
-    def __init__(self) -> None:
-        self.activity = Activity()
-
-    def started(self, total: int, done: int) -> None:
-        pass
-
-    def chain_done(self, chain: Chain) -> None:
-        pass
-
-    def warned(self, message: str) -> None:
-        pass
-
-    def grading(self, done: int, total: int) -> None:
-        pass
 
 
 class Call(NamedTuple):

@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from fakes import SilentObserver
 from killed_run import make_models
 
 from atts.config import Config
@@ -15,6 +14,7 @@ from atts.grading.grader import Grader
 from atts.methods.chain import Models
 from atts.runs import candidates as module
 from atts.runs.candidates import Candidate, named_runs, parse_candidates, prepare, run_missing
+from atts.runs.jobs import SilentObserver
 
 
 class World:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from engines.stand_ins import StandIn, VllmStandIn, serving
-from fakes import FakeEngine, SilentObserver, byte_tokenizer
+from fakes import FakeEngine, byte_tokenizer
 
 from atts.config import Config, ModelOptions, parse_config
 from atts.engines.base import Completion, GenerateRequest, Load
@@ -18,6 +18,7 @@ from atts.errors import EngineConnectionError, EngineGoneError
 from atts.methods.chain import Model, Models
 from atts.models.model_files import model_path
 from atts.runs import jobs
+from atts.runs.jobs import SilentObserver
 from atts.simulation.simulate import run_virtually
 from atts.store.contents import CHAINS, SUMMARY
 from atts.store.run_directory import read_run

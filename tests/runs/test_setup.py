@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-from fakes import SilentObserver
 from killed_run import make_models
 
 from atts.analysis.summary import Summary
@@ -12,7 +11,7 @@ from atts.config import Config, parse_config
 from atts.errors import CalibrationError, ProblemError
 from atts.grading.grader import Grader
 from atts.runs import setup
-from atts.runs.jobs import complete
+from atts.runs.jobs import SilentObserver, complete
 from atts.runs.setup import finished_run, lacks_calibration, prepare_run
 from atts.store.contents import CALIBRATION, CHAINS
 from atts.types import Chain

@@ -28,8 +28,8 @@ from atts.reports.figures import make_figures, save_figures
 from atts.reports.html import render_page
 from atts.runs import regrade as regrading
 from atts.runs import tuning
-from atts.runs.activity import Activity
 from atts.runs.candidates import named_runs, parse_candidates, prepare, reference_name, run_missing
+from atts.runs.jobs import SilentObserver
 from atts.runs.regrade import ExtractBy, JudgeBy, Regraded
 from atts.runs.setup import open_models
 from atts.runs.tuning import Tuning, prepare_tuning
@@ -40,7 +40,7 @@ from atts.simulation.simulate import simulate as simulate_run
 from atts.simulation.workload import load_workload
 from atts.store.grades import LEDGER
 from atts.store.run_directory import read_run
-from atts.types import Author, Chain, Problem
+from atts.types import Author, Problem
 
 RATES = (0.8, 0.6, 0.4, 0.2)
 """The take-over rates that are tuned over."""
@@ -58,23 +58,8 @@ OF_A_TRACE = {
 Where = str | Path
 
 
-class _Silent:
-    """Watches a job and says nothing; see ``atts.runs.jobs.Observer``."""
-
-    def __init__(self, _name: str) -> None:
-        self.activity = Activity()
-
-    def started(self, total: int, done: int) -> None:
-        pass
-
-    def chain_done(self, chain: Chain) -> None:
-        pass
-
-    def warned(self, message: str) -> None:
-        pass
-
-    def grading(self, done: int, total: int) -> None:
-        pass
+def _silent(_name: str) -> SilentObserver:
+    return SilentObserver()
 
 
 async def compare(
@@ -113,7 +98,7 @@ async def compare(
     chosen = reference_name(candidates, plan, None if reference is None else str(reference))
     said: list[str] = []
     with Grader(cache=VerdictCache()) as grader:
-        if await run_missing(plan, grader, _Silent, said.append):
+        if await run_missing(plan, grader, _silent, said.append):
             raise AttsError("\n".join(said))
         named = named_runs(candidates, plan)
         limit = None
@@ -188,7 +173,7 @@ async def tune(
     authors: tuple[Author, ...] = ("draft", "target")
     opening = open_models(plan.config, authors) if models is None else nullcontext(models)
     async with opening as opened:
-        return await tuning.tune(plan, opened, place, rates, loss, confidence, _Silent)
+        return await tuning.tune(plan, opened, place, rates, loss, confidence, _silent)
 
 
 async def regrade(
@@ -282,14 +267,9 @@ def simulate(
     """
     found = simulated_config(Path(config) if config else None, settings, Path(workload))
     recorded = load_workload(Path(workload))
-    efficiencies = read_fit(Path(fitted)) if fitted else {}
-    draft, target = (
-        ModelHardware.model_validate(
-            {"gpus": gpus} | ({"efficiency": efficiencies[who]} if who in efficiencies else {})
-        )
-        for who, gpus in (("draft", draft_gpus), ("target", target_gpus))
-    )
-    hardware = Hardware(gpu=gpu, draft=draft, target=target, shared=shared, mixed=mixed)
+    gpus = (draft_gpus, target_gpus)
+    place = Path(fitted) if fitted else None
+    hardware = simulated_hardware(gpu, gpus, (None, None), shared, mixed, place)
 
     def one(name: str) -> SimulationOutcome:
         outcome = simulate_run(
@@ -305,6 +285,25 @@ def simulate(
         return outcome
 
     return outside_of_loops(lambda: [one(name) for name in methods])
+
+
+def simulated_hardware(
+    gpu: str,
+    gpus: tuple[int, int],
+    caches: tuple[int | None, int | None],
+    shared: bool,
+    mixed: bool,
+    fitted: Path | None,
+) -> Hardware:
+    """The hardware of a draft and a target; ``caches`` in tokens, None: what fits."""
+    models = []
+    efficiencies = read_fit(fitted) if fitted else {}
+    for author, count, cache in zip(("draft", "target"), gpus, caches, strict=True):
+        options: dict[str, object] = {"gpus": count, "cache_tokens": cache}
+        if author in efficiencies:
+            options["efficiency"] = efficiencies[author]
+        models.append(ModelHardware.model_validate(options))
+    return Hardware(gpu=gpu, draft=models[0], target=models[1], shared=shared, mixed=mixed)
 
 
 def simulated_config(config: Path | None, settings: Sequence[str] | None, workload: Path) -> Config:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from atts.api.jobs import SIMULATED, simulated_config
+from atts.api.jobs import SIMULATED, simulated_config, simulated_hardware
 from atts.cli.commands import new_app
 from atts.cli.options import ConfigFile, Format, Settings
 from atts.cli.progress import counting
@@ -14,8 +14,8 @@ from atts.cli.terminal import EXIT_CODES, TableFormat, echo_json, err, print_tab
 from atts.errors import ConfigError
 from atts.files import atomic_write
 from atts.reports.simulation_table import fit_table, outcomes_table
-from atts.simulation.deployment import Hardware, ModelHardware, SimulatedMethod
-from atts.simulation.fit import fit_run, read_fit
+from atts.simulation.deployment import Hardware, SimulatedMethod
+from atts.simulation.fit import fit_run
 from atts.simulation.simulate import SimulationOutcome, check
 from atts.simulation.simulate import simulate as simulate_run
 from atts.simulation.workload import load_workload
@@ -158,7 +158,7 @@ def simulate(
     or a name such as QwQ-32B. One copy of a model is split over server.tensor_parallel GPUs.
     """
     layouts = [
-        _hardware(gpu, gpus, (draft_cache, target_cache), shared, mixed, fitted)
+        simulated_hardware(gpu, gpus, (draft_cache, target_cache), shared, mixed, fitted)
         for gpus in product(
             _numbers("--draft-gpus", draft_gpus), _numbers("--target-gpus", target_gpus)
         )
@@ -191,24 +191,6 @@ def simulate(
         echo_json([outcome.model_dump(mode="json") for outcome in outcomes])
         return
     print_tables([outcomes_table(outcomes, gpu, shared)], form)
-
-
-def _hardware(
-    gpu: str,
-    gpus: tuple[int, int],
-    caches: tuple[int | None, int | None],
-    shared: bool,
-    mixed: bool,
-    fitted: Path | None,
-) -> Hardware:
-    models = []
-    efficiencies = read_fit(fitted) if fitted else {}
-    for author, count, cache in zip(("draft", "target"), gpus, caches, strict=True):
-        options: dict[str, object] = {"gpus": count, "cache_tokens": cache}
-        if author in efficiencies:
-            options["efficiency"] = efficiencies[author]
-        models.append(ModelHardware.model_validate(options))
-    return Hardware(gpu=gpu, draft=models[0], target=models[1], shared=shared, mixed=mixed)
 
 
 def _numbers(option: str, text: str) -> list[int]:

@@ -49,6 +49,25 @@ class Observer(Protocol):
         ...
 
 
+class SilentObserver:
+    """Watches a job and says nothing; whoever wants to know something overrides it."""
+
+    def __init__(self) -> None:
+        self.activity = Activity()
+
+    def started(self, total: int, done: int) -> None:
+        pass
+
+    def chain_done(self, chain: Chain) -> None:
+        pass
+
+    def warned(self, message: str) -> None:
+        pass
+
+    def grading(self, done: int, total: int) -> None:
+        pass
+
+
 Observe = Callable[[str], Observer]
 """Gives an observer for a named job."""
 
@@ -251,8 +270,8 @@ async def _make_missing(
     with ExitStack() as stack:
         stopping = None
         if grader and config.stop.when != "never":
-            programs = {problem.id for problem in setup.problems if problem.tests}
-            stopping = stack.enter_context(Stopping(config.stop, config.samples, grader, programs))
+            votes = Stopping(config.stop, config.samples, grader, setup.problems)
+            stopping = stack.enter_context(votes)
             await stopping.chains_done(done.values())
         await make_chains(
             setup.groups(lambda *_: models, done, only),
