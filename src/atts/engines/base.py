@@ -9,6 +9,7 @@ import asyncio
 import logging
 import math
 import secrets
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
@@ -16,7 +17,7 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from atts.errors import AttsError
+from atts.errors import AttsError, EmptyInputError, TokenIdError
 from atts.types import Discarded, FinishReason, Timings
 
 _log = logging.getLogger(__name__)
@@ -166,6 +167,43 @@ class Metered(Protocol):
             EngineError: the engine does not answer.
         """
         ...
+
+
+def checked_ids(token_ids: Sequence[int], vocab_size: int) -> list[int]:
+    """Token ids that a model can be given.
+
+    Raises:
+        EmptyInputError: there are none.
+        TokenIdError: one lies outside the vocabulary.
+    """
+    ids = list(token_ids)
+    if not ids:
+        raise EmptyInputError("no tokens to continue or to score")
+    # An id past the vocabulary does not fail alone: it can take a whole server down.
+    try:  # for thousands of ids, in a third of the time of min and max
+        largest = np.frombuffer(array("I", ids), dtype=np.uint32).max()
+    except OverflowError:  # a negative one
+        largest = vocab_size
+    if largest >= vocab_size:
+        wrong = next(i for i in ids if not 0 <= i < vocab_size)
+        raise TokenIdError(
+            f"token id {wrong} is outside the vocabulary of {vocab_size}; do the tokenizer and the "
+            "model belong together?"
+        )
+    return ids
+
+
+def check_start(start: int, length: int) -> None:
+    """Refuse to score nothing, or a token that follows none.
+
+    Raises:
+        EmptyInputError: ``start`` is no such place in ``length`` tokens.
+    """
+    if not 1 <= start < length:
+        raise EmptyInputError(
+            f"cannot score from token {start} of {length}: start must be at least 1, as the first "
+            "token has no log-probability, and less than the number of tokens"
+        )
 
 
 class Engine(Protocol):

@@ -20,13 +20,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atts.config import ModelOptions
-from atts.engines.base import Completion, GenerateRequest, Load, Sampling, Scored, ScoreRequest
+from atts.engines.base import (
+    Completion,
+    GenerateRequest,
+    Load,
+    Sampling,
+    Scored,
+    ScoreRequest,
+    check_start,
+    checked_ids,
+)
 from atts.errors import (
     ConfigError,
     ContextLengthError,
-    EmptyInputError,
     EngineError,
-    TokenIdError,
 )
 from atts.models.model_files import end_of_sequence_ids
 from atts.models.prompts import Tokenizer
@@ -183,7 +190,7 @@ class LlamaCppEngine:
         return list(ids[: max(0, count)])
 
     async def generate(self, request: GenerateRequest) -> Completion:
-        ids = self._checked(request.token_ids)
+        ids = checked_ids(request.token_ids, self.vocab_size)
         if len(ids) >= self.context_length:
             raise ContextLengthError(
                 f"{len(ids)} tokens fill a context of {self.context_length}: none can be written"
@@ -192,12 +199,8 @@ class LlamaCppEngine:
         return await self._run(lambda stop: self._write(ids, request, stop, queued))
 
     async def score(self, request: ScoreRequest) -> Scored:
-        ids, start = self._checked(request.token_ids), request.start
-        if not 1 <= start < len(ids):
-            raise EmptyInputError(
-                f"cannot score from token {start} of {len(ids)}: start must be at least 1, as the "
-                "first token has no log-probability, and less than the number of tokens"
-            )
+        ids, start = checked_ids(request.token_ids, self.vocab_size), request.start
+        check_start(start, len(ids))
         if len(ids) > self.context_length:
             raise ContextLengthError(
                 f"{len(ids)} tokens do not fit a context of {self.context_length}"
@@ -237,18 +240,6 @@ class LlamaCppEngine:
         finally:
             stop.set()  # where the caller was cancelled, the work ends at its next token
             self._stops.discard(stop)
-
-    def _checked(self, token_ids: Sequence[int]) -> list[int]:
-        ids = list(token_ids)
-        if not ids:
-            raise EmptyInputError("no tokens to continue or to score")
-        wrong = next((i for i in ids if not 0 <= i < self.vocab_size), None)
-        if wrong is not None:
-            raise TokenIdError(
-                f"token id {wrong} is outside the vocabulary of {self.vocab_size}; do the "
-                "tokenizer and the model belong together?"
-            )
-        return ids
 
     # All below runs in the one thread.
 

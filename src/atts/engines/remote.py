@@ -8,8 +8,7 @@ it is, the ids that it wrote, their number, log-probabilities and counts. What i
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from array import array
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import NamedTuple, TypeVar
@@ -24,6 +23,8 @@ from atts.engines.base import (
     Load,
     Scored,
     ScoreRequest,
+    check_start,
+    checked_ids,
 )
 from atts.engines.http import HttpClient, Json, quoted
 from atts.engines.replies import (
@@ -38,13 +39,11 @@ from atts.engines.served import ModelCard, chosen_card, model_cards, same_model,
 from atts.errors import (
     ConfigError,
     ContextLengthError,
-    EmptyInputError,
     EngineConnectionError,
     EngineError,
     EngineReplyError,
     EngineUnavailableError,
     RequestRefusedError,
-    TokenIdError,
 )
 from atts.models.model_files import model_path
 from atts.text import visible
@@ -222,7 +221,7 @@ class RemoteEngine(ABC):
         return model_cards(await self.client.get("/v1/models", PROBE_SECONDS))
 
     async def generate(self, request: GenerateRequest) -> Completion:
-        ids, sampling = self._checked(request.token_ids), request.sampling
+        ids, sampling = checked_ids(request.token_ids, self.vocab_size), request.sampling
         facts = await self.connect()
         capacity = self._capacity(facts, len(ids))
         if capacity <= 0:
@@ -245,12 +244,8 @@ class RemoteEngine(ABC):
         )
 
     async def score(self, request: ScoreRequest) -> Scored:
-        ids, start = self._checked(request.token_ids), request.start
-        if not 1 <= start < len(ids):
-            raise EmptyInputError(
-                f"cannot score from token {start} of {len(ids)}: start must be at least 1, as the "
-                "first token has no log-probability, and less than the number of tokens"
-            )
+        ids, start = checked_ids(request.token_ids, self.vocab_size), request.start
+        check_start(start, len(ids))
         facts = await self.connect()
         if self._capacity(facts, len(ids)) <= 0:
             # A server scores a text on the way to the token that follows it.
@@ -315,23 +310,6 @@ class RemoteEngine(ABC):
     def _capacity(self, facts: ServerFacts, length: int) -> int:
         """Tokens that may still be written after ``length``."""
         return facts.context_length - length
-
-    def _checked(self, token_ids: Sequence[int]) -> list[int]:
-        ids = list(token_ids)
-        if not ids:
-            raise EmptyInputError("no tokens to continue or to score")
-        # An id past the vocabulary does not fail alone: it can take the whole server down.
-        try:  # for thousands of ids, in a third of the time of min and max
-            largest = np.frombuffer(array("I", ids), dtype=np.uint32).max()
-        except OverflowError:  # a negative one
-            largest = self.vocab_size
-        if largest >= self.vocab_size:
-            wrong = next(i for i in ids if not 0 <= i < self.vocab_size)
-            raise TokenIdError(
-                f"token id {wrong} is outside the vocabulary of {self.vocab_size}; do the "
-                "tokenizer and the model belong together?"
-            )
-        return ids
 
 
 def reply_bytes(tokens: int, top: int = 0) -> int:

@@ -8,7 +8,6 @@ import asyncio
 import inspect
 import queue
 import threading
-from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import cache
 from typing import Any, cast
@@ -22,17 +21,23 @@ from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingW
 from transformers.utils.logging import disable_progress_bar
 
 from atts.config import ModelOptions
-from atts.engines.base import Completion, GenerateRequest, Load, Scored, ScoreRequest
+from atts.engines.base import (
+    Completion,
+    GenerateRequest,
+    Load,
+    Scored,
+    ScoreRequest,
+    check_start,
+    checked_ids,
+)
 from atts.engines.inprocess.batching import BatchedRequest, Batcher
 from atts.engines.inprocess.kv_cache import cache_argument
 from atts.engines.inprocess.sampling import Decode, StopStrings
 from atts.errors import (
     ConfigError,
     ContextLengthError,
-    EmptyInputError,
     EngineError,
     EngineGoneError,
-    TokenIdError,
 )
 from atts.models.prompts import Tokenizer
 
@@ -101,7 +106,7 @@ class InProcessEngine:
         )
 
     async def generate(self, request: GenerateRequest) -> Completion:
-        ids, sampling = self._checked(request.token_ids), request.sampling
+        ids, sampling = checked_ids(request.token_ids, self.vocab_size), request.sampling
         left = self.context_length - len(ids)
         if left <= 0:
             raise ContextLengthError(
@@ -133,16 +138,12 @@ class InProcessEngine:
         return self._stops[stop]
 
     async def score(self, request: ScoreRequest) -> Scored:
-        ids, start = self._checked(request.token_ids), request.start
+        ids, start = checked_ids(request.token_ids, self.vocab_size), request.start
         if len(ids) > self.context_length:
             raise ContextLengthError(
                 f"{len(ids)} tokens do not fit a context of {self.context_length}"
             )
-        if not 1 <= start < len(ids):
-            raise EmptyInputError(
-                f"cannot score from token {start} of {len(ids)}: start must be at least 1, as the "
-                "first token has no log-probability, and less than the number of tokens"
-            )
+        check_start(start, len(ids))
         scored: Scored = await self._submit(
             BatchedRequest(ids, start - 1, Future(), top=request.top)
         )
@@ -159,18 +160,6 @@ class InProcessEngine:
             self._closed = True
             self._inbox.put(None)
         await asyncio.to_thread(self._thread.join)
-
-    def _checked(self, token_ids: Sequence[int]) -> list[int]:
-        ids = list(token_ids)
-        if not ids:
-            raise EmptyInputError("no tokens to continue or to score")
-        for token_id in ids:
-            if not 0 <= token_id < self.vocab_size:
-                raise TokenIdError(
-                    f"token id {token_id} is outside the vocabulary of {self.vocab_size}; do the "
-                    "tokenizer and the model belong together?"
-                )
-        return ids
 
     async def _submit(self, request: BatchedRequest) -> Any:  # noqa: ANN401 - as the caller knows
         with self._closing:  # so that no request comes after the last one that is served
