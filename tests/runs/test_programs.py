@@ -134,7 +134,7 @@ async def test_the_votes_that_end_chains_are_counted_by_the_same_rule() -> None:
     answers = ["f( x)", "f(x)", "$f(x)$", "f(x)\n"]
     with (
         Grader() as grader,
-        Stopping(StopOptions(when="majority"), 4, grader, {"p"}) as stopping,
+        Stopping(StopOptions(when="majority"), 4, grader, [PROBLEM]) as stopping,
     ):
         await stopping.chains_done(chain(n, answer) for n, answer in enumerate(answers[:3]))
         assert not stopping.is_settled("p")

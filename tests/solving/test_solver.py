@@ -19,7 +19,7 @@ from atts.solving.deciders import MOST, WINDOW, Variant
 from atts.solving.listening import ChainDone, Event, Piece
 from atts.solving.question import Question, as_problem, with_overrides
 from atts.solving.solver import Asked, Solver
-from atts.types import Chain, Problem, Turn
+from atts.types import Case, Chain, Problem, ProgramTests, Turn
 
 
 def config(**tree: Any) -> Config:  # noqa: ANN401
@@ -423,6 +423,23 @@ async def test_a_vote_that_is_decided_leaves_the_rest_out() -> None:
     assert voted.answer == "4"
     assert sum(not chain.is_needed for chain in voted.chains) >= 4
     assert all(chain.is_needed for chain in every.chains)
+
+
+async def test_programs_are_one_vote_only_where_their_texts_are_one() -> None:
+    # As mathematics these would be one, and three of four would decide.
+    programs = iter(["f( x)", "f(x)", "$f(x)$", "f(x)"])
+    opened = models(draft=lambda _: f"```\n{next(programs)}\n```")
+    asked = Problem(id="p", question="f?", tests=ProgramTests(cases=(Case(input="", output="1"),)))
+    early = config(
+        samples=4,
+        stop={"when": "majority"},
+        take_over={"rate": 0.0},
+        turns={"max_turns": 1, "draft_tokens": 40},
+    )
+    async with Solver(config(limits={"chains": 1, "chains_min": 1}), opened) as solver:
+        solution = await solver.solve(Question(problem=asked, config=early))
+    assert [vote.chains for vote in solution.votes] == [(1, 3), (0,), (2,)]
+    assert all(chain.is_needed for chain in solution.chains)
 
 
 async def test_variants_are_bounded() -> None:

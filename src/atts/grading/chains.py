@@ -12,6 +12,7 @@ from atts.grading.choices import choice_letter
 from atts.grading.equivalence import compare_exactly, equivalent
 from atts.grading.grader import Grader, Pair, Verdicts, why_ungraded
 from atts.grading.intervals import Interval, clustered_interval
+from atts.grading.programs.extract import as_vote
 from atts.types import LETTERS, Chain, ChainKey, Problem
 
 _FORMULA = re.compile(r"[\\^=+*/]")
@@ -272,8 +273,8 @@ def _vote(chains: Sequence[Grade], same: Callable[[str, str], bool]) -> float:
 
 
 def _vote_of_programs(chains: Sequence[Grade]) -> float:
-    votes = Counter(grade.answer.strip() for grade in chains if grade.answer is not None)
+    votes = Counter(as_vote(grade.answer) for grade in chains if grade.answer is not None)
     most = max(votes.values(), default=0)
-    right = {grade.answer.strip() for grade in chains if grade.answer and grade.correct}
+    right = {as_vote(grade.answer) for grade in chains if grade.answer and grade.correct}
     leading = [program in right for program, count in votes.items() if count == most]
     return sum(leading) / len(leading) if leading else 0.0

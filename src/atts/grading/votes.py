@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from atts.grading.choices import choice_letter
 from atts.grading.grader import Grader
+from atts.grading.programs.extract import as_vote
 from atts.types import Problem
 
 
@@ -40,7 +41,7 @@ def count_votes(
         if problem.choices:
             answer = choice_letter(answer, problem.choices) or answer
         verdicts: dict[tuple[str, str], bool | None] = {
-            (known, answer): known.strip() == answer.strip() for known, _ in given
+            (known, answer): as_vote(known) == as_vote(answer) for known, _ in given
         }
         if problem.tests is None:
             verdicts = grader.compare((known, answer) for known, _ in given)

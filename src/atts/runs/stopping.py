@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from fractions import Fraction
@@ -14,7 +14,8 @@ from typing import Self
 from atts.config import StopOptions
 from atts.grading.equivalence import compare_exactly
 from atts.grading.grader import Grader
-from atts.types import Chain
+from atts.grading.programs.extract import as_vote
+from atts.types import Chain, Problem
 
 _log = logging.getLogger(__name__)
 
@@ -82,12 +83,12 @@ class Stopping:
         options: StopOptions,
         samples: int,
         grader: Grader,
-        programs: Collection[str] = (),
+        problems: Iterable[Problem] = (),
     ) -> None:
-        """``grader`` compares answers; nobody else may use it meanwhile. ``programs`` are the
-        problems whose answers are programs: these are the same only where their texts are.
+        """``grader`` compares answers; nobody else may use it meanwhile. Of ``problems``, those
+        count whose answers are programs: these are the same only where their texts are.
         """
-        self._programs = programs
+        self._programs = {problem.id for problem in problems if problem.tests}
         self._options = options
         self._samples = samples
         self._ballots: dict[str, _Ballot] = defaultdict(_Ballot)
@@ -125,7 +126,7 @@ class Stopping:
             ballot = self._ballots[chain.problem_id]
             async with ballot.counting:
                 ballot.recorded += 1
-                if chain.answer is not None and chain.end not in ("failed", "not-needed"):
+                if chain.answer is not None and chain.is_finished:
                     try:
                         is_program = chain.problem_id in self._programs
                         await self._vote(ballot, chain.answer, is_program)
@@ -149,7 +150,7 @@ class Stopping:
     async def _vote(self, ballot: _Ballot, answer: str, is_program: bool) -> None:
         verdicts: list[bool | None]
         if is_program:
-            verdicts = [known.strip() == answer.strip() for known in ballot.answers]
+            verdicts = [as_vote(known) == as_vote(answer) for known in ballot.answers]
         else:
             verdicts = [compare_exactly(known, answer) for known in ballot.answers]
         if True not in verdicts and None in verdicts:

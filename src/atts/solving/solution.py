@@ -128,10 +128,7 @@ class Counting:
         self, question: Question, done: Sequence[ChainDone], seconds: float
     ) -> Solution:
         """Count the votes of chains that have ended."""
-        answers = [
-            each.chain.answer if each.chain.end not in ("failed", "not-needed") else None
-            for each in done
-        ]
+        answers = [each.chain.answer if each.chain.is_finished else None for each in done]
         loop = asyncio.get_running_loop()
         votes = await loop.run_in_executor(
             self._thread, count_votes, question.problem, answers, self.grader

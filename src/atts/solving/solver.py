@@ -212,8 +212,9 @@ class Solver:
         with ExitStack() as stack:
             stopping = None
             if asked.question.vote and config.stop.when != "never":
-                grader = self._counting.grader
-                stopping = stack.enter_context(Stopping(config.stop, config.samples, grader))
+                problems = [asked.question.problem]
+                votes = Stopping(config.stop, config.samples, self._counting.grader, problems)
+                stopping = stack.enter_context(votes)
             await run_chains(groups, method, self._capacity, self.clock, asked.finished, stopping)
 
     async def conclude(self, asked: "Asked", chains: Sequence[ChainDone]) -> Solution:

@@ -38,6 +38,15 @@ def find_blocks(text: str) -> list[Block]:
     return blocks
 
 
+def as_vote(program: str) -> str:
+    """What a program counts as in a vote: its text. Programs that do the same are not told.
+
+    >>> as_vote("x = 1\\n") == as_vote("x = 1"), as_vote("x=1") == as_vote("x = 1")
+    (True, False)
+    """
+    return program.strip()
+
+
 def extract_program(
     text: str,
     entry_point: str | None = None,
