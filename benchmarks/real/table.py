@@ -60,8 +60,9 @@ def main() -> None:
     alone = figures[ALONE]
     for each in figures.values():
         compare(each, alone)
-    results = {"draft_cost": options.draft_cost, "score_cost": options.score_cost, "runs": figures}
-    options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(each)}" for name, each in figures.items())
+    costs = f'"draft_cost": {options.draft_cost}, "score_cost": {options.score_cost}'
+    options.out.write_text(f'{{{costs}, "runs": {{\n{lines}\n}}}}\n', encoding="utf-8")
     show(figures)
 
 
