@@ -37,7 +37,11 @@ ON_CPU = [
     # ("CPU Generator does not use offset"), so all of a prompt must fit into one step.
     "--no-enable-chunked-prefill",
 ]
-ON_GPU = [*("--attention-backend", "TRITON_ATTN")]  # the others have no float32
+ON_GPU = [
+    *("--attention-backend", "TRITON_ATTN"),  # the others have no float32
+    # Two servers that measure at once what is free of one GPU are both wrong.
+    *("--kv-cache-memory-bytes", "2G"),
+]
 PORTS: Mapping[Author, int] = {"draft": 40100, "target": 40101}
 
 
@@ -55,7 +59,7 @@ def model(author: Author, python: str, gpu: bool, path: str | None) -> Config:
         "context_length": 1024,
         "arguments": [*ARGUMENTS, *(ON_GPU if gpu else ON_CPU)],
         "environment": environment,
-    } | ({"memory_fraction": 0.3} if gpu else {})
+    } | ({"memory_fraction": 0.15} if gpu else {})
     return {"engine": "vllm", "dtype": "float32", "timeout_seconds": 600, "server": server}
 
 
