@@ -11,7 +11,8 @@ from typing import NamedTuple, Protocol
 
 from atts.config import Config
 from atts.conformal.control import Control, Verdict
-from atts.types import Chain
+from atts.conformal.gate import GatedControl
+from atts.types import Chain, Gate
 
 
 class Scores(NamedTuple):
@@ -39,6 +40,20 @@ class Decider(Protocol):
 
     has_barrier: bool
     """Whether chains wait for each other."""
+
+    def gate(
+        self, turn: int, surprise: float | None, u: float
+    ) -> tuple[Gate, Ruling | None] | None:
+        """What is said of a segment before it is scored: the decision, where it passes unscored.
+
+        None: there is no gate, and none passes.
+
+        Args:
+            turn: of its chain, from 0.
+            surprise: the draft's largest of a token, in nats, where it is asked for.
+            u: that of ``decide``.
+        """
+        ...
 
     async def decide(self, sample: int, turn: int, scores: Scores, u: float) -> Ruling:
         """Whether the target takes over after a segment of a chain.
@@ -80,6 +95,16 @@ class ControlDecider:
     def __init__(self, control: Control, problem_id: str) -> None:
         self._control = control
         self._problem_id = problem_id
+
+    def gate(
+        self, turn: int, surprise: float | None, u: float
+    ) -> tuple[Gate, Ruling | None] | None:
+        if not isinstance(self._control, GatedControl):
+            return None
+        gate, verdict = self._control.ask(self._problem_id, turn, surprise, u)
+        if verdict is None:
+            return gate, None
+        return gate, Ruling(verdict, order=self._control.next_order())
 
     async def decide(self, sample: int, turn: int, scores: Scores, u: float) -> Ruling:  # noqa: ARG002
         def takes_over(score: float) -> bool:
