@@ -70,6 +70,8 @@ class Siblings(NamedTuple):
     """Those to be made."""
     finished: Sequence[Chain] = ()
     """Those that are on record already."""
+    elsewhere: "Callable[[str], Decider] | None" = None
+    """Gives what asks the run's control for a problem, where that is in another process."""
 
 
 class ControlDecider:
@@ -82,6 +84,11 @@ class ControlDecider:
         self._problem_id = problem_id
 
     async def decide(self, sample: int, turn: int, scores: Scores, u: float) -> Ruling:  # noqa: ARG002
+        return self.rule(turn, scores, u)
+
+    def rule(self, turn: int, scores: Scores, u: float) -> Ruling:
+        """The same, at once; no control asks which of a problem's chains it is."""
+
         def takes_over(score: float) -> bool:
             return self._control.look(self._problem_id, turn, score, u).take_over
 
