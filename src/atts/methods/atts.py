@@ -281,6 +281,8 @@ def _write_ahead(
 
 
 def _decider(siblings: Siblings) -> Decider:
+    if siblings.elsewhere:
+        return siblings.elsewhere(siblings.problem_id)
     if siblings.control is None:
         raise ValueError("there is no control to decide by")
     return ControlDecider(siblings.control, siblings.problem_id)

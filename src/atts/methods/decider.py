@@ -85,6 +85,8 @@ class Siblings(NamedTuple):
     """Those to be made."""
     finished: Sequence[Chain] = ()
     """Those that are on record already."""
+    elsewhere: "Callable[[str], Decider] | None" = None
+    """Gives what asks the run's control for a problem, where that is in another process."""
 
 
 class ControlDecider:
@@ -107,6 +109,11 @@ class ControlDecider:
         return gate, Ruling(verdict, order=self._control.next_order())
 
     async def decide(self, sample: int, turn: int, scores: Scores, u: float) -> Ruling:  # noqa: ARG002
+        return self.rule(turn, scores, u)
+
+    def rule(self, turn: int, scores: Scores, u: float) -> Ruling:
+        """The same, at once; no control asks which of a problem's chains it is."""
+
         def takes_over(score: float) -> bool:
             return self._control.look(self._problem_id, turn, score, u).take_over
 
