@@ -1,7 +1,6 @@
 """Runs on a cluster of three nodes, of which workers, nodes and the decider are killed."""
 
 import asyncio
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Coroutine, Iterator
@@ -143,16 +142,16 @@ def test_the_bundled_pair_comes_to_the_chains_of_one_process(
     ground: Ground, tmp_path: Path
 ) -> None:
     tree = {
-        "problems": {"source": "arithmetic", "count": 4},
-        "samples": 3,
-        "turns": {"max_turns": 4},
+        "problems": {"source": "arithmetic", "count": 3},
+        "samples": 2,
+        "turns": {"max_turns": 3},
         "take_over": {"control": "coin"},
     }
     config = parse_config(tree, "a test")
     ground.run(there(config, tmp_path / "ray"))
     asyncio.run(here(config, tmp_path / "one"))
     assert what_matters(tmp_path / "ray") == what_matters(tmp_path / "one")
-    assert len(what_matters(tmp_path / "ray")) == 12
+    assert len(what_matters(tmp_path / "ray")) == 6
 
 
 def test_what_is_wrong_on_a_node_is_told_with_the_worker_and_the_node(
@@ -175,9 +174,9 @@ def test_a_server_that_goes_is_waited_for_and_then_ends_the_run(
 
         def kill() -> None:
             port = int(urls["target"].rpartition(":")[2])
-            for connection in psutil.net_connections():
-                if connection.status == "LISTEN" and connection.laddr.port == port:
-                    psutil.Process(connection.pid).kill()
+            for process in psutil.Process().children():
+                if str(port) in process.cmdline():
+                    process.kill()
 
         watch = Watch(20, kill)
         with pytest.raises(EngineGoneError, match=r"^worker \d on .* the target's engine served"):
@@ -187,7 +186,8 @@ def test_a_server_that_goes_is_waited_for_and_then_ends_the_run(
 
 
 def test_the_workers_end_with_a_driver_that_is_killed(ground: Ground, tmp_path: Path) -> None:
-    config = ground.config(samples=40)
+    """What it has written down is gone on with, without a cluster too."""
+    config = ground.config(samples=12)
     (tmp_path / "c.yaml").write_text(config_yaml(config))
     words = ["run", "-c", "c.yaml", "--out", "run", "--ray", ground.cluster.address]
 
@@ -207,16 +207,8 @@ def test_the_workers_end_with_a_driver_that_is_killed(ground: Ground, tmp_path: 
         process.communicate()
     lines = chains.read_bytes().rpartition(b"\n")[0]
     wait_for(lambda: not processes("Worker"))
-    with start() as process:
-        wait_for(lambda: chains.read_bytes().count(b"\n") > lines.count(b"\n") + 20)
-        process.send_signal(signal.SIGTERM)
-        _, err = process.communicate()
-    assert process.returncode == 128 + signal.SIGTERM, err
-    assert "To go on from here" in err
-    assert "Traceback" not in err
-    wait_for(lambda: not processes("Worker"))
     assert chains.read_bytes().startswith(lines)
-    ground.run(there(config, tmp_path / "run"))
+    asyncio.run(here(config, tmp_path / "run"))
     asyncio.run(here(config, tmp_path / "one"))
     assert what_matters(tmp_path / "run") == what_matters(tmp_path / "one")
 
@@ -267,7 +259,7 @@ def test_a_killed_worker_costs_nothing_but_time(stage: Stage, tmp_path: Path) ->
 
 
 def test_a_node_that_goes_and_one_that_comes(stage: Stage, tmp_path: Path) -> None:
-    config = stage.ground.config(samples=40)
+    config = stage.ground.config(samples=20)
     new: list[Any] = []
     first = next(node for node in stage.ground.cluster.worker_nodes)
 

@@ -54,6 +54,7 @@ def connected(address: str) -> Iterator[ModuleType]:
             "Start one with ray start --head, join it from other machines with ray start "
             "--address HOST:PORT; or give --ray local for the cores of this machine alone"
         ) from None
+    else:
         # What Ray says of lost workers would stand in the middle of standard output; we say it.
         ray._private.worker._worker_logs_enabled = False
     finally:
