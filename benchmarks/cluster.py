@@ -259,7 +259,7 @@ def decisions(count: int) -> None:
             ids = [ChainKey("p", n) for n in range(batch)]
 
             def ask(handle: Any = handle, ids: list[ChainKey] = ids) -> None:  # noqa: ANN401
-                asked = [Question(key, 0, float(key.sample % 97), (), 0.5) for key in ids]
+                asked = [Question(key, 0, 0.5, float(key.sample % 97)) for key in ids]
                 ray.get(handle.rule.remote(asked, 0))
 
             for _ in range(50):

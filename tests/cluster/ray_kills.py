@@ -141,7 +141,8 @@ def main() -> None:
         faults = 0
         half = arguments.kills // 2
         for number, (kills, adaptive) in enumerate(((half, False), (arguments.kills - half, True))):
-            kinds = [KINDS[n % len(KINDS)] for n in range(kills)]
+            possible = [kind for kind in KINDS if adaptive or kind != "decider"]
+            kinds = [possible[n % len(possible)] for n in range(kills)]
             found.random.shuffle(kinds)
             found.adaptive = adaptive
             try:

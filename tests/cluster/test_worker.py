@@ -13,7 +13,7 @@ from atts.conformal.control import BudgetControl
 from atts.conformal.factory import make_control
 from atts.errors import CalibrationError
 from atts.files import to_jsonl
-from atts.methods.decider import Ruling
+from atts.methods.decider import ControlDecider, Ruling, Scores
 from atts.types import Author, Chain, ChainKey, Problem
 
 if find_spec("ray") is None:
@@ -63,7 +63,7 @@ class Actor:
         self.batches: list[int] = []
         self.rule = Call(self._rule)
 
-    def _rule(self, questions: Sequence[Question], done: int) -> list[Ruling | Failure]:
+    def _rule(self, questions: Sequence[Question], done: int) -> list[Any]:
         if self.is_dead:
             raise RayActorError
         self.batches.append(len(questions))
@@ -191,7 +191,7 @@ async def test_a_client_asks_in_batches_and_of_the_next_decider_when_one_is_lost
     serving = asyncio.create_task(client.serve())
 
     def ask(sample: int, turn: int, score: float = 1.0, u: float = 0.0) -> "asyncio.Task[Ruling]":
-        question = Question(ChainKey("p", sample), turn, score, (), u)
+        question = Question(ChainKey("p", sample), turn, u, score)
         return asyncio.create_task(client.ask(question))
 
     waiting = [ask(sample, 0) for sample in range(4)]
@@ -227,9 +227,9 @@ async def test_answers_of_a_decider_that_is_left_count_for_nothing() -> None:
     first, second = Actor(control), Actor(control)
     client = DeciderClient()
     serving = asyncio.create_task(client.serve())
-    decider = FarDecider(client, "p")
+    decider = FarDecider(client, False, "p")
     client.ask_of(1, first)
-    waiting = asyncio.create_task(client.ask(Question(ChainKey("p", 0), 0, 1.0, (), 0.5)))
+    waiting = asyncio.create_task(client.ask(Question(ChainKey("p", 0), 0, 0.5, 1.0)))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert client.hold().decided == []
@@ -238,6 +238,30 @@ async def test_answers_of_a_decider_that_is_left_count_for_nothing() -> None:
     assert second.batches == [1]
     assert len(client.hold().decided) == 1
     decider.leave(0)
+    serving.cancel()
+
+
+async def test_the_gate_is_asked_of_the_decider_too() -> None:
+    take_over = {"control": "online", "gate": {"share": 0.5}}
+    config = parse_config({"take_over": take_over}, "")
+    there, here = (make_control(config.take_over, None) for _ in range(2))
+    client = DeciderClient()
+    serving = asyncio.create_task(client.serve())
+    client.ask_of(1, Actor(there))
+    far, near = FarDecider(client, True, "p"), ControlDecider(here, "p")
+    for turn, (surprise, u) in enumerate([(0.1, 0.9), (7.0, 0.3), (0.2, 0.6), (3.0, 0.01)] * 5):
+        said = await far.gate(0, turn, surprise, u)
+        assert said == await near.gate(0, turn, surprise, u)
+        if said and said[1] is None:
+            scores = Scores(surprise)
+            assert await far.decide(0, turn, scores, u) == await near.decide(0, turn, scores, u)
+    held = client.hold()
+    assert {each.decision.passed for each in held.decided} == {True, False}
+    # The next decider stands where this one did.
+    after = restored(make_control(config.take_over, None), [], [held])
+    for score in (0.0, 1.0, 5.0):
+        assert after.look("p", 3, score, 0.5) == here.look("p", 3, score, 0.5)
+    assert await FarDecider(client, False, "p").gate(0, 0, None, 0.5) is None
     serving.cancel()
 
 

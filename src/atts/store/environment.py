@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -67,7 +68,15 @@ def record_environment(directory: Path, config: Config) -> None:
     Raises:
         StoreError: the file is corrupt, or cannot be written.
     """
-    entries = [*read_environments(directory), Environment.now(config)]
+    write_environments(directory, [*read_environments(directory), Environment.now(config)])
+
+
+def write_environments(directory: Path, entries: Sequence[Environment]) -> None:
+    """Write the entries of a run directory, the first start first.
+
+    Raises:
+        StoreError: the file cannot be written.
+    """
     text = json.dumps([entry.model_dump(mode="json") for entry in entries], indent=1)
     atomic_write(directory / ENVIRONMENT, text + "\n")
 
