@@ -54,7 +54,7 @@ test-oldest:
 	  | grep -vE '$(OTHERS)' > $(OLDEST_ENV)/claimed.txt
 	$(OLDEST_ENV)/bin/python -m pip install --quiet $(UNPINNED_TORCH)
 	$(OLDEST_ENV)/bin/python -m pip install --quiet -c $(OLDEST_ENV)/claimed.txt \
-	  -e '.[inprocess,plots,data,judge,serve,test]'
+	  -e '.[inprocess,plots,data,judge,ray,serve,test]'
 	$(OLDEST_ENV)/bin/python -m pytest
 
 # What pip would install: built, then put into a new environment. Without extras the demo must say what

@@ -12,7 +12,7 @@ from atts.config import GateOptions, TakeOverOptions
 from atts.conformal.control import Control
 from atts.conformal.factory import calibrating_control, make_control
 from atts.conformal.gate import LEAST, GatedControl
-from atts.errors import ConfigError
+from atts.errors import ConfigError, EngineError
 from atts.types import Chain, Decision, Segment, Turn
 
 
@@ -146,6 +146,13 @@ def test_a_gate_is_refused_where_no_chain_may_depend_on_another() -> None:
 def test_a_calibration_scores_everything() -> None:
     assert not isinstance(calibrating_control(options(0.4, 0.4), None), GatedControl)
     assert not isinstance(make_control(options(0.4, 0.0), None), GatedControl)
+
+
+def test_it_does_not_guess_what_the_draft_is_certain_of() -> None:
+    control = make_control(options(0.4, 0.4), None)
+    assert isinstance(control, GatedControl)
+    with pytest.raises(EngineError, match="log-probabilities of what the draft wrote"):
+        control.ask("p", 0, None, 0.5)
 
 
 def test_its_options_are_bounded() -> None:

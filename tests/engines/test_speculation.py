@@ -167,7 +167,6 @@ def planned(tmp_path: Path, engine: str, speculative: dict[str, Any]) -> list[st
                 "engine": engine,
                 "server": {"executable": str(python), "port": 40917, "speculative": speculative},
             },
-            "limits": {"target_requests": 77},
         },
         "a test",
     )
@@ -176,8 +175,9 @@ def planned(tmp_path: Path, engine: str, speculative: dict[str, Any]) -> list[st
 
 
 def test_sglang_is_started_so(tmp_path: Path) -> None:
+    more = {"max_requests": 77}
     command = " ".join(
-        planned(tmp_path, "sglang", {"method": "draft", "draft": "org/small", "tokens": 3})
+        planned(tmp_path, "sglang", {"method": "draft", "draft": "org/small", "tokens": 3} | more)
     )
     for part in (
         "--speculative-algorithm STANDALONE",

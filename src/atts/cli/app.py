@@ -24,7 +24,7 @@ class Commands(LazyGroup):
 
     sections: ClassVar[Mapping[str, Sequence[str]]] = {
         "Begin": ("demo", "solve", "doctor"),
-        "Run": ("calibrate", "run", "compare", "tune", "suite"),
+        "Run": ("calibrate", "run", "merge", "compare", "tune", "suite"),
         "Look at runs": ("report", "profile", "replay", "regrade"),
         "Plan and serve": ("simulate", "servers", "serve"),
         "Exchange": ("problems", "import", "export"),
@@ -51,6 +51,10 @@ class Commands(LazyGroup):
         "run": (
             "atts.cli.runs",
             "Solve problems by one method, or go on with a run that was stopped.",
+        ),
+        "merge": (
+            "atts.cli.merge",
+            "Put the shards of a run together that atts run --shard has made.",
         ),
         "report": (
             "atts.cli.report",

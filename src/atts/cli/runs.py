@@ -19,12 +19,13 @@ from atts.cli.terminal import (
     say,
     say_guarantee,
 )
-from atts.config import load_config
+from atts.config import Config, load_config
 from atts.conformal.calibration import Calibration
 from atts.reports.summary_table import comparison
 from atts.runs import jobs, setup
 from atts.store.contents import CALIBRATION
 from atts.store.run_directory import config_yaml, former_defaults
+from atts.store.shards import Share
 
 CALIBRATE_EXAMPLES = f"""Examples:
 
@@ -53,6 +54,11 @@ Every key, as a file to start your own from:
 
     atts run --show-config > my.yaml
     atts run --config my.yaml --set seed=1
+
+The first eighth of the problems, in a job of its own, and all of them together:
+
+    atts run --config my.yaml --shard 1/8
+    atts merge runs/atts-1be15a13e53a9d30-shard-*
 
 Stopped, killed, or the server was gone? The same command goes on where it was; finished chains are
 not done again. Chains that failed are, if it was for want of a server.
@@ -116,7 +122,23 @@ def run(
     problems_folder: ProblemsFolder = None,
     directory: Annotated[
         Path | None,
-        typer.Option("--out", metavar="DIR", help="Where to.", show_default="runs/METHOD-DIGEST"),
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="Where to.",
+            show_default="runs/METHOD-DIGEST[-shard-I-of-N]",
+        ),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            "--shard",
+            metavar="I/N",
+            help="Make the I-th of N equal shares of the problems alone, in a directory of its "
+            "own, e.g. for array jobs; atts merge puts the shares together. Under split control "
+            "they come out as in one run; adaptive and online control hold the rate in each share "
+            "by itself. A calibration is made once, before.",
+        ),
     ] = None,
     retry_failed: Annotated[
         bool,
@@ -139,10 +161,13 @@ def run(
     if show_config:
         typer.echo(config_yaml(config), nl=False)
         return
-    directory = directory or Path("runs") / f"{config.method}-{config.digest()}"
+    share = Share.parse(shard) if shard else None
+    directory = directory or default_directory(config, share)
     with resumable(context, directory=directory):
         # What is wrong with the input shows here, before the models are loaded.
         prepared = setup.prepare_run(config)
+        if share:
+            prepared = prepared.share_of(share)
         prepared.check_directory(directory)
         summary = ending.run(_run(prepared, directory, retry_failed, as_json))
 
@@ -155,6 +180,12 @@ def run(
     exit_if_failed(
         [(directory, summary)], same_command(context, directory=directory, retry_failed=True)
     )
+
+
+def default_directory(config: Config, share: Share | None = None) -> Path:
+    """The folder of a run, or of a share of it, where none is named."""
+    name = f"{config.method}-{config.digest()}"
+    return Path("runs") / (f"{name}-shard-{share.number}-of-{share.of}" if share else name)
 
 
 async def _calibrate(prepared: setup.Setup, directory: Path) -> Calibration:

@@ -122,7 +122,8 @@ async def make_run(
 
     ``grader`` compares the answers of all of them.
     """
-    with RunStore.open(directory, setup.config, setup.problems, setup.calibration) as store:
+    parts = (setup.config, setup.problems, setup.calibration)
+    with RunStore.open(directory, *parts, shard=setup.shard) as store:
         record_environment(directory, setup.config)
         if setup.certificate:
             store.write_certificate(setup.certificate)

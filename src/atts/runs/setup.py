@@ -25,6 +25,7 @@ from atts.models.prompts import Tokenizer
 from atts.problems import calibration_problems, load_problems
 from atts.store.contents import SUMMARY
 from atts.store.run_directory import RecordedRun, check_run, read_run
+from atts.store.shards import Shard, Share
 from atts.types import Author, Chain, ChainKey, Problem
 
 ModelsOf = Callable[[Problem, int], Models]
@@ -62,6 +63,8 @@ class Setup:
     control: Control | None = None
     lacking: "MissingCalibration | None" = None
     """The calibration that is to be made before; see ``calibrated``."""
+    shard: Shard | None = None
+    """What the problems are a share of, if they are not all of the run's."""
 
     @property
     def method(self) -> Method:
@@ -92,7 +95,17 @@ class Setup:
             StoreError: it is no run directory, another process works in it, or it cannot be read.
         """
         is_run = self.stream == "run"
-        check_run(directory, self.config, self.problems, self.calibration, may_grow=is_run)
+        parts = (self.config, self.problems, self.calibration)
+        check_run(directory, *parts, may_grow=is_run, shard=self.shard)
+
+    def share_of(self, share: Share) -> "Setup":
+        """A share of the run, to be made in a directory of its own.
+
+        Raises:
+            ConfigError: there are fewer problems than shares.
+        """
+        problems = [self.problems[place] for place in share.positions(len(self.problems))]
+        return replace(self, problems=problems, shard=Shard.of_run(share, self.problems))
 
     def of_problems(self, problems: Sequence[Problem]) -> "Setup":
         """A part of it: with the same control, which goes on from one part to the next."""

@@ -22,6 +22,7 @@ PROBLEMS = "problems.jsonl"
 CALIBRATION = "calibration.json"
 CERTIFICATE = "certificate.json"
 CHAINS = "chains.jsonl"
+SHARD = "shard.json"
 SUMMARY = "summary.json"
 LOCK = ".lock"
 

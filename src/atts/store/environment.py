@@ -71,10 +71,15 @@ def record_environment(directory: Path, config: Config) -> None:
     Raises:
         StoreError: the file is corrupt, or cannot be written.
     """
-    _write(directory, [*read_environments(directory), Environment.now(config)])
+    write_environments(directory, [*read_environments(directory), Environment.now(config)])
 
 
-def _write(directory: Path, entries: Sequence[Environment]) -> None:
+def write_environments(directory: Path, entries: Sequence[Environment]) -> None:
+    """Write the entries of a run directory, the first start first.
+
+    Raises:
+        StoreError: the file cannot be written.
+    """
     text = json.dumps([entry.model_dump(mode="json") for entry in entries], indent=1)
     atomic_write(directory / ENVIRONMENT, text + "\n")
 
@@ -88,7 +93,7 @@ def record_speculation(directory: Path, speculation: Mapping[Author, Speculation
     if speculation:
         *earlier, newest = read_environments(directory)
         told = newest.model_copy(update={"speculation": dict(speculation)})
-        _write(directory, [*earlier, told])
+        write_environments(directory, [*earlier, told])
 
 
 def read_speculation(directory: Path) -> dict[Author, Speculation]:

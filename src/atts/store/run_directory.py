@@ -5,6 +5,7 @@
 ``problems.jsonl``    the problems as evaluated
 ``calibration.json``  the calibration decided by, if any
 ``certificate.json``  what vouches for the accuracy, if anything
+``shard.json``        what it is a share of, if it is one (``store/shards.py``)
 ``chains.jsonl``      one line per finished chain; of one chain's lines the last counts
 ``summary.json``      the figures, once the run has come to its end
 ``environment.json``  software and machine, an entry for each start
@@ -36,6 +37,7 @@ from atts.store.contents import (
     CONFIG,
     LOCK,
     PROBLEMS,
+    SHARD,
     SUMMARY,
     check_same_run,
     read_calibration,
@@ -45,6 +47,7 @@ from atts.store.contents import (
 )
 from atts.store.environment import read_speculation
 from atts.store.grades import ChainGrade, read_grades
+from atts.store.shards import Shard, check_share
 from atts.types import Author, Chain, ChainKey, Problem, Record, Speculation
 
 
@@ -113,15 +116,16 @@ class RunStore:
         problems: Sequence[Problem],
         calibration: Calibration | None,
         may_grow: bool = True,
+        shard: Shard | None = None,
     ) -> Self:
         """Create a run directory, or resume the run that it holds; samples and problems may have
-        been added to it, unless ``may_grow`` is false.
+        been added to it, unless ``may_grow`` is false. ``problems`` are those of ``shard``.
 
         A torn last line of ``chains.jsonl``, as a killed process leaves it, is cut off.
 
         Raises:
-            ConfigError: the directory holds a run of another configuration, of other problems
-                or of another calibration; the differing keys are named.
+            ConfigError: the directory holds a run of another configuration, of other problems,
+                of another calibration, or another shard; the differing keys are named.
             StoreError: another process holds it, it is not a run directory, or one of its
                 files cannot be read or written.
         """
@@ -129,10 +133,11 @@ class RunStore:
         try:
             contents = None if calibration is None else calibration.to_json()
             if not (directory / CONFIG).exists():
-                _create(directory, config, problems, contents)
-            elif _grown(directory, config, problems, contents, may_grow):
+                _create(directory, config, problems, contents, shard)
+            elif _grown(directory, config, problems, contents, may_grow, shard):
                 # In this order, a process killed in between leaves a run that can still grow.
                 atomic_write(directory / PROBLEMS, to_jsonl(problems))
+                _write_shard(directory, shard)
                 atomic_write(directory / CONFIG, config_yaml(config))
             _refuse_link(directory / CHAINS)
             chains, length = read_chains(directory, config, problems)
@@ -230,8 +235,10 @@ def config_yaml(config: Config) -> str:
     return f"# digest: {config.digest()}\n{text}"
 
 
-def lock_run(directory: Path) -> FileLock:
+def lock_run(directory: Path, instead: str = "choose another --out") -> FileLock:
     """Lock a run directory, made if need be, against every other process; ``release()`` it.
+
+    ``instead`` is what else can be done than wait for another process.
 
     Raises:
         StoreError: another process holds it, or it cannot be made.
@@ -243,7 +250,7 @@ def lock_run(directory: Path) -> FileLock:
         lock.acquire()
     except Timeout:
         raise StoreError(
-            f"another process is working in {directory}; wait for it, or choose another --out"
+            f"another process is working in {directory}; wait for it, or {instead}"
         ) from None
     except OSError as error:
         raise StoreError(f"cannot open the run directory {directory}: {error}") from error
@@ -251,18 +258,30 @@ def lock_run(directory: Path) -> FileLock:
 
 
 def _create(
-    directory: Path, config: Config, problems: Sequence[Problem], calibration: str | None
+    directory: Path,
+    config: Config,
+    problems: Sequence[Problem],
+    calibration: str | None,
+    shard: Shard | None,
 ) -> None:
     _refuse_foreign(directory)
     atomic_write(directory / PROBLEMS, to_jsonl(problems))
+    _write_shard(directory, shard)
     if calibration is not None:
         atomic_write(directory / CALIBRATION, calibration)
     atomic_write(directory / CONFIG, config_yaml(config))
 
 
+def _write_shard(directory: Path, shard: Shard | None) -> None:
+    if shard is None:
+        (directory / SHARD).unlink(missing_ok=True)  # of a process killed before it was a run
+    else:
+        atomic_write(directory / SHARD, shard.model_dump_json() + "\n")
+
+
 def _refuse_foreign(directory: Path) -> None:
     # A process killed in here leaves these; config.yaml comes last and makes it a run.
-    ours = {LOCK, PROBLEMS, CALIBRATION}
+    ours = {LOCK, PROBLEMS, CALIBRATION, SHARD}
     for path in directory.iterdir():
         if path.name not in ours and not path.name.endswith(".tmp"):
             raise StoreError(
@@ -285,6 +304,7 @@ def check_run(
     problems: Sequence[Problem],
     calibration: Calibration | None,
     may_grow: bool = True,
+    shard: Shard | None = None,
 ) -> None:
     """Check that a directory can take a run, or holds a part of it; changes nothing.
 
@@ -294,16 +314,17 @@ def check_run(
         problems: of the run.
         calibration: what it decides by, if anything.
         may_grow: whether samples or problems may have been added.
+        shard: what ``problems`` are a share of, if they are not all.
 
     Raises:
-        ConfigError: it holds another run.
+        ConfigError: it holds another run, or another share of it.
         StoreError: it is no run directory, another process works in it, or it cannot be read.
     """
     try:
         if (directory / CONFIG).exists():
             lock_run(directory).release()
             contents = None if calibration is None else calibration.to_json()
-            _grown(directory, config, problems, contents, may_grow)
+            _grown(directory, config, problems, contents, may_grow, shard)
         elif directory.exists():
             _refuse_foreign(directory)
     except OSError as error:
@@ -316,16 +337,16 @@ def _grown(
     problems: Sequence[Problem],
     calibration: str | None,
     may_grow: bool,
+    shard: Shard | None,
 ) -> bool:
     """Whether samples or problems were added to the run that a directory holds.
 
     Raises:
         ConfigError, StoreError: it holds another run, or cannot be read.
     """
-    their_problems = read_problems(directory)
-    grown = check_same_run(
-        directory, (read_config(directory), their_problems), (config, problems), may_grow
-    )
+    others_grown = check_share(directory, shard)
+    theirs = (read_config(directory), read_problems(directory))
+    grown = check_same_run(directory, theirs, (config, problems), may_grow) or others_grown
     # Without a calibration there is nothing to compare: the directory may be that of the
     # calibration itself, which leaves the file there.
     if calibration is None:

