@@ -247,8 +247,12 @@ def _tracked(config: Config, chains: Sequence[Chain]) -> tuple[Tracked, ...]:
 
 def drift_alarm(
     config: Config, problems: Sequence[Problem], calibration: Calibration | None
-) -> DriftAlarm:
-    """The alarm of a run, which has seen no chain yet."""
+) -> DriftAlarm | None:
+    """The alarm of a run, which has seen no chain yet; None where a gate lets only some segments be
+    scored, and the calibration has the scores of all.
+    """
+    if calibration and config.take_over.gate.share:
+        return None
     seed = config.seed
     return DriftAlarm(
         calibration,
@@ -268,7 +272,7 @@ def _drift(
     if not METHODS[config.method].needs_calibration:
         return None
     alarm = drift_alarm(config, problems, calibration)
-    if not any(any(chain.decisions) for chain in chains):
+    if alarm is None or not any(any(chain.decisions) for chain in chains):
         return None
     for chain in chains:
         alarm.chain_done(chain)

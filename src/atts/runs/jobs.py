@@ -265,8 +265,9 @@ async def _make_missing(
     alarm = None
     if control and setup.stream == "run":  # a calibration has nothing to drift away from
         alarm = drift_alarm(config, setup.problems, setup.calibration)
-        for chain in done.values():
-            alarm.chain_done(chain)
+        if alarm:
+            for chain in done.values():
+                alarm.chain_done(chain)
 
     def finished(chain: Chain) -> None:
         store.append(chain)
