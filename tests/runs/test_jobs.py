@@ -19,7 +19,7 @@ from atts.conformal.calibration import Calibration
 from atts.errors import CalibrationError, ConfigError, EngineError, ProblemError
 from atts.methods.chain import Model
 from atts.runs import jobs, setup
-from atts.runs.jobs import SilentObserver
+from atts.runs.observer import SilentObserver
 from atts.store.contents import CALIBRATION, CHAINS
 from atts.store.run_directory import read_run
 from atts.types import Chain

@@ -1,9 +1,9 @@
 """The two jobs: calibrate, and run a method over a problem set. Both resume."""
 
-from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from atts.analysis.graded_run import GradedRun, grade_run
 from atts.analysis.summary import Summary, drift_alarm, summarise
@@ -15,7 +15,8 @@ from atts.files import atomic_write
 from atts.grading.grader import Grader, Progress, VerdictCache
 from atts.methods.chain import Models
 from atts.runs import open_files
-from atts.runs.activity import Activity
+from atts.runs.events import telling
+from atts.runs.observer import Observe, Observer
 from atts.runs.pool import Clock, make_chains, outages_of
 from atts.runs.setup import Setup, prepare_calibration, prepare_run
 from atts.runs.stopping import Stopping
@@ -24,52 +25,6 @@ from atts.store.environment import record_environment
 from atts.store.grades import read_grades
 from atts.store.run_directory import RecordedRun, RunStore
 from atts.types import Chain, ChainKey
-
-
-class Observer(Protocol):
-    """Watches a job, e.g. to show its progress."""
-
-    activity: Activity
-    """What the chains are doing: the job counts, the observer looks when it likes."""
-
-    def started(self, total: int, done: int) -> None:
-        """The job has ``total`` chains, of which ``done`` were there before."""
-        ...
-
-    def chain_done(self, chain: Chain) -> None:
-        """A chain has ended and is written down."""
-        ...
-
-    def warned(self, message: str) -> None:
-        """Something should be known while the job goes on."""
-        ...
-
-    def grading(self, done: int, total: int) -> None:
-        """So many answers that need algebra are compared; the chains are all there."""
-        ...
-
-
-class SilentObserver:
-    """Watches a job and says nothing; whoever wants to know something overrides it."""
-
-    def __init__(self) -> None:
-        self.activity = Activity()
-
-    def started(self, total: int, done: int) -> None:
-        pass
-
-    def chain_done(self, chain: Chain) -> None:
-        pass
-
-    def warned(self, message: str) -> None:
-        pass
-
-    def grading(self, done: int, total: int) -> None:
-        pass
-
-
-Observe = Callable[[str], Observer]
-"""Gives an observer for a named job."""
 
 
 class MadeRun(NamedTuple):
@@ -121,11 +76,13 @@ async def make_run(
     ``grader`` compares the answers of all of them.
     """
     parts = (setup.config, setup.problems, setup.calibration)
-    with RunStore.open(directory, *parts, shard=setup.shard) as store:
+    async with AsyncExitStack() as stack:
+        store = stack.enter_context(RunStore.open(directory, *parts, shard=setup.shard))
+        told = await stack.enter_async_context(telling(directory, setup.config, observer))
         record_environment(directory, setup.config)
         if setup.certificate:
             store.write_certificate(setup.certificate)
-        await _make_missing(setup, models, store, grader, observer, retry_failed)
+        await _make_missing(setup, models, store, grader, told, retry_failed)
         chains = tuple(store.chains.values())
         recorded = RecordedRun(
             setup.config,
@@ -135,10 +92,11 @@ async def make_run(
             setup.certificate,
             read_grades(directory, chains),
         )
-        with _telling(grader, observer.grading if observer else None):
+        with _telling(grader, told.grading):
             graded = grade_run(recorded, grader)
         summary = summarise(graded)
         store.write_summary(summary)
+        told.summary = summary
     return MadeRun(graded, summary)
 
 
