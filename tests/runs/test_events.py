@@ -38,7 +38,7 @@ def config(tmp_path: Path) -> Config:
     rows = [{"id": f"p{i}", "question": f"{i}+{i}?", "answer": "4"} for i in range(3)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = {"control": "online", "calibration": None}
-    made = make_config(path, None)
+    made = make_config(path, tmp_path / "none.json")
     return made.model_copy(
         update={"samples": 2, "take_over": made.take_over.model_copy(update=settings)}
     )
