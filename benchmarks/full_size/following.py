@@ -8,11 +8,10 @@ do. So the servers do the work of real chains, and their random weights do not m
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
-import numpy as np
 from models import SPECIAL, VOCABULARY
 
 from atts.engines.base import ChainMark, Completion, GenerateRequest, Load, Scored, ScoreRequest
@@ -31,6 +30,24 @@ class EndlessSGLang(SGLangEngine):
         )
 
 
+@dataclass
+class Hits:
+    """Of what was sent to the servers of a model, how much they had in their cache."""
+
+    sent: int = 0
+    cached: int = 0
+
+    def add(self, sent: int, cached: int) -> None:
+        """A request whose first ``sent`` tokens could have been there."""
+        self.sent += sent
+        self.cached += cached
+
+    @property
+    def share(self) -> float | None:
+        """None where nothing was sent."""
+        return self.cached / self.sent if self.sent else None
+
+
 class FollowingEngine:
     """Serves one model to many chains by a real server; see ``Engine``."""
 
@@ -40,6 +57,8 @@ class FollowingEngine:
         server: EndlessSGLang,
         scripts: Mapping[int, Script],
         written: dict[tuple[int, int], list[int]],
+        writing: Hits,
+        scoring: Hits,
     ) -> None:
         """``scripts`` are those of all chains by number; ``written`` is shared by both models, and
         holds the real ids of each segment by script and segment id.
@@ -48,11 +67,14 @@ class FollowingEngine:
         self._server = server
         self._scripts = scripts
         self._written = written
+        self._writing = writing
+        self._scoring = scoring
 
     async def generate(self, request: GenerateRequest) -> Completion:
         script, number = self._scripts[request.token_ids[0]], request.turn
         turn = script.turns[number]
-        tokens = turn.draft_tokens if self._author == "draft" else turn.target_tokens
+        whole = turn.draft_tokens if self._author == "draft" else turn.target_tokens
+        tokens = min(whole, request.sampling.max_tokens)
         segment = segment_id(number, self._author)
         completion = await self._server.generate(
             request._replace(
@@ -63,30 +85,35 @@ class FollowingEngine:
         if len(completion.token_ids) != tokens:
             raise RuntimeError(f"{len(completion.token_ids)} tokens, not {tokens}")
         self._written[script.number, segment] = list(completion.token_ids)
-        finish: FinishReason = "stop" if script.ends_with(segment) else "length"
+        self._writing.add(len(request.token_ids), completion.cached_tokens)
+        ends = script.ends_with(segment) and tokens == whole
+        finish: FinishReason = "stop" if ends else "length"
         return completion._replace(token_ids=(segment,) * tokens, finish_reason=finish)
 
     async def score(self, request: ScoreRequest) -> Scored:
         token_ids, start = request.token_ids, request.start
         script = self._scripts[token_ids[0]]
         scored = await self._server.score(request._replace(token_ids=self._real(script, token_ids)))
-        score = script.turns[place_of(token_ids[start])[0]].score
-        return scored._replace(logprobs=np.full(len(token_ids) - start, -score))
+        self._scoring.add(start, scored.cached_tokens)
+        number, _ = place_of(token_ids[start])
+        return scored._replace(logprobs=script.turns[number].logprobs(len(token_ids) - start))
 
     async def meter(self) -> Load | None:
         return await self._server.meter()
 
     async def aclose(self) -> None:
-        await self._server.aclose()
+        """The server is closed by whoever opened it."""
 
     def _real(self, script: Script, token_ids: Sequence[int]) -> list[int]:
-        """What the server is sent: the problem's prompt, and the segments as they were written."""
+        """What the server is sent: the problem's prompt, and the segments as they were written, of
+        which a beginning may have stayed.
+        """
         ids = prompt_ids(script.problem, script.prompt_tokens)
         for segment, places in groupby(token_ids[script.prompt_tokens :]):
-            written = self._written[script.number, segment]
-            if len(written) != sum(1 for _ in places):
-                raise RuntimeError("a segment is not as long as what was written")
-            ids += written
+            written, length = self._written[script.number, segment], sum(1 for _ in places)
+            if len(written) < length:
+                raise RuntimeError("a segment is longer than what was written")
+            ids += written[:length]
         return ids
 
 

@@ -156,9 +156,13 @@ class Segment(Record):
     kept: bool = True
     """False if this did not become part of the chain, because another text took its place."""
     cut: str = ""
-    """What was cut off behind ``text``, because the target found its beginning too surprising."""
+    """What was cut off behind ``text``, because the target found its beginning too surprising, or
+    because segments that had come with it are of no use any more."""
     cut_tokens: Count = 0
     """How many of ``tokens`` that was."""
+    with_former: bool = False
+    """Whether it came with the segment of the turn before, in one request, whose timings these
+    are."""
 
     @property
     def kept_tokens(self) -> int:
@@ -166,12 +170,22 @@ class Segment(Record):
         return max(0, self.tokens - self.cut_tokens) if self.kept else 0
 
 
+class Gate(Record):
+    """What the draft's own confidence said of a segment, before the target was asked."""
+
+    surprise: Number | None
+    """The draft's largest -log p of a token, in nats; None where a coin decides."""
+    p_value: Number
+    threshold: Number
+    """It may pass where the p-value is at most this."""
+
+
 class Decision(Record):
     """The conformal decision on one draft segment."""
 
     score: Number
     """Nonconformity by ``take_over.score``; by default the largest surprise of a target token, in
-    nats."""
+    nats. Of a segment that passed the gate, the least that a number can be."""
     p_value: Number
     take_over: bool
     threshold: Number | None = None
@@ -183,11 +197,25 @@ class Decision(Record):
     scores: dict[str, Number] = {}
     """The segment's score by every kind of score, so that kinds can be compared."""
     surprises: tuple[Number, ...] = ()
-    """Of each scored token, -log q in nats, to two digits; see ``take_over.record_surprises``."""
+    """Of each token of the segment, -log q in nats, to two digits; see
+    ``take_over.record_surprises``."""
     scored_tokens: Count
-    """Number of tokens, in the target's vocabulary, that were scored."""
+    """Number of tokens, in the target's vocabulary, that were scored; where the target takes over,
+    with those of the segments that had come with it and are of no use any more."""
     cached_tokens: Count
     timings: Timings
+    with_former: bool = False
+    """Whether it was scored with the segment of the turn before, in one request, whose timings
+    these are."""
+    gate: Gate | None = None
+    """What let the segment pass, or not; None where there is no gate."""
+    passed: bool = False
+    """Whether it passed the gate, and so counts as conforming: it was not scored."""
+
+    @property
+    def is_request(self) -> bool:
+        """Whether the target was asked for it alone, or first of several."""
+        return self.scored_tokens > 0 and not self.with_former
 
 
 class Discarded(Record):
@@ -305,7 +333,10 @@ class Chain(Record):
     @property
     def scores(self) -> tuple[float | None, ...]:
         """The score of each turn's draft segment; None where nothing was decided by one."""
-        return tuple(turn.decision.score if turn.decision else None for turn in self.turns)
+        return tuple(
+            turn.decision.score if turn.decision and not turn.decision.passed else None
+            for turn in self.turns
+        )
 
     @property
     def scored_tokens(self) -> int:

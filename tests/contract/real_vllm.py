@@ -1,20 +1,21 @@
-"""The whole job on real vLLM servers with the bundled pair, on a CPU: ``make test-vllm``.
+"""The whole job on real vLLM servers with the bundled pair: ``make test-vllm``.
 
-    python tests/contract/real_vllm.py PYTHON
+    python tests/contract/real_vllm.py PYTHON [--gpu] [--path PYTHONPATH]
 
-PYTHON is that of an environment with vLLM. Starts both servers with ``atts servers up``; asks
-``atts doctor``; runs the contract suite against draft and target; then calibrates and runs
-``atts run``, kills the target's server in the middle, starts it again, and demands that every
-chain comes to its end; ends the servers and demands that nothing of them is left. At last
-``atts suite`` does all of that by itself for two entries, and once more for nothing.
+PYTHON is that of an environment with vLLM, for a CPU or one GPU; PYTHONPATH is where it finds it,
+if it has to be told. Starts both servers with ``atts servers up``; asks ``atts doctor``; runs the
+contract suite against draft and target; then calibrates and runs ``atts run``, kills the target's
+server in the middle, starts it again, and demands that every chain comes to its end; ends the
+servers and demands that nothing of them is left. At last ``atts suite`` does all of that by itself
+for two entries, and once more for nothing.
 
 On two cores that do nothing else it takes about ten minutes.
 """
 # ruff: noqa: T201
 
+import argparse
 import json
 import socket
-import sys
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -28,33 +29,47 @@ from atts.types import Author
 ARGUMENTS = [
     *("--dtype", "float32"),
     "--enforce-eager",
+    *("--max-num-batched-tokens", "16384"),
+]
+ON_CPU = [
     *("--block-size", "32"),
     # On a CPU, vLLM 0.32.0 dies of a prompt that is computed in parts for a request with a seed
     # ("CPU Generator does not use offset"), so all of a prompt must fit into one step.
     "--no-enable-chunked-prefill",
-    *("--max-num-batched-tokens", "16384"),
+]
+ON_GPU = [
+    *("--attention-backend", "TRITON_ATTN"),  # the others have no float32
+    # Two servers that measure at once what is free of one GPU are both wrong.
+    *("--kv-cache-memory-bytes", "2G"),
 ]
 PORTS: Mapping[Author, int] = {"draft": 40100, "target": 40101}
 
 
-def model(author: Author, python: str) -> Config:
+def model(author: Author, python: str, gpu: bool, path: str | None) -> Config:
+    # Fresh memory is zero: rows of cached tokens, which hold nothing, stay JSON.
+    environment = {"MALLOC_PERTURB_": "255"} | ({"PYTHONPATH": path} if path else {})
+    if gpu:
+        # Products of float32 numbers in TF32 would be exact to three digits only.
+        environment |= {"TRITON_F32_DEFAULT": "ieee"}
+    else:
+        environment |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     server = {
         "port": PORTS[author],
         "executable": python,
         "context_length": 1024,
-        "arguments": ARGUMENTS,
-        "environment": {
-            "VLLM_CPU_KVCACHE_SPACE": "1",
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            # Fresh memory is zero: rows of cached tokens, which hold nothing, stay JSON.
-            "MALLOC_PERTURB_": "255",
-        },
-    }
+        "arguments": [*ARGUMENTS, *(ON_GPU if gpu else ON_CPU)],
+        "environment": environment,
+    } | ({"memory_fraction": 0.15} if gpu else {})
     return {"engine": "vllm", "dtype": "float32", "timeout_seconds": 600, "server": server}
 
 
 def main() -> None:
-    config = configuration(partial(model, python=sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("python")
+    parser.add_argument("--gpu", action="store_true")
+    parser.add_argument("--path")
+    options = parser.parse_args()
+    config = configuration(partial(model, **vars(options)))
     whole_job(
         "vllm",
         config,

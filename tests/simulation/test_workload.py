@@ -56,6 +56,30 @@ def test_longer_segments_than_the_limit_are_refused(workload: Workload, pair: Co
         workload.script(1, 2, short, 1.0)
 
 
+def test_cuts_are_modelled_where_they_were_not_recorded(trace: Path, pair: Config) -> None:
+    take_over = pair.take_over.model_copy(update={"mode": "rewind"})
+    rewind = pair.model_copy(update={"take_over": take_over})
+    score = take_over.score.model_copy(update={"kind": "largest-surprise"})
+    largest = rewind.model_copy(update={"take_over": take_over.model_copy(update={"score": score})})
+    with pytest.raises(ConfigError, match="--model-cuts"):
+        load_workload(trace).script(1, 2, largest, 1.0)
+    modelled = load_workload(trace, models_cuts=True)
+    with pytest.raises(ConfigError, match="largest-surprise alone"):
+        modelled.script(1, 2, rewind, 1.0)
+    turns = [
+        turn
+        for problem, sample in ((number, sample) for number in range(30) for sample in range(4))
+        for turn in modelled.script(problem, sample, largest, 1.0).turns
+    ]
+    for turn in turns:
+        assert len(turn.surprises) == turn.draft_tokens
+        assert max(turn.surprises) == turn.score  # which decides, and where it stands it is cut
+    kept = [t.surprises.index(t.score) / t.draft_tokens for t in turns if t.draft_tokens > 20]
+    assert sum(kept) / len(kept) == pytest.approx(0.4, abs=0.05)
+    assert modelled.script(1, 2, largest, 1.0) == modelled.script(1, 2, largest, 1.0)
+    assert modelled.script(1, 2, pair, 1.0).turns[0].surprises == ()
+
+
 @pytest.mark.parametrize("coverage", ["marginal", "conditional"])
 def test_the_calibration_has_every_recorded_score(workload: Workload, coverage: str) -> None:
     config = parse_config({"take_over": {"coverage": coverage}}, "a test")

@@ -156,6 +156,8 @@ def _right(verdict: ChainVerdict) -> bool | None:
 def _steps(chain: Chain, kind: str) -> Iterable[ScoredTurn]:
     last = None
     for number, decision in chain.decisions:
+        if decision.passed:
+            continue
         segments = chain.turns[number].segments
         begun = segments[0].timings.queued if segments else decision.timings.queued
         yield ScoredTurn(

@@ -93,9 +93,11 @@ _WRITING: Mapping[Author, tuple[Phase, Phase, Phase, Phase]] = {
 def requests(turn: Turn) -> list[TimedRequest]:
     """The requests of a turn, in the order in which they ended."""
     found = [
-        TimedRequest(segment.author, segment.timings, segment.tokens) for segment in turn.segments
+        TimedRequest(segment.author, segment.timings, segment.tokens)
+        for segment in turn.segments
+        if not segment.with_former
     ]
-    if turn.decision:
+    if turn.decision and turn.decision.is_request:
         found.append(TimedRequest("score", turn.decision.timings))
     return sorted(found, key=lambda request: request.timings.done)
 

@@ -29,6 +29,12 @@ class Tokens(Record):
     draft_cached: int = 0
     """Prefix tokens that a request found in the key-value cache, summed over requests."""
     target_cached: int = 0
+    draft_requests: int = 0
+    """Texts that the draft was asked for; those thrown away before their time are not counted."""
+    score_requests: int = 0
+    """Scores, and ratings, that the target was asked for."""
+    target_requests: int = 0
+    """Texts that the target was asked for."""
 
 
 class TokenBudget(Record):
@@ -62,6 +68,7 @@ def count_tokens(config: Config, chains: Iterable[Chain]) -> Tokens:
     """Everything that was written and scored for these chains of a run."""
     written: Counter[Author] = Counter()
     cached: Counter[Author] = Counter()
+    requests: Counter[str] = Counter()
     seconds: dict[Author, float] = {"draft": 0.0, "target": 0.0}
     discarded: list[Discarded] = []
     scored = cut = 0
@@ -71,20 +78,24 @@ def count_tokens(config: Config, chains: Iterable[Chain]) -> Tokens:
             for segment in turn.segments:
                 written[segment.author] += segment.tokens
                 cached[segment.author] += segment.cached_tokens
-                seconds[segment.author] += segment.timings.done - segment.timings.started
+                if not segment.with_former:
+                    requests[segment.author] += 1
+                    seconds[segment.author] += segment.timings.done - segment.timings.started
                 if rewinds and segment.author == "draft":
                     cut += segment.tokens - segment.kept_tokens
             if turn.discarded:
                 discarded.append(turn.discarded)
             if turn.decision:
                 scored += turn.decision.scored_tokens
+                requests["score"] += turn.decision.is_request
                 cached["target"] += turn.decision.cached_tokens
             if turn.rating:
                 scored += turn.rating.read_tokens
+                requests["score"] += 1
                 written["target"] += turn.rating.written_tokens
                 cached["target"] += turn.rating.cached_tokens
     speed = written["draft"] / seconds["draft"] if seconds["draft"] > 0 else 0.0
-    _, longest = config.turns.draft_bounds
+    longest = config.turns.draft_bounds[1] * config.turns.draft_segments
     return Tokens(
         draft_written=written["draft"],
         draft_cut=cut,
@@ -98,6 +109,9 @@ def count_tokens(config: Config, chains: Iterable[Chain]) -> Tokens:
         target_scored=scored,
         draft_cached=cached["draft"],
         target_cached=cached["target"],
+        draft_requests=requests["draft"],
+        score_requests=requests["score"],
+        target_requests=requests["target"],
     )
 
 
@@ -231,7 +245,8 @@ def _requests(chain: Chain) -> list[Segment | Decision | Rating]:
     requests: list[Segment | Decision | Rating] = []
     for turn in chain.turns:
         of_turn: list[Segment | Decision | Rating] = [*turn.segments]
-        of_turn += [each for each in (turn.decision, turn.rating) if each]
+        scored = turn.decision if turn.decision and turn.decision.scored_tokens else None
+        of_turn += [each for each in (scored, turn.rating) if each]
         requests += sorted(of_turn, key=lambda request: request.timings.started)
     return requests
 

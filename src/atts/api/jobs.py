@@ -244,6 +244,7 @@ def simulate(
     mixed: bool = False,
     fitted: Where | None = None,
     target_only_ratio: float = 1.0,
+    model_cuts: bool = False,
 ) -> list[SimulationOutcome]:
     """How long methods would take on given hardware: the same code, in virtual time.
 
@@ -260,13 +261,14 @@ def simulate(
         fitted: the file of efficiencies that ``atts simulate --fit`` wrote.
         target_only_ratio: tokens of a chain that the target writes alone, as a multiple of those
             that were recorded.
+        model_cuts: let ``rewind`` cut at places that are drawn, where they were not recorded.
 
     Raises:
         ConfigError, StoreError: an input is wrong.
         AttsError: simulated chains failed.
     """
     found = simulated_config(Path(config) if config else None, settings, Path(workload))
-    recorded = load_workload(Path(workload))
+    recorded = load_workload(Path(workload), model_cuts)
     gpus = (draft_gpus, target_gpus)
     place = Path(fitted) if fitted else None
     hardware = simulated_hardware(gpu, gpus, (None, None), shared, mixed, place)

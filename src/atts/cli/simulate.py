@@ -83,6 +83,14 @@ def simulate(
             "models wrote in the recording.",
         ),
     ] = 1.0,
+    model_cuts: Annotated[
+        bool,
+        typer.Option(
+            "--model-cuts",
+            help="Where a recording does not say what surprised the target, let the mode rewind "
+            "cut a segment at a place that is drawn: 0.4 of it stays in the mean.",
+        ),
+    ] = False,
     gpu: Annotated[
         str,
         typer.Option(help="h200, h100, a100, a100-40gb, b200, l40s, cpu.", rich_help_panel=_MODELS),
@@ -169,7 +177,7 @@ def simulate(
     if workload_path is None:
         raise ConfigError("--workload: name a run directory or a trace that chains should follow")
     config = simulated_config(config_file, settings, workload_path)
-    workload = load_workload(workload_path)
+    workload = load_workload(workload_path, model_cuts)
     contenders = [SimulatedMethod.parse(name) for name in methods or SIMULATED]
     settings_of_each = list(product(layouts, _numbers("--chains", chains), contenders))
     outcomes: list[SimulationOutcome] = []

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import Any, Protocol
 
 import ray
+from ray._private import state  # it has no other way to tell what is left of each node
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -28,6 +29,8 @@ from atts.types import Author, ChainKey
 
 START_SECONDS = 60.0
 """Chains begin once all workers are there, or after this time, with those that are."""
+FREED_SECONDS = 3.0
+"""What is taken of a node after this time stays so."""
 LOOK_SECONDS = 5.0
 """How often new nodes are looked for."""
 AGAIN_SECONDS = 1.0
@@ -119,11 +122,14 @@ class Crew:
             ConfigError: no node has a place for one, or one cannot open its models.
             EngineError: a model's server does not answer.
         """
-        nodes = await self._nodes()
+        nodes = await self._free_nodes()
         check_addresses(self._config, self._authors, nodes)
         found = places(nodes, self._own_models, self._config.limits.chains)
         if not found:
-            raise ConfigError("no node of the cluster has a processor for a worker")
+            raise ConfigError(
+                "no node of the cluster has a processor for a worker: all are taken, or there are "
+                "none (ray status shows them)"
+            )
         self._shared = shared_out(self._config, self._authors, len(found))
         try:
             for place in found:
@@ -277,7 +283,18 @@ class Crew:
         return opened.room
 
     async def _nodes(self) -> list[Node]:
-        return Node.living(await asyncio.to_thread(ray.nodes))
+        return await asyncio.to_thread(
+            lambda: Node.living(ray.nodes(), state.available_resources_per_node())
+        )
+
+    async def _free_nodes(self) -> list[Node]:
+        """The nodes; what has ended just now is waited for, of which Ray tells with a delay."""
+        until = asyncio.get_running_loop().time() + FREED_SECONDS
+        while True:
+            nodes = await self._nodes()
+            if all(node.is_free for node in nodes) or asyncio.get_running_loop().time() > until:
+                return nodes
+            await asyncio.sleep(0.1)
 
     async def _watch(self, known: set[str]) -> None:
         """Hire on nodes that come, and give up if there is none for too long."""
@@ -315,4 +332,5 @@ def _reason(error: RayError) -> str:
     """Why a worker is gone, in a line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if any(mark in line for mark in TELLING)]
-    return (telling or lines or [type(error).__name__])[-1][:300]
+    told = (telling or lines or [type(error).__name__])[-1]
+    return told.partition(" Some common causes")[0].rpartition("exit detail: ")[2][:300]

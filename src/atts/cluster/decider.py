@@ -7,11 +7,12 @@ from typing import Any
 
 from ray.exceptions import RayError
 
-from atts.cluster.messages import Decided, Failure, Held, Question
+from atts.cluster.messages import Decided, Failure, Gated, Held, Question
 from atts.conformal.control import Control
+from atts.conformal.gate import LEAST
 from atts.errors import AttsError
 from atts.methods.decider import ControlDecider, Ruling, Scores
-from atts.types import Chain, ChainKey, Decision, Timings
+from atts.types import Chain, ChainKey, Decision, Gate, Timings
 
 NOWHEN = Timings(queued=0.0, started=0.0, first_token=0.0, done=0.0)
 
@@ -22,17 +23,21 @@ class ControlActor:
     def __init__(self, control: Control) -> None:
         self._control = control
 
-    def rule(self, questions: Sequence[Question], take_overs_done: int) -> list[Ruling | Failure]:
+    def rule(
+        self, questions: Sequence[Question], take_overs_done: int
+    ) -> list[Ruling | Gated | Failure]:
         """Decide for each, after so many take-overs have been finished."""
         for _ in range(take_overs_done):
             self._control.take_over_done()
         return [self._rule(question) for question in questions]
 
-    def _rule(self, question: Question) -> Ruling | Failure:
-        decider = ControlDecider(self._control, question.key.problem_id)
-        scores = Scores(question.score, question.running)
+    def _rule(self, question: Question) -> Ruling | Gated | Failure:
+        key, turn, u, score, running, surprise = question
+        decider = ControlDecider(self._control, key.problem_id)
         try:
-            return decider.rule(question.turn, scores, question.u)
+            if score is None:
+                return decider.pass_or_not(turn, surprise, u)
+            return decider.rule(turn, Scores(score, running), u)
         except AttsError as error:  # of this one chain, as where it is decided in its process
             return Failure.of(error)
 
@@ -64,10 +69,11 @@ class DeciderClient:
         """The number of the decider that does not answer any more."""
         self._number = -1
         self._actor: Any = None
-        self._questions: list[tuple[Question, asyncio.Future[Ruling]]] = []
+        self._questions: list[tuple[Question, asyncio.Future[Any]]] = []
         self._done = 0  # take-overs that the decider has not been told of
         self._on_target = 0
         self._decided: dict[ChainKey, list[Decided]] = defaultdict(list)
+        self._gates: dict[ChainKey, Gate] = {}  # of segments that are being scored
         self._wake = asyncio.Event()
 
     def ask_of(self, number: int, actor: Any) -> None:  # noqa: ANN401 - Ray's handle
@@ -87,14 +93,15 @@ class DeciderClient:
     def forget(self, key: ChainKey) -> None:
         """The chain is on record, with its decisions."""
         self._decided.pop(key, None)
+        self._gates.pop(key, None)
 
-    async def ask(self, question: Question) -> Ruling:
-        """Have it decided.
+    async def ask(self, question: Question) -> Any:  # noqa: ANN401 - as its ``score`` says
+        """Have it decided: a ruling, or what the gate says.
 
         Raises:
             AttsError: it cannot be; see ``Control.decide``.
         """
-        answer: asyncio.Future[Ruling] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._questions.append((question, answer))
         self._wake.set()
         return await answer
@@ -131,17 +138,27 @@ class DeciderClient:
                 if not waiting.done():
                     waiting.set_exception(answer.error())
                 continue
-            self._note(question, answer)
+            ruling = self._note(question, answer)
             if not waiting.done():
                 waiting.set_result(answer)
-            elif answer.verdict.take_over:
+            elif ruling and ruling.verdict.take_over:
                 self.take_over_done()
 
-    def _note(self, question: Question, ruling: Ruling) -> None:
+    def _note(self, question: Question, answer: Ruling | Gated) -> Ruling | None:
+        """Keep account of a decision; which it is, if it is one."""
+        key, ruling, gate = question.key, None, None
+        if isinstance(answer, Ruling):
+            ruling, gate = answer, self._gates.pop(key, None)
+        elif answer:
+            gate, ruling = answer
+        if ruling is None:
+            if gate:
+                self._gates[key] = gate
+            return None
         verdict = ruling.verdict
         self._on_target += verdict.take_over
         decision = Decision(
-            score=question.score,
+            score=LEAST if question.score is None else question.score,
             p_value=verdict.p_value,
             take_over=verdict.take_over,
             threshold=verdict.threshold,
@@ -149,8 +166,11 @@ class DeciderClient:
             scored_tokens=0,
             cached_tokens=0,
             timings=NOWHEN,
+            gate=gate,
+            passed=question.score is None,
         )
-        self._decided[question.key].append(Decided(question.key, question.turn, decision))
+        self._decided[key].append(Decided(key, question.turn, decision))
+        return ruling
 
 
 class FarDecider:
@@ -158,13 +178,22 @@ class FarDecider:
 
     has_barrier = False
 
-    def __init__(self, client: DeciderClient, problem_id: str) -> None:
+    def __init__(self, client: DeciderClient, has_gate: bool, problem_id: str) -> None:
         self._client = client
+        self._has_gate = has_gate
         self._problem_id = problem_id
+
+    async def gate(self, sample: int, turn: int, surprise: float | None, u: float) -> Gated:
+        if not self._has_gate:
+            return None
+        key = ChainKey(self._problem_id, sample)
+        said: Gated = await self._client.ask(Question(key, turn, u, surprise=surprise))
+        return said
 
     async def decide(self, sample: int, turn: int, scores: Scores, u: float) -> Ruling:
         key = ChainKey(self._problem_id, sample)
-        return await self._client.ask(Question(key, turn, scores.score, scores.running, u))
+        ruling: Ruling = await self._client.ask(Question(key, turn, u, *scores))
+        return ruling
 
     def take_over_done(self) -> None:
         self._client.take_over_done()

@@ -7,8 +7,9 @@ from atts import errors
 from atts.config import Config
 from atts.conformal.control import Control
 from atts.errors import AttsError
+from atts.methods.decider import Ruling
 from atts.runs.activity import Work as Doing
-from atts.types import Author, ChainKey, Decision
+from atts.types import Author, ChainKey, Decision, Gate
 
 
 class Failure(NamedTuple):
@@ -89,9 +90,15 @@ class Question(NamedTuple):
 
     key: ChainKey
     turn: int
-    score: float
-    running: Sequence[float]
     u: float
+    score: float | None = None
+    """None: it is asked at the gate, before there is one."""
+    running: Sequence[float] = ()
+    surprise: float | None = None
+
+
+Gated = tuple[Gate, Ruling | None] | None
+"""What the gate says."""
 
 
 class Decided(NamedTuple):

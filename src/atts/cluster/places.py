@@ -16,21 +16,26 @@ class Node(NamedTuple):
     id: str
     address: str
     cpus: int
+    """That nobody has taken."""
     gpus: int
+    is_free: bool = True
+    """Whether nobody has taken anything of it."""
 
     @classmethod
-    def living(cls, told: Iterable[Mapping[str, Any]]) -> "list[Node]":
-        """The nodes that are there, of what ``ray.nodes()`` tells."""
-        return [
-            cls(
-                each["NodeID"],
-                each["NodeManagerAddress"],
-                int(each["Resources"].get("CPU", 0)),
-                int(each["Resources"].get("GPU", 0)),
-            )
-            for each in told
-            if each["Alive"]
-        ]
+    def living(
+        cls, told: Iterable[Mapping[str, Any]], free: Mapping[str, Mapping[str, float]]
+    ) -> "list[Node]":
+        """The nodes that are there, of what Ray tells of them and of what is left of each."""
+        found = []
+        for each in told:
+            if each["Alive"]:
+                has = [each["Resources"].get(kind, 0.0) for kind in ("CPU", "GPU")]
+                left = free.get(each["NodeID"], each["Resources"])
+                has_left = [left.get(kind, 0.0) for kind in ("CPU", "GPU")]
+                cpus, gpus = map(int, has_left)
+                address = each["NodeManagerAddress"]
+                found.append(cls(each["NodeID"], address, cpus, gpus, has == has_left))
+        return found
 
 
 class Place(NamedTuple):

@@ -132,7 +132,8 @@ class Worker:
             self._settled.settle(problem_id)
         if work.control:
             work.control.number_apart(*self._copy)
-        deciding = None if work.control else partial(FarDecider, client)
+        has_gate = work.config.take_over.gate.share > 0.0
+        deciding = None if work.control else partial(FarDecider, client, has_gate)
         setup = Setup(work.config, known, work.stream, control=work.control, deciding=deciding)
         self._present = Present(
             setup,

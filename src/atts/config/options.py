@@ -229,6 +229,9 @@ class TurnsOptions(Options):
     take-over, down to this; null: to no less than ``draft_tokens``."""
     draft_tokens_max: int | None = Field(default=None, ge=1)
     """It doubles after one that stayed, up to this; null: to no more than ``draft_tokens``."""
+    draft_segments: int = Field(default=1, ge=1)
+    """Segments that the draft writes in one request and the target scores in one. They are decided
+    one by one, each in a turn of its own; a take-over cuts off those that follow."""
     opening: Literal["draft", "target"] = "draft"
     """Who begins the chain; the target begins with one segment of its own, before the first turn's
     draft."""
@@ -295,6 +298,17 @@ class ScoreOptions(Options):
     """Log-probability, in nats, under which a token is unlikely."""
 
 
+class GateOptions(Options):
+    """Which segments pass without being scored: those of which the draft itself is most certain."""
+
+    share: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of the segments; 0 lets none pass. They count as decisions that do not take over, so
+    that ``take_over.rate`` holds over all of them together."""
+    by: Literal["draft-surprise", "coin"] = "draft-surprise"
+    """``draft-surprise``: those in which no token surprised the draft much; ``coin``: any, the null
+    that the draft's confidence must beat."""
+
+
 class TakeOverOptions(Options):
     rate: float = Field(default=0.4, ge=0.0, le=1.0)
     """Nominal share of decisions that hand the chain to the target (epsilon)."""
@@ -317,6 +331,7 @@ class TakeOverOptions(Options):
     adaptive: AdaptiveOptions = AdaptiveOptions()
     budget: BudgetOptions = BudgetOptions()
     score: ScoreOptions = ScoreOptions()
+    gate: GateOptions = GateOptions()
     record_surprises: Overlap = "auto"
     """Whether each decision's record has the surprise of every token, five bytes each; it changes
     no result. ``auto``: in the mode ``rewind``."""

@@ -42,6 +42,8 @@ _WHAT_A_CALIBRATION_IS_BOUND_TO = {
     *("chat_template_kwargs", "chat_format"),
 }
 
+_WHAT_TURNS_ARE = TurnsOptions.model_fields.keys() - {"draft_segments"}
+
 Group = TypeVar("Group", bound=Options)
 
 
@@ -66,6 +68,9 @@ _ADDED = {
     "turns.draft_tokens_max": None,
     "turns.draft_tokens_min": None,
     "turns.opening": "draft",
+    "turns.draft_segments": 1,
+    "take_over.gate.share": 0.0,
+    "take_over.gate.by": "draft-surprise",
 }
 """Keys that came after the first runs, with the values that mean what was done before. With these
 they are left out of digests and fingerprints, so that what is older is still found."""
@@ -169,7 +174,11 @@ class Config(Options):
         )
 
     def calibration_fingerprint(self) -> dict[str, Any]:
-        """The keys that a calibration is bound to: pair, prompt, sampling, turns, take-over."""
+        """The keys that a calibration is bound to: pair, prompt, sampling, turns, take-over.
+
+        In how many requests segments are written is not among them: their scores are distributed
+        alike.
+        """
         return _without_added(
             self.model_dump(
                 mode="json",
@@ -178,7 +187,7 @@ class Config(Options):
                     "target": _WHAT_A_CALIBRATION_IS_BOUND_TO,
                     "prompt": True,
                     "sampling": True,
-                    "turns": True,
+                    "turns": _WHAT_TURNS_ARE,
                     "take_over": {
                         "rate": True,
                         "mode": True,

@@ -4,6 +4,7 @@ from atts.config import AdaptiveOptions, TakeOverOptions
 from atts.conformal.adaptive import AdaptiveControl
 from atts.conformal.calibration import Calibration
 from atts.conformal.control import BudgetControl, Control
+from atts.conformal.gate import GatedControl
 from atts.conformal.online import OnlineControl
 from atts.conformal.split import CalibratingControl, SplitControl
 from atts.errors import CalibrationError, ConfigError
@@ -17,9 +18,15 @@ def make_control(
     Raises:
         CalibrationError: ``split`` control has no calibration.
         ConfigError: ``online`` control or the ``coin`` has one, which it would not use; or the
-            options of ``adaptive`` control exclude each other.
+            options exclude each other: those of ``adaptive`` control, or a gate and ``split``.
     """
     control: Control
+    if options.gate.share and options.control == "split":
+        raise ConfigError(
+            "take_over.gate.share lets segments pass by the ranks of all chains, and "
+            "take_over.control=split promises that no chain depends on another: set "
+            "take_over.control to adaptive or online, or leave the gate out"
+        )
     if options.control in ("online", "coin") and calibration is not None:
         raise ConfigError(
             f"take_over.control={options.control} decides without a calibration: leave out "
@@ -42,7 +49,8 @@ def make_control(
             control = AdaptiveControl(control, options.rate, tracking)
         except ValueError as error:
             raise ConfigError(f"take_over: {error}") from None
-    return _within_budget(control, options)
+    control = _within_budget(control, options)
+    return GatedControl(control, options.gate) if options.gate.share else control
 
 
 def tracking_of(options: TakeOverOptions) -> AdaptiveOptions | None:

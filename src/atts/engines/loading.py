@@ -116,7 +116,8 @@ def api_key(options: ModelOptions) -> str | None:
         return None
     if (key := key_in(name)) is None:
         raise ConfigError(
-            f"{options.model}: the environment variable {name} is not set; api_key_env names it"
+            f"{options.model}: the environment variable {name} of api_key_env is not set",
+            mend=f"export {name}=KEY, or leave api_key_env out if the server asks for none",
         )
     return key
 

@@ -120,7 +120,7 @@ class VllmEngine(RemoteEngine):
             _log.info("%s: no %s: %s", self.client.url, TOKENS, error)
             return Scoring.COMPLETIONS, (
                 f"it does not serve {TOKENS}, so every score computes the whole chain again: "
-                "start vLLM 0.32 or later with --enable-scale-out",
+                "start vLLM 0.30 or later with --enable-scale-out",
             )
         try:
             reply = await self._send_tokens(ids, _by_token_ids(ids, 1, reuse=False))

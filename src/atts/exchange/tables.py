@@ -33,7 +33,7 @@ def rows(graded_run: GradedRun) -> Iterator[dict[str, Any]]:
             "text": chain.text,
             "turns": len(chain.turns),
             "take_overs": chain.take_overs,
-            "scores": [decision.score for decision in decisions],
+            "scores": [None if each.passed else each.score for each in decisions],
             "p_values": [decision.p_value for decision in decisions],
             "ratings": [turn.rating.value for turn in chain.turns if turn.rating],
             "draft_tokens": chain.written("draft"),

@@ -7,20 +7,23 @@ over: it does iff p is at most the take-over rate.
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
 from atts import registry
 from atts.config import TurnsOptions
+from atts.conformal.gate import LEAST
 from atts.conformal.scores import TOP, Score, SegmentLogprobs, all_scores
 from atts.engines.base import GenerateRequest, Prefetch
 from atts.errors import ConfigError
 from atts.methods.chain import OpenChain, Written
 from atts.methods.decider import ControlDecider, Decider, Ruling, Scores, Siblings
 from atts.methods.method import Method
+from atts.methods.stretch import Stretch, divided, followed_by
 from atts.models.prompts import Tokenizer
 from atts.seeds import seed_at, tie_breaker
-from atts.types import ChainEnd, Decision
+from atts.types import ChainEnd, Decision, Gate, Timings
 
 
 async def take_turns(chain: OpenChain) -> ChainEnd:
@@ -42,21 +45,21 @@ async def take_turns(chain: OpenChain) -> ChainEnd:
 
 
 async def _take_turns(chain: OpenChain, decider: Decider, ahead: Prefetch) -> ChainEnd:
-    turns, kind = chain.config.turns, _kind(chain)
+    turns = chain.config.turns
     if turns.opening == "target" and (end := await _target_begins(chain)):
         return end
-    longest = turns.draft_tokens
+    longest, stretch = turns.draft_tokens, Stretch()
     for _ in range(turns.max_turns):
-        written = await chain.generate("draft", longest, ahead=ahead, logprobs=kind.needs_draft)
+        if not stretch:
+            stretch = await _draft(chain, longest, ahead, decider)
+        written = stretch.take()
         if written.is_empty:
             return chain.stopped()
-        if not decider.has_barrier:
-            _write_ahead(chain, written, ahead, longest_after(longest, turns, take_over=False))
-        ruling, cut = await _decide(chain, written, decider)
+        ruling, cut = await _decide(chain, written, stretch, decider)
         if ruling.verdict.take_over:
             chain.discarded = await ahead.drop()
             try:
-                written = await _take_over(chain, written, cut)
+                written = await _take_over(chain, written, cut, stretch.drop())
             finally:
                 decider.take_over_done()
         else:
@@ -72,6 +75,25 @@ async def _take_turns(chain: OpenChain, decider: Decider, ahead: Prefetch) -> Ch
     return "turns"
 
 
+async def _draft(chain: OpenChain, longest: int, ahead: Prefetch, decider: Decider) -> Stretch:
+    """Have the draft write the next segments, and begin with those after them."""
+    lengths = lengths_from(longest, chain.config.turns, chain.turn)
+    written = await chain.generate("draft", sum(lengths), ahead=ahead, logprobs=_needs_draft(chain))
+    if written.is_empty:
+        return Stretch([written])
+    segments = divided(chain, written, lengths, partial(_is_at_its_end, chain))
+    if not decider.has_barrier:
+        for _ in segments:
+            longest = longest_after(longest, chain.config.turns, take_over=False)
+        _write_ahead(chain, written, ahead, longest, chain.turn + len(segments))
+    return Stretch(segments)
+
+
+def _is_at_its_end(chain: OpenChain, text: str) -> bool:
+    """Whether the chain ends where all its text is this."""
+    return chain.would_conclude(text) or (chain.config.stop.repeating and repeats(text))
+
+
 def _kind(chain: OpenChain) -> Score:
     """The kind of score that decides.
 
@@ -79,14 +101,18 @@ def _kind(chain: OpenChain) -> Score:
         ConfigError: it needs models of one vocabulary, and these are not.
     """
     kind: Score = registry.SCORES.found[chain.config.take_over.score.kind]
-    if kind.needs_draft:
-        vocabularies = {model.tokenizer.vocabulary for model in chain.models.values()}
-        if len(vocabularies) > 1:
-            raise ConfigError(
-                f"take_over.score.kind={kind.name} compares what both models think of the same "
-                "tokens, and their vocabularies differ: take another kind, such as largest-surprise"
-            )
+    if kind.needs_draft and not chain.one_vocabulary:
+        raise ConfigError(
+            f"take_over.score.kind={kind.name} compares what both models think of the same "
+            "tokens, and their vocabularies differ: take another kind, such as largest-surprise"
+        )
     return kind
+
+
+def _needs_draft(chain: OpenChain) -> bool:
+    """Whether something is decided by the log-probabilities of what the draft writes."""
+    gate = chain.config.take_over.gate
+    return _kind(chain).needs_draft or (gate.share > 0.0 and gate.by == "draft-surprise")
 
 
 async def _target_begins(chain: OpenChain) -> ChainEnd | None:
@@ -98,8 +124,10 @@ async def _target_begins(chain: OpenChain) -> ChainEnd | None:
     return chain.stopped() if written.finish_reason == "stop" else None
 
 
-async def _decide(chain: OpenChain, written: Written, decider: Decider) -> tuple[Ruling, int]:
-    """Have the target score a segment, and decide by the score.
+async def _decide(
+    chain: OpenChain, written: Written, stretch: Stretch, decider: Decider
+) -> tuple[Ruling, int]:
+    """Have the target score a segment, unless it passes without; and decide by the score.
 
     The score is by default the largest of -log q(y_i | x, y_<i), in nats; the paper's is their mean
     (arXiv 2509.15148, section 3). ``atts.conformal.scores`` has the others.
@@ -107,13 +135,20 @@ async def _decide(chain: OpenChain, written: Written, decider: Decider) -> tuple
     Returns:
         The decision, and before which token to cut the segment if the mode is ``rewind``.
     """
+    u = tie_breaker(*chain.seed_path, chain.turn)
+    gate: Gate | None = None
+    if not stretch.is_scored:
+        surprise = None if written.logprobs is None else -min(written.logprobs)
+        asked = await decider.gate(chain.sample, chain.turn, surprise, u)
+        gate, passed = asked or (None, None)
+        if passed:
+            return _pass(chain, gate, passed), 0
     options = chain.config.take_over
     kind = _kind(chain)
-    prefix = chain.token_ids["target"]
-    scored = await chain.score(
-        prefix + written.token_ids["target"], len(prefix), top=TOP if kind.needs_top else 0
-    )
-    draft = None if written.logprobs is None else np.array(written.logprobs)
+    scored, with_former = await stretch.score(chain, written, TOP if kind.needs_top else 0)
+    draft = None
+    if written.logprobs is not None and chain.one_vocabulary:
+        draft = np.array(written.logprobs)
     segment = SegmentLogprobs(scored.logprobs, draft, scored.top)
     scores = all_scores(segment, options.score)
     rewinds = options.mode == "rewind"
@@ -124,10 +159,7 @@ async def _decide(chain: OpenChain, written: Written, decider: Decider) -> tuple
     began = clock() if decider.has_barrier else 0.0
     try:
         ruling = await decider.decide(
-            chain.sample,
-            chain.turn,
-            Scores(scores[kind.name], running),
-            tie_breaker(*chain.seed_path, chain.turn),
+            chain.sample, chain.turn, Scores(scores[kind.name], running), u
         )
     finally:
         if decider.has_barrier:
@@ -138,6 +170,7 @@ async def _decide(chain: OpenChain, written: Written, decider: Decider) -> tuple
     surprises: list[float] = []
     if options.records_surprises:
         surprises = (np.round(-scored.logprobs, 2) + 0.0).tolist()  # and never -0.0
+    of_no_use = stretch.tokens_scored_ahead() if verdict.take_over else 0
     chain.decision = Decision(
         score=scores[kind.name],
         p_value=verdict.p_value,
@@ -146,9 +179,11 @@ async def _decide(chain: OpenChain, written: Written, decider: Decider) -> tuple
         order=ruling.order,
         scores=scores,
         surprises=tuple(surprises),
-        scored_tokens=len(scored.logprobs),
+        scored_tokens=len(scored.logprobs) + of_no_use,
         cached_tokens=scored.cached_tokens,
         timings=scored.timings,
+        with_former=with_former,
+        gate=gate,
     )
     cut = 0
     if rewinds and verdict.take_over:
@@ -156,8 +191,32 @@ async def _decide(chain: OpenChain, written: Written, decider: Decider) -> tuple
     return ruling, cut
 
 
-async def _take_over(chain: OpenChain, written: Written, cut: int) -> Written:
+def _pass(chain: OpenChain, gate: Gate | None, ruling: Ruling) -> Ruling:
+    """Record a segment that stays without having been scored."""
+    if chain.watcher:
+        chain.watcher.decided(False)
+    now = asyncio.get_running_loop().time()
+    chain.decision = Decision(
+        score=LEAST,
+        p_value=ruling.verdict.p_value,
+        take_over=False,
+        threshold=ruling.verdict.threshold,
+        order=ruling.order,
+        scored_tokens=0,
+        cached_tokens=0,
+        timings=Timings(queued=now, started=now, first_token=now, done=now),
+        gate=gate,
+        passed=True,
+    )
+    return ruling
+
+
+async def _take_over(
+    chain: OpenChain, written: Written, cut: int, dropped: Sequence[Written]
+) -> Written:
     """Keep of the draft's segment what the mode keeps, and have the target write.
+
+    ``dropped`` are the segments that had come with it, and now follow nothing.
 
     Returns:
         What the chain now ends with.
@@ -167,9 +226,9 @@ async def _take_over(chain: OpenChain, written: Written, cut: int) -> Written:
     if mode == "rewind":
         kept = kept_part(chain, written, cut)
     if kept:
-        chain.append(kept)
+        chain.append(followed_by(kept, dropped))
     else:
-        chain.discard(written)
+        chain.discard(followed_by(written, dropped))
     if mode == "rewind" and chain.has_concluded:  # all up to the answer was as it should be
         return written
     chain.doubt_answer()
@@ -189,27 +248,36 @@ def longest_after(longest: int, turns: TurnsOptions, take_over: bool) -> int:
     return max(longest // 2, least) if take_over else min(longest * 2, most)
 
 
-def _write_ahead(chain: OpenChain, written: Written, ahead: Prefetch, longest: int) -> None:
-    """Let the draft begin with the segment that comes next if ``written`` stays.
+def lengths_from(longest: int, turns: TurnsOptions, turn: int) -> list[int]:
+    """The longest that each segment of a request of the draft may be, from a turn on.
+
+    >>> lengths_from(16, TurnsOptions(draft_tokens=16, draft_segments=3), turn=0)
+    [16, 16, 16]
+    """
+    lengths = [longest]
+    while len(lengths) < min(turns.draft_segments, turns.max_turns - turn):
+        lengths.append(longest_after(lengths[-1], turns, take_over=False))
+    return lengths
+
+
+def _write_ahead(
+    chain: OpenChain, written: Written, ahead: Prefetch, longest: int, number: int
+) -> None:
+    """Let the draft begin with what comes in turn ``number`` if all of ``written`` stays.
 
     What it writes is what ``generate`` would have had it write later. Where the target takes over
     it is thrown away. Nothing is begun if the chain ends with ``written``, or by the configuration.
     """
-    number = chain.turn + 1
-    longest = chain.within_limit(longest, after=written.segment.tokens)
-    if (
-        not chain.config.overlaps
-        or not longest
-        or number >= chain.config.turns.max_turns
-        or written.finish_reason == "stop"
-        or chain.would_conclude(written)
-        or (chain.config.stop.repeating and repeats(chain.text + written.segment.text))
-    ):
+    turns = chain.config.turns
+    if not chain.config.overlaps or number >= turns.max_turns or written.finish_reason == "stop":
+        return
+    most = sum(lengths_from(longest, turns, number))
+    most = chain.within_limit(most, after=written.segment.tokens)
+    if not most or _is_at_its_end(chain, chain.text + written.segment.text):
         return
     ids = chain.token_ids["draft"] + written.token_ids["draft"]
-    sampling = chain.sampling("draft", longest, seed_at(*chain.seed_path, number, "draft"))
-    logprobs = _kind(chain).needs_draft
-    request = GenerateRequest(ids, sampling, chain.mark, number, logprobs=logprobs)
+    sampling = chain.sampling("draft", most, seed_at(*chain.seed_path, number, "draft"))
+    request = GenerateRequest(ids, sampling, chain.mark, number, logprobs=_needs_draft(chain))
     ahead.start(chain.models["draft"].engine, request)
 
 
@@ -238,7 +306,7 @@ def kept_part(chain: OpenChain, written: Written, tokens: int) -> Written | None
     segment = written.segment.model_copy(
         update={
             "text": kept,
-            "cut": text[len(kept) :],
+            "cut": text[len(kept) :] + written.segment.cut,
             "cut_tokens": max(0, written.segment.tokens - len(ours)),
         }
     )

@@ -165,6 +165,11 @@ class OpenChain:
         return len(self._turns)
 
     @property
+    def one_vocabulary(self) -> bool:
+        """Whether all its models can read each other's token ids."""
+        return len({model.tokenizer.vocabulary for model in self.models.values()}) == 1
+
+    @property
     def tokens_left(self) -> int:
         """What is left of the tokens that ``atts`` may use in all its turns."""
         turns = self.config.turns
@@ -187,9 +192,9 @@ class OpenChain:
         """Whether there is an answer that is not in doubt."""
         return self._concludes(self.text, finished=False)
 
-    def would_conclude(self, written: Written) -> bool:
-        """Whether there will be such an answer with a segment that is not part of it yet."""
-        return self._concludes(self.text + written.segment.text, finished=False)
+    def would_conclude(self, text: str) -> bool:
+        """Whether there will be such an answer once all its text is this."""
+        return self._concludes(text, finished=False)
 
     def _concludes(self, text: str, finished: bool) -> bool:
         answer = find_answer(
@@ -252,8 +257,8 @@ class OpenChain:
             begin_with: what is put before its text, as the beginning of it.
             purpose: what for.
             ahead: may have made this very request already.
-            logprobs: ask for those of what it writes, too. The models must have one vocabulary, and
-                all see the tokens that were written.
+            logprobs: ask for those of what it writes, too. Models of one vocabulary then all see
+                the tokens that were written.
 
         Raises:
             ChainOverError: the chain has all the tokens that it may have.
@@ -286,7 +291,9 @@ class OpenChain:
         )
         if logprobs:
             found = None if completion.logprobs is None else completion.logprobs[: len(ids)]
-            return Written(segment, dict.fromkeys(self.models, ids), stop, found)
+            if self.one_vocabulary:
+                return Written(segment, dict.fromkeys(self.models, ids), stop, found)
+            return Written(segment, self._for_all_models(segment, begun + ids), stop, found)
         return Written(segment, self._for_all_models(segment, begun + ids), stop)
 
     async def score(

@@ -11,7 +11,8 @@ from typing import NamedTuple, Protocol
 
 from atts.config import Config
 from atts.conformal.control import Control, Verdict
-from atts.types import Chain
+from atts.conformal.gate import GatedControl
+from atts.types import Chain, Gate
 
 
 class Scores(NamedTuple):
@@ -39,6 +40,21 @@ class Decider(Protocol):
 
     has_barrier: bool
     """Whether chains wait for each other."""
+
+    async def gate(
+        self, sample: int, turn: int, surprise: float | None, u: float
+    ) -> tuple[Gate, Ruling | None] | None:
+        """What is said of a segment before it is scored: the decision, where it passes unscored.
+
+        None: there is no gate, and none passes.
+
+        Args:
+            sample: its chain.
+            turn: of its chain, from 0.
+            surprise: the draft's largest of a token, in nats, where it is asked for.
+            u: that of ``decide``.
+        """
+        ...
 
     async def decide(self, sample: int, turn: int, scores: Scores, u: float) -> Ruling:
         """Whether the target takes over after a segment of a chain.
@@ -83,11 +99,31 @@ class ControlDecider:
         self._control = control
         self._problem_id = problem_id
 
+    async def gate(
+        self,
+        sample: int,  # noqa: ARG002
+        turn: int,
+        surprise: float | None,
+        u: float,
+    ) -> tuple[Gate, Ruling | None] | None:
+        return self.pass_or_not(turn, surprise, u)
+
+    def pass_or_not(
+        self, turn: int, surprise: float | None, u: float
+    ) -> tuple[Gate, Ruling | None] | None:
+        """The same, at once; no control asks which of a problem's chains it is."""
+        if not isinstance(self._control, GatedControl):
+            return None
+        gate, verdict = self._control.ask(self._problem_id, turn, surprise, u)
+        if verdict is None:
+            return gate, None
+        return gate, Ruling(verdict, order=self._control.next_order())
+
     async def decide(self, sample: int, turn: int, scores: Scores, u: float) -> Ruling:  # noqa: ARG002
         return self.rule(turn, scores, u)
 
     def rule(self, turn: int, scores: Scores, u: float) -> Ruling:
-        """The same, at once; no control asks which of a problem's chains it is."""
+        """What ``decide`` gives, at once."""
 
         def takes_over(score: float) -> bool:
             return self._control.look(self._problem_id, turn, score, u).take_over

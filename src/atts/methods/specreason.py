@@ -63,7 +63,9 @@ async def specreason(chain: OpenChain) -> ChainEnd:
                 chain.discard(written)
         if target_writes:
             written = await chain.generate("target", most, stop=STEP_ENDS)
-        if THOUGHT_ENDS in written.segment.text and not chain.would_conclude(written):
+        if THOUGHT_ENDS in written.segment.text and not chain.would_conclude(
+            chain.text + written.segment.text
+        ):
             # Or the model would stop reasoning.
             written = chain.with_text(written, written.segment.text.replace(THOUGHT_ENDS, ""))
         chain.append(written)

@@ -82,6 +82,9 @@ class Ranking:
                 u = tie_breaker(config.seed, "run", problem_id, chain.sample, number)
                 self._standings[number].append(_Standing(decision.score, u, chain.sample))
 
+    async def gate(self, sample: int, turn: int, surprise: float | None, u: float) -> None:
+        """No chain passes: they are ranked by their scores."""
+
     async def decide(self, sample: int, turn: int, scores: Scores, u: float) -> Ruling:
         """Wait until all open chains have their score of this turn; whether this one is taken over.
 

@@ -80,7 +80,7 @@ def _turn_facts(turn: Turn) -> Mapping[str, Any]:
         facts[f"{author} tokens"] = turn.written(author)
     if turn.decision:
         facts |= {
-            "score": turn.decision.score,
+            "score": "not scored" if turn.decision.passed else turn.decision.score,
             "p-value": turn.decision.p_value,
             "threshold": turn.decision.threshold,
             "take-over": turn.decision.take_over,

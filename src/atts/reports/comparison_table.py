@@ -13,6 +13,7 @@ from atts.analysis.comparison import (
     Comparison,
     Speed,
 )
+from atts.analysis.tokens import Tokens
 from atts.config import flatten
 from atts.grading.intervals import Interval
 from atts.grading.paired import Difference
@@ -99,6 +100,14 @@ def _caption(comparison: Comparison) -> str:
     return "\n".join(lines)
 
 
+def _requests(of: Callable[[Tokens], int]) -> Cell:
+    def cell(run: ComparedRun) -> str:
+        requests = of(run.summary.tokens)
+        return f"{requests / run.summary.chains:,.1f}" if requests else ABSENT
+
+    return cell
+
+
 def _rows(comparison: Comparison) -> list[tuple[str, Cell]]:
     runs = comparison.runs
     ks = sorted({k for run in runs for k in powers_of_two(max(run.summary.pass_at_k, default=0))})
@@ -130,6 +139,9 @@ def _rows(comparison: Comparison) -> list[tuple[str, Cell]]:
         ("  a chain, x reference's", _against(lambda a: _ratio(a.target_written))),
         ("target tokens scored", lambda r: f"{r.summary.tokens.target_scored:,}"),
         ("  and written, x ref.'s", _against(lambda a: _ratio(a.target_work))),
+        ("requests a chain, draft", _requests(lambda t: t.draft_requests)),
+        ("  score", _requests(lambda t: t.score_requests)),
+        ("  target", _requests(lambda t: t.target_requests)),
         ("on the frontier: written", _on_frontier(comparison, WRITTEN)),
         ("  written and scored", _on_frontier(comparison, WORK)),
         ("chains without answer, %", lambda r: share(r.summary.invalid)),

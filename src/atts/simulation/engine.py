@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from atts.config import PromptOptions
 from atts.engines.base import Completion, GenerateRequest, Load, Scored, ScoreRequest
@@ -37,6 +38,12 @@ class ScriptTurn(NamedTuple):
     """Of the draft's segment: mean negative log-likelihood, in nats."""
     surprises: tuple[float, ...] = ()
     """Of each of its tokens, in nats; empty where they were not recorded."""
+
+    def logprobs(self, tokens: int) -> NDArray[np.float64]:
+        """What the target thinks of the segment's first tokens; shape (tokens,)."""
+        if self.surprises:
+            return -np.array(self.surprises)[:tokens]
+        return np.full(tokens, -self.score)
 
 
 class Script(NamedTuple):
@@ -150,10 +157,7 @@ class SimulatedEngine:
         script = self._scripts[token_ids[0]]
         number, _ = place_of(token_ids[start])
         done = await self._serve(script, token_ids, start, 0, 1, token_ids[-1])
-        turn = script.turns[number]
-        logprobs = np.full(len(token_ids) - start, -turn.score)
-        if turn.surprises:
-            logprobs = -np.array(turn.surprises)[: len(logprobs)]
+        logprobs = script.turns[number].logprobs(len(token_ids) - start)
         return Scored(logprobs, done.cached, _timings(done))
 
     async def meter(self) -> Load:

@@ -155,8 +155,12 @@ def simulate(
     return run_virtually(run.outcome(finished))
 
 
-def _calibration(config: Config, workload: Workload, problems: int) -> Calibration | None:
-    """The calibration that a run decides by, from the recorded scores."""
+def calibration_for(config: Config, workload: Workload, problems: int) -> Calibration | None:
+    """The calibration that a run decides by, from the recorded scores.
+
+    Raises:
+        ConfigError: the score cannot be played back.
+    """
     options = config.take_over
     if not METHODS[config.method].needs_calibration:
         return None
@@ -197,7 +201,7 @@ class _Run:
         self.setup = set_up(
             config,
             [workload.problem(number) for number in range(problems)],
-            _calibration(config, workload, problems),
+            calibration_for(config, workload, problems),
         )
         self.numbers = {problem.id: n for n, problem in enumerate(self.setup.problems)}
         self.scripts: dict[int, Script] = {}

