@@ -120,6 +120,8 @@ def predicted(row: Row, workload: Workload) -> float:
             gpus=len(place.gpus_of(author)) or 1,
             tensor_parallel=place.parallel_of(author),
             cache_tokens=row.get(f"{author}_cache_tokens"),
+            weights=place.weights,
+            cache=place.cache,
         )
         for author in ("draft", "target")
     }

@@ -8,8 +8,9 @@ import pytest
 from atts.engines.base import Completion, GenerateRequest, Sampling, Scored, ScoreRequest
 from atts.errors import ContextLengthError, EmptyInputError, EngineError
 from atts.simulation.engine import Script, ScriptTokenizer, ScriptTurn, SimulatedEngine
-from atts.simulation.hardware import GPUS, SHAPES, Costs, Efficiency, SharedGpus
+from atts.simulation.hardware import GPUS, Costs, Efficiency, SharedGpus
 from atts.simulation.server import Scheduling, Server
+from atts.simulation.shapes import SHAPES
 from atts.simulation.simulate import run_virtually
 from atts.types import Author, Problem
 

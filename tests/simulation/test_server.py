@@ -9,8 +9,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from simulation.step_by_step import Sent, finish_times
 
-from atts.simulation.hardware import GPUS, SHAPES, Costs, Efficiency, SharedGpus
+from atts.simulation.hardware import GPUS, Costs, Efficiency, SharedGpus
 from atts.simulation.server import Scheduling, Server, SimulatedRequest, Usage
+from atts.simulation.shapes import SHAPES
 from atts.simulation.simulate import run_virtually
 
 COSTS = Costs.of(SHAPES["qwq-32b"], GPUS["h200"], 1, Efficiency())

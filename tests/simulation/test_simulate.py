@@ -4,7 +4,12 @@ import pytest
 
 from atts.config import Config
 from atts.errors import ConfigError
-from atts.simulation.deployment import Hardware, ModelHardware, SimulatedMethod
+from atts.simulation.deployment import (
+    Hardware,
+    ModelHardware,
+    SimulatedMethod,
+    Speculation,
+)
 from atts.simulation.simulate import SimulationOutcome, simulate
 from atts.simulation.workload import FollowedTurn, Workload
 from atts.types import Chain
@@ -186,6 +191,48 @@ def test_sharing_a_gpu_is_slower_than_two(workload: Workload, pair: Config) -> N
     own, _ = run("atts", pair, workload)
     shared, _ = run("atts", pair, workload, Hardware(shared=True))
     assert own.wall_seconds < shared.wall_seconds < 2.5 * own.wall_seconds
+
+
+def test_a_copy_over_all_gpus_waits_for_whoever_works_on_one_of_them(
+    workload: Workload, pair: Config
+) -> None:
+    def on_two(*, shared: bool) -> SimulationOutcome:
+        target = ModelHardware(gpus=2, tensor_parallel=2)
+        hardware = Hardware(shared=shared, draft=ModelHardware(gpus=2), target=target)
+        return run("atts", pair, workload, hardware)[0]
+
+    assert on_two(shared=False).wall_seconds < on_two(shared=True).wall_seconds
+    assert on_two(shared=True).draft
+    # With all copies of the draft at work, each GPU has two servers and no more.
+    assert on_two(shared=True).wall_seconds < 2.2 * on_two(shared=False).wall_seconds
+
+
+def test_speculative_decoding_is_faster_where_little_is_in_flight(
+    workload: Workload, pair: Config
+) -> None:
+    def speculating(acceptance: float) -> Hardware:
+        how = Speculation(draft="Qwen3-0.6B", tokens=4, acceptance=acceptance)
+        return Hardware(target=ModelHardware(speculation=how))
+
+    for name in ("target-only", "atts"):
+        plain, _ = run(name, pair, workload, in_flight=2)
+        good, _ = run(name, pair, workload, speculating(0.9), in_flight=2)
+        bad, _ = run(name, pair, workload, speculating(0.0), in_flight=2)
+        assert good.target_tokens == bad.target_tokens == plain.target_tokens
+        assert good.wall_seconds < plain.wall_seconds < bad.wall_seconds
+        assert plain.target
+        assert good.target
+        assert good.target.cache_tokens < plain.target.cache_tokens
+
+
+def test_eight_bits_make_room_and_time(workload: Workload, pair: Config) -> None:
+    plain, _ = run("target-only", pair, workload)
+    narrow = Hardware(target=ModelHardware(weights="fp8", cache="fp8"))
+    eight, _ = run("target-only", pair, workload, narrow)
+    assert eight.wall_seconds < 0.7 * plain.wall_seconds
+    assert plain.target
+    assert eight.target
+    assert eight.target.cache_tokens > 2 * plain.target.cache_tokens
 
 
 def test_longer_chains_of_the_target_take_longer(workload: Workload, pair: Config) -> None:

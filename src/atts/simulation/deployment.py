@@ -1,7 +1,7 @@
 """What is simulated: a method with settings of its own, and the servers on the GPUs it is given."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 
@@ -16,19 +16,20 @@ from atts.config import (
 from atts.errors import ConfigError
 from atts.methods import METHODS
 from atts.simulation.hardware import (
-    BYTES,
     GPUS,
+    NO_COSTS,
     Costs,
     Efficiency,
     Gpu,
-    Shape,
+    Proposing,
     SharedGpus,
     cache_tokens,
-    shape_of,
 )
 from atts.simulation.server import Scheduling, Server
+from atts.simulation.shapes import BF16, FP8, Shape, shape_of
 from atts.types import Author
 
+_BYTES = {"bf16": BF16, "fp8": FP8}
 REFERENCE = "reference"
 """The reference implementation's schedule of ``atts``, as a name for the command line."""
 
@@ -99,6 +100,21 @@ class SimulatedMethod(NamedTuple):
         return parse_config(tree, self.name)
 
 
+class Speculation(Options):
+    """How a model decodes speculatively."""
+
+    draft: str | None = None
+    """The model that proposes, on the same GPUs; null: what it proposes costs nothing, as where it
+    is looked up in the text."""
+    tokens: int = Field(default=4, ge=1)
+    """Proposed for each pass."""
+    acceptance: float = Field(default=0.7, ge=0.0, le=1.0)
+    """Probability that a proposed token is kept, if those before it are."""
+
+
+Numbers = Literal["bf16", "fp8"]
+
+
 class ModelHardware(Options):
     """What one of the two models is served by."""
 
@@ -107,6 +123,11 @@ class ModelHardware(Options):
     """GPUs of one copy of the model; there are ``gpus / tensor_parallel`` copies."""
     cache_tokens: int | None = Field(default=None, ge=1)
     """Tokens that the key-value cache of a copy holds; null: what fits beside the weights."""
+    weights: Numbers = "bf16"
+    """Those of a model that has FP8 weights of its own stay as they are."""
+    cache: Numbers = "bf16"
+    speculation: Speculation | None = None
+    """Null: it writes a token at a time."""
     efficiency: Efficiency = Efficiency()
     max_running: int = Field(default=2048, ge=1)
 
@@ -152,8 +173,8 @@ def make_servers(
         raise ConfigError(f"--gpu {hardware.gpu}: choose from {', '.join(GPUS)}")
     gpu = GPUS[hardware.gpu]
     shapes: dict[Author, Shape] = {
-        "draft": shape_of(config.draft.model),
-        "target": shape_of(config.target.model),
+        "draft": _served(shape_of(config.draft.model), hardware.draft),
+        "target": _served(shape_of(config.target.model), hardware.target),
     }
     if hardware.shared and hardware.draft.gpus != hardware.target.gpus:
         raise ConfigError("models that share GPUs must have the same number of them")
@@ -162,15 +183,40 @@ def make_servers(
     for author in authors:
         options = hardware.of(author)
         copies = _copies(author, hardware)
-        costs = Costs.of(shapes[author], gpu, options.tensor_parallel, options.efficiency)
+        costs = _costs(shapes[author], gpu, options)
         scheduling = Scheduling(
             cache_tokens=options.cache_tokens or _cache_tokens(author, shapes, gpu, hardware),
             max_running=options.max_running,
             mixed=hardware.mixed,
         )
-        copies_gpus = shared[:copies] or [SharedGpus() for _ in range(copies)]
+        copies_gpus = shared or [SharedGpus() for _ in range(copies)]
+        if shared and copies == 1 < len(shared):
+            copies_gpus = [SharedGpus(shared)]
         servers[author] = [Server(costs, scheduling, gpus) for gpus in copies_gpus]
     return servers
+
+
+def _served(shape: Shape, options: ModelHardware) -> Shape:
+    return shape.with_bytes(_BYTES[options.weights], _BYTES[options.cache])
+
+
+def _costs(shape: Shape, gpu: Gpu, options: ModelHardware) -> Costs:
+    costs = Costs.of(shape, gpu, options.tensor_parallel, options.efficiency)
+    speculation, proposal = options.speculation, _proposal(options)
+    if speculation is None:
+        return costs
+    theirs = NO_COSTS
+    if proposal:
+        theirs = Costs.of(proposal, gpu, options.tensor_parallel, options.efficiency)
+    proposing = Proposing(theirs, speculation.tokens, speculation.acceptance)
+    return costs._replace(proposing=proposing)
+
+
+def _proposal(options: ModelHardware) -> Shape | None:
+    """The model that proposes tokens, if one does."""
+    if options.speculation is None or options.speculation.draft is None:
+        return None
+    return _served(shape_of(options.speculation.draft), options)
 
 
 def _copies(author: Author, hardware: Hardware) -> int:
@@ -194,11 +240,12 @@ def _cache_tokens(
     Where both models share GPUs, what the weights of both leave of the memory is halved, whether
     or not the method needs both.
     """
-    parallel = hardware.of(author).tensor_parallel
-    if not hardware.shared:
-        return cache_tokens(shapes[author], gpu, parallel, hardware.memory_fraction)
-    other: Author = "target" if author == "draft" else "draft"
-    # Of the other's weights each GPU holds a part, as if they were its own.
-    taken = shapes[other].weights * BYTES / hardware.of(other).tensor_parallel
-    left = gpu._replace(memory=gpu.memory - taken / hardware.memory_fraction)
-    return max(1, cache_tokens(shapes[author], left, parallel, hardware.memory_fraction) // 2)
+    options = hardware.of(author)
+    parallel, proposal = options.tensor_parallel, _proposal(options)
+    if hardware.shared:
+        other: Author = "target" if author == "draft" else "draft"
+        # Of the other's weights each GPU holds a part, as if they were its own.
+        taken = shapes[other].bytes / hardware.of(other).tensor_parallel
+        gpu = gpu._replace(memory=gpu.memory - taken / hardware.memory_fraction)
+    room = cache_tokens(shapes[author], gpu, parallel, hardware.memory_fraction, proposal)
+    return max(1, room // 2) if hardware.shared else room
