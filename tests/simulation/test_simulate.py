@@ -8,7 +8,7 @@ from atts.simulation.deployment import (
     Hardware,
     ModelHardware,
     SimulatedMethod,
-    Speculation,
+    Speculating,
 )
 from atts.simulation.simulate import SimulationOutcome, simulate
 from atts.simulation.workload import FollowedTurn, Workload
@@ -211,8 +211,8 @@ def test_speculative_decoding_is_faster_where_little_is_in_flight(
     workload: Workload, pair: Config
 ) -> None:
     def speculating(acceptance: float) -> Hardware:
-        how = Speculation(draft="Qwen3-0.6B", tokens=4, acceptance=acceptance)
-        return Hardware(target=ModelHardware(speculation=how))
+        how = Speculating(draft="Qwen3-0.6B", tokens=4, acceptance=acceptance)
+        return Hardware(target=ModelHardware(speculating=how))
 
     for name in ("target-only", "atts"):
         plain, _ = run(name, pair, workload, in_flight=2)
@@ -248,7 +248,7 @@ def test_longer_chains_of_the_target_take_longer(workload: Workload, pair: Confi
         ("sync-ranking", Hardware(), "at least as many must be in flight"),
         ("atts", Hardware(gpu="abacus"), "choose from h200"),
         ("atts", Hardware(gpu="l40s"), "66 GB of weights do not fit"),
-        ("atts", Hardware(target=ModelHardware(gpus=3, tensor_parallel=2)), "whole copies"),
+        ("atts", Hardware(target=ModelHardware(gpus=1, tensor_parallel=2)), "a copy of 2"),
         ("atts:take_over.score.kind=unlikely-share", Hardware(), "take mean"),
         ("atts:take_over.score.kind=ratio", Hardware(), "ratio cannot be simulated"),
         ("atts:take_over.mode=rewind", Hardware(), "where the target was surprised"),

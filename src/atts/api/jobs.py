@@ -256,7 +256,8 @@ def simulate(
         chains: in flight.
         problems: how many, from the first recorded; None: all.
         gpu: h200, h100, a100, a100-40gb, b200, l40s or cpu.
-        draft_gpus, target_gpus: how many each model has; ``shared``: the same ones.
+        draft_gpus, target_gpus: how many each model has, and one that is alone all of them;
+            ``shared``: the same ones.
         mixed: prefill and decoding share steps, as in vLLM.
         fitted: the file of efficiencies that ``atts simulate --fit`` wrote.
         target_only_ratio: tokens of a chain that the target writes alone, as a multiple of those
@@ -274,11 +275,12 @@ def simulate(
     hardware = simulated_hardware(gpu, gpus, (None, None), shared, mixed, place)
 
     def one(name: str) -> SimulationOutcome:
+        contender = SimulatedMethod.parse(name)
         outcome = simulate_run(
-            SimulatedMethod.parse(name),
+            contender,
             found,
             recorded,
-            hardware.split_as(found),
+            hardware.for_run(contender.config(found, chains)),
             chains,
             problems or len(recorded.problems),
             target_only_ratio,

@@ -97,7 +97,10 @@ def simulate(
     ] = "h200",
     draft_gpus: Annotated[
         str,
-        typer.Option(help="GPUs of the draft, with commas between.", rich_help_panel=_MODELS),
+        typer.Option(
+            help="GPUs of the draft, with commas between; a method of one model has all.",
+            rich_help_panel=_MODELS,
+        ),
     ] = "1",
     target_gpus: Annotated[
         str,
@@ -188,7 +191,7 @@ def simulate(
                 contender,
                 config,
                 workload,
-                hardware.split_as(config),
+                hardware.for_run(contender.config(config, in_flight)),
                 in_flight,
                 problems or len(workload.problems),
                 target_only_ratio,

@@ -11,11 +11,12 @@ from atts.simulation.simulate import SimulationOutcome
 
 def outcomes_table(outcomes: Sequence[SimulationOutcome], gpu: str, shared: bool) -> Sheet:
     """One row an outcome, with its speedup over target-only with as many chains in flight and as
-    many GPUs of the target.
+    many GPUs in all.
     """
 
     def setting(outcome: SimulationOutcome) -> tuple[int, int]:
-        return outcome.chains_in_flight, outcome.target.gpus if outcome.target else 0
+        gpus = [use.gpus for use in (outcome.draft, outcome.target) if use]
+        return outcome.chains_in_flight, max(gpus) if shared else sum(gpus)
 
     alone = {setting(o): o.wall_seconds for o in outcomes if METHODS[o.method].is_reference}
     first = outcomes[0]
@@ -43,7 +44,7 @@ def outcomes_table(outcomes: Sequence[SimulationOutcome], gpu: str, shared: bool
         figures=list(map(Figure, labels, zip(*rows, strict=True))),
         caption=f"{first.chains:,} chains of {first.problems:,} problems, simulated; so many "
         f"chains in flight. GPUs: {gpu}, {sharing}. Speedup: over target-only with as many chains "
-        "in flight and GPUs of the target. Busy: share of the time with a request to work on, "
+        "in flight and GPUs. Busy: share of the time with a request to work on, "
         "draft/target, in %. Cache: largest share taken by running requests. Queue: mean over the "
         "target's requests. Barrier: mean over chains of the time spent waiting for others.",
         corner="method",

@@ -8,6 +8,7 @@ from pydantic import Field
 from atts.config import (
     Config,
     MethodName,
+    ModelOptions,
     Options,
     apply_setting,
     method_and_settings,
@@ -100,7 +101,7 @@ class SimulatedMethod(NamedTuple):
         return parse_config(tree, self.name)
 
 
-class Speculation(Options):
+class Speculating(Options):
     """How a model decodes speculatively."""
 
     draft: str | None = None
@@ -120,13 +121,14 @@ class ModelHardware(Options):
 
     gpus: int = Field(default=1, ge=1)
     tensor_parallel: int = Field(default=1, ge=1)
-    """GPUs of one copy of the model; there are ``gpus / tensor_parallel`` copies."""
+    """GPUs of one copy of the model, of which there are as many as are whole; what is left over
+    stays idle."""
     cache_tokens: int | None = Field(default=None, ge=1)
     """Tokens that the key-value cache of a copy holds; null: what fits beside the weights."""
     weights: Numbers = "bf16"
     """Those of a model that has FP8 weights of its own stay as they are."""
     cache: Numbers = "bf16"
-    speculation: Speculation | None = None
+    speculating: Speculating | None = None
     """Null: it writes a token at a time."""
     efficiency: Efficiency = Efficiency()
     max_running: int = Field(default=2048, ge=1)
@@ -149,16 +151,23 @@ class Hardware(Options):
         """What serves the draft, or the target."""
         return self.draft if author == "draft" else self.target
 
-    def split_as(self, config: Config) -> "Hardware":
-        """With as many GPUs for a copy as ``server.tensor_parallel`` of each model says."""
-        parallel = (config.draft.server.tensor_parallel, config.target.server.tensor_parallel)
+    def for_run(self, config: Config) -> "Hardware":
+        """As the configuration of a run says that servers are started, and with all GPUs for its
+        model where the method has one alone.
+        """
         models = {
-            name: model.model_copy(update={"tensor_parallel": count})
-            for name, model, count in zip(
-                ("draft", "target"), (self.draft, self.target), parallel, strict=True
-            )
+            "draft": self.draft.model_copy(update=_as_started(config.draft)),
+            "target": self.target.model_copy(update=_as_started(config.target)),
         }
+        authors = METHODS[config.method].authors
+        if len(authors) == 1 and not self.shared:
+            everything = {"gpus": self.draft.gpus + self.target.gpus}
+            models[authors[0]] = models[authors[0]].model_copy(update=everything)
         return self.model_copy(update=models)
+
+
+def _as_started(model: ModelOptions) -> dict[str, object]:
+    return {"tensor_parallel": model.server.tensor_parallel}
 
 
 def make_servers(
@@ -202,30 +211,30 @@ def _served(shape: Shape, options: ModelHardware) -> Shape:
 
 def _costs(shape: Shape, gpu: Gpu, options: ModelHardware) -> Costs:
     costs = Costs.of(shape, gpu, options.tensor_parallel, options.efficiency)
-    speculation, proposal = options.speculation, _proposal(options)
-    if speculation is None:
+    how, proposal = options.speculating, _proposal(options)
+    if how is None:
         return costs
     theirs = NO_COSTS
     if proposal:
         theirs = Costs.of(proposal, gpu, options.tensor_parallel, options.efficiency)
-    proposing = Proposing(theirs, speculation.tokens, speculation.acceptance)
+    proposing = Proposing(theirs, how.tokens, how.acceptance)
     return costs._replace(proposing=proposing)
 
 
 def _proposal(options: ModelHardware) -> Shape | None:
     """The model that proposes tokens, if one does."""
-    if options.speculation is None or options.speculation.draft is None:
+    if options.speculating is None or options.speculating.draft is None:
         return None
-    return _served(shape_of(options.speculation.draft), options)
+    return _served(shape_of(options.speculating.draft), options)
 
 
 def _copies(author: Author, hardware: Hardware) -> int:
     """How many copies of a model its GPUs hold."""
     options = hardware.of(author)
-    if options.gpus % options.tensor_parallel:
+    if options.gpus < options.tensor_parallel:
         raise ConfigError(
-            f"{options.gpus} GPUs of the {author} cannot hold whole copies of "
-            f"{options.tensor_parallel} GPUs each"
+            f"{options.gpus} GPU(s) of the {author} cannot hold a copy of "
+            f"{options.tensor_parallel}: raise --{author}-gpus, or lower server.tensor_parallel"
         )
     if hardware.shared and options.tensor_parallel not in (1, options.gpus):
         raise ConfigError("of models that share GPUs, each has one GPU a copy, or all")
