@@ -34,6 +34,17 @@ class AttsError(Exception):
 class ConfigError(AttsError):
     """The configuration or the command line is wrong; nothing has been started."""
 
+    def __init__(self, found: str, *, mend: str = "") -> None:
+        """Say what is wrong.
+
+        Args:
+            found: what was wrong, and where.
+            mend: what to do about it, where ``found`` does not say so; the message ends with it.
+        """
+        super().__init__(f"{found}; {mend}" if mend else found)
+        self.found = found
+        self.mend = mend
+
 
 class ProblemError(AttsError):
     """A problem file is missing, empty or malformed."""

@@ -89,6 +89,7 @@ def test_a_failing_endpoint_exits_with_1_and_says_how_to_go_on(invoke: Invoke, r
                         server.url, "--retries", "0")  # fmt: skip
     assert result.exit_code == 1, result.output
     assert "1 questions got no usable reply" in result.stderr
+    assert result.output.index("no usable reply") < result.output.index("chains change")
     again = f"atts regrade run --judge llm --base-url {server.url} --model m --retries 0"
     assert again in result.stderr
     assert (run / "grades.jsonl").exists()

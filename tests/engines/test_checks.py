@@ -101,3 +101,4 @@ async def test_a_wrong_configuration_is_said(model: PreTrainedModel) -> None:
     found = await checks("vllm", "http://127.0.0.1:9", api_key_env="NOT_SET_ANYWHERE")
     assert found["configuration"].verdict == "broken"
     assert "NOT_SET_ANYWHERE" in found["configuration"].found
+    assert found["configuration"].mend.startswith("export NOT_SET_ANYWHERE=KEY")

@@ -6,9 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from fakes import byte_tokens
+from huggingface_hub import errors
 from hypothesis import given
 from hypothesis import strategies as st
 from jinja2 import TemplateError
@@ -270,3 +272,29 @@ def test_unknown_bundled_models_are_refused(name: str) -> None:
 def test_other_models_are_what_they_are_called() -> None:
     assert model_path("some/folder") == "some/folder"
     assert Path(model_path("bundled/draft")).parts[-2:] == ("assets", "draft")
+
+
+@pytest.mark.parametrize(
+    ("failure", "found", "mend"),
+    [
+        (errors.LocalEntryNotFoundError("no net"), "cannot be reached", "hf download org/name"),
+        (
+            errors.RepositoryNotFoundError("404", response=Mock(headers={})),
+            "does not show this model",
+            "hf auth login",
+        ),
+        (errors.HFValidationError("bad id"), "can have this name", "OWNER/NAME"),
+    ],
+)
+def test_a_model_that_is_not_to_be_had_says_why_and_what_to_do(
+    failure: Exception, found: str, mend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise failure
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fails)
+    with pytest.raises(ConfigError) as failed:
+        model_folder("org/name")
+    assert found in failed.value.found
+    assert mend in failed.value.mend
+    assert str(failed.value) == f"{failed.value.found}; {failed.value.mend}"

@@ -116,14 +116,15 @@ def regrade(
         )
     with resumable(context):
         result = ending.run(_regrade(run, extract, judge, helper, seconds, dry_run, problems))
-    _print(run, result, dry_run)
-    if result.cost.failed and not dry_run:
+    lacks = result.cost.failed > 0 and not dry_run
+    if lacks:  # before all that follows from it
         say(
-            f"{result.cost.failed} questions got no usable reply; the last error: {result.error}. "
-            "What was done is kept. To go on from here:",
+            f"{result.cost.failed} questions got no usable reply; the last error: {result.error}",
             style="red",
         )
-        say(f"  {same_command(context)}")
+    _print(run, result, dry_run)
+    if lacks:
+        say(f"What was done is kept. To go on from here:\n  {same_command(context)}")
         raise typer.Exit(FAILED)
 
 

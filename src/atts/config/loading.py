@@ -89,7 +89,7 @@ def load_config(
         _find_folders(tree, Path(path).parent)
     for setting in settings or []:
         apply_setting(tree, setting)
-    return parse_config(tree, str(path) if path else "the command line", defaults)
+    return parse_config(tree, str(path) if path else "the command line", defaults, settings or ())
 
 
 def _find_folders(tree: dict[str, Any], folder: Path) -> None:
@@ -112,15 +112,19 @@ def _find_folders(tree: dict[str, Any], folder: Path) -> None:
 
 
 def parse_config(
-    tree: dict[str, Any], source: str, defaults: dict[str, Any] | None = None
+    tree: dict[str, Any],
+    source: str,
+    defaults: dict[str, Any] | None = None,
+    settings: Sequence[str] = (),
 ) -> Config:
     """Validate a nested mapping; what it leaves out, at any depth, is as in ``Config()``.
 
     Over those defaults go the caller's, and over both the settings of its ``preset``, which is
-    no key of the configuration itself.
+    no key of the configuration itself. ``settings`` are those that the mapping has its values from,
+    and ``source`` is where the others come from.
 
     Raises:
-        ConfigError: naming each wrong key, what is wrong with it, and ``source``.
+        ConfigError: naming each wrong key, what is wrong with it, and the setting or ``source``.
 
     >>> parse_config({"preset": "paper", "take_over": {"rate": 0.2}}, "here").take_over.control
     'split'
@@ -138,9 +142,28 @@ def parse_config(
     try:
         return Config.model_validate(_merge(below, given))
     except ValidationError as error:
-        raise _wrong(
-            source, [_explain(detail["loc"], detail["msg"]) for detail in error.errors()]
-        ) from None
+        details = error.errors()
+        faults = [_explain(each["loc"], each["msg"]) for each in details]
+        given_by = [_setting_of(each["loc"], settings) for each in details]
+        told = [fault + _said(by) for fault, by in zip(faults, given_by, strict=True)]
+        raise _wrong("the command line" if all(given_by) else source, told) from None
+
+
+def _setting_of(location: tuple[int | str, ...], settings: Sequence[str]) -> str:
+    """The last setting of a key, or of a group that it is in; empty if it is not from one."""
+    key = ".".join(map(str, location)) + "."
+    return next((s for s in reversed(settings) if key.startswith(s.partition("=")[0] + ".")), "")
+
+
+def _said(setting: str) -> str:
+    """What a fault's message adds where the value is a setting's."""
+    shown = hide_setting(setting)
+    if not shown or len(shown) > _LONGEST:
+        return ""
+    key, _, value = setting.partition("=")
+    if value:
+        return f" (--set {shown})"
+    return f" (--set {key}= means null; --set {key}='\"\"' is the empty text)"
 
 
 def _wrong(source: str, faults: Sequence[str]) -> ConfigError:

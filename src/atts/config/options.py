@@ -106,6 +106,9 @@ class ServerOptions(Options):
     """The GPUs that it may see, by their numbers in nvidia-smi; empty: all."""
     tensor_parallel: int = Field(default=1, ge=1)
     """GPUs that one copy of the model is split over."""
+    replicas: int = Field(default=1, ge=1)
+    """Servers of the model that ``atts servers up --ray`` places on a cluster, each with as many
+    GPUs as ``gpus`` names, or else ``tensor_parallel``."""
     memory_fraction: float | None = Field(default=None, gt=0.0, le=1.0)
     """Share of the memory for weights and key-value cache, as the server itself understands it;
     null leaves the server's default."""

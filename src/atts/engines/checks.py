@@ -11,7 +11,7 @@ from atts.config import IN_THIS_PROCESS, ModelOptions, PromptOptions
 from atts.engines.base import Engine, GenerateRequest, Sampling, ScoreRequest
 from atts.engines.loading import load_engine, remote_engines
 from atts.engines.remote import RemoteEngine, ServerFacts
-from atts.errors import AttsError
+from atts.errors import AttsError, ConfigError
 from atts.models.prompts import Tokenizer
 from atts.types import Author, Problem
 
@@ -49,7 +49,10 @@ async def check_model(
             else list(remote_engines(options))
         )
     except AttsError as error:
-        yield Check(author, "configuration", "broken", str(error), "correct the configuration")
+        found, mend = str(error), "correct the configuration"
+        if isinstance(error, ConfigError) and error.mend:
+            found, mend = error.found, error.mend
+        yield Check(author, "configuration", "broken", found, mend)
         return
     yield Check(author, "tokenizer", "good", f"{tokenizer.name}, prompt of {len(ids)} tokens")
     for number, engine in enumerate(engines):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from atts.config import ModelOptions
 from atts.config.secrets import key_in
 from atts.engines.base import Engine
+from atts.engines.servers.placed import placed_urls
 from atts.errors import ConfigError, EngineUnavailableError
 from atts.models.model_files import (
     context_length,
@@ -115,21 +116,30 @@ def api_key(options: ModelOptions) -> str | None:
         return None
     if (key := key_in(name)) is None:
         raise ConfigError(
-            f"{options.model}: the environment variable {name} is not set; api_key_env names it"
+            f"{options.model}: the environment variable {name} of api_key_env is not set",
+            mend=f"export {name}=KEY, or leave api_key_env out if the server asks for none",
         )
     return key
 
 
 def server_urls(options: ModelOptions) -> tuple[str, ...]:
-    """Where a model's servers answer.
+    """Where a model's servers answer: as configured, or else where they were started: on the nodes
+    of a cluster, if any were placed there from this folder, or on this machine.
 
-    >>> server_urls(ModelOptions(model="m", engine="vllm"))
-    ('http://127.0.0.1:40000',)
+    Raises:
+        ServerError: what is written down of servers on a cluster cannot be read.
     """
-    if options.urls:
-        return options.urls
+    return options.urls or placed_urls(options) or (local_url(options),)
+
+
+def local_url(options: ModelOptions) -> str:
+    """Where a model's server answers that is started on this machine.
+
+    >>> local_url(ModelOptions(model="m", engine="vllm"))
+    'http://127.0.0.1:40000'
+    """
     host = "127.0.0.1" if options.server.host == "0.0.0.0" else options.server.host  # noqa: S104
-    return (f"http://{f'[{host}]' if ':' in host else host}:{options.server.port}",)
+    return f"http://{f'[{host}]' if ':' in host else host}:{options.server.port}"
 
 
 def require_in_process() -> None:

@@ -50,20 +50,38 @@ def model_folder(model: str) -> Path:
     """A folder with a model's small files, from the Hugging Face hub or its cache if need be.
 
     Raises:
-        ConfigError: there is no bundled model of that name.
-        OSError, ValueError: it is neither a folder nor can be found on the hub.
+        ConfigError: there is no bundled model of that name; or it is neither a folder nor to be
+            had from the hub.
+        OSError: the hub or the disk failed otherwise.
     """
     path = Path(model_path(model)).expanduser()
     if path.is_dir():
         return path
-    from huggingface_hub import snapshot_download  # takes long, and most often is not needed
+    # Takes long, and most often is not needed.
+    from huggingface_hub import errors, snapshot_download
 
     wanted = [
         *(_CONFIG, _GENERATION_CONFIG),
         *(_TOKENIZER, _TOKENIZER_CONFIG, _SPECIAL_TOKENS, "tiktoken.model", "tokenizer.model"),
         *(_TEMPLATE, f"{_TEMPLATES}/*.jinja", _PROCESSOR_TEMPLATE),
     ]
-    return Path(snapshot_download(model, allow_patterns=wanted))
+    try:
+        return Path(snapshot_download(model, allow_patterns=wanted))
+    except errors.LocalEntryNotFoundError as error:
+        raise ConfigError(
+            f"{model}: there is no such folder, and the Hugging Face hub cannot be reached",
+            mend=f"run `hf download {model}` where there is a network, or name the model's folder",
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise ConfigError(
+            f"{model}: there is no such folder, and the Hugging Face hub does not show this model",
+            mend="correct its name; or, if it is private or gated, log in by `hf auth login`",
+        ) from error
+    except errors.HFValidationError as error:
+        raise ConfigError(
+            f"{model}: there is no such folder, and no model on the hub can have this name",
+            mend="correct the path, or name a model as OWNER/NAME",
+        ) from error
 
 
 def vocabulary_size(model: str) -> int:

@@ -95,8 +95,9 @@ class Tokenizer:
         self.name = name
         if template is None:
             raise ConfigError(
-                f"{name}: the tokenizer has no chat template; is it a chat model? For "
-                "DeepSeek-V3.2 and gpt-oss, set chat_format"
+                f"{name}: the tokenizer has no chat template",
+                mend="name a chat model, or put its chat_template.jinja into its folder; for "
+                "DeepSeek-V3.2 and gpt-oss, set chat_format",
             )
         self._template = template
         self._variables = self._known_variables(variables)
@@ -120,9 +121,14 @@ class Tokenizer:
             tokenizer = read_tokenizer(folder)
             template = chat_format(options.chat_format) or ChatTemplate.read(folder)
         except Exception as error:  # the tokenizers library raises bare exceptions
-            if isinstance(error, ConfigError) and options.model.startswith("bundled"):
-                raise
-            raise ConfigError(f"cannot load the tokenizer of {options.model}: {error}") from error
+            found, mend = f"{error}", ""
+            if isinstance(error, ConfigError):
+                if error.found.startswith(options.model):
+                    raise
+                found, mend = error.found, error.mend
+            raise ConfigError(
+                f"cannot load the tokenizer of {options.model}: {found}", mend=mend
+            ) from error
         return cls(
             tokenizer,
             template,

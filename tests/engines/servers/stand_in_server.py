@@ -30,6 +30,7 @@ def main() -> None:
         raise SystemExit
     parser = argparse.ArgumentParser()
     parser.add_argument("-m")
+    parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int)
     parser.add_argument("--die-after", type=float)
     parser.add_argument("--silent", action="store_true")
@@ -48,7 +49,7 @@ def main() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if arguments.silent:
         time.sleep(600)
-    http.server.ThreadingHTTPServer(("127.0.0.1", arguments.port), Handler).serve_forever()
+    http.server.ThreadingHTTPServer((arguments.host, arguments.port), Handler).serve_forever()
 
 
 if __name__ == "__main__":

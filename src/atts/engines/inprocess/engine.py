@@ -39,6 +39,7 @@ from atts.errors import (
     EngineError,
     EngineGoneError,
 )
+from atts.models.model_files import model_folder
 from atts.models.prompts import Tokenizer
 
 RELEASE_SECONDS = 2.0
@@ -222,6 +223,7 @@ def load_model(options: ModelOptions, path: str) -> PreTrainedModel:
     dtype = options.dtype
     if dtype == "auto" and device == "cpu":
         dtype = "float32"
+    model_folder(options.model)  # or transformers would try for half a minute to reach the hub
     disable_progress_bar()  # it would tear the run's own progress display
     from_pretrained: Any = AutoModelForCausalLM.from_pretrained
     try:

@@ -13,6 +13,7 @@ from atts.config.secrets import key_in
 from atts.engines.base import Engine, GenerateRequest, Sampling, ScoreRequest
 from atts.engines.http import HttpClient
 from atts.engines.loading import remote_engines
+from atts.engines.servers.placed import settings_of
 from atts.engines.servers.plan import MODULES, ServerPlan, plan_servers, secrets_of
 from atts.engines.servers.processes import (
     Running,
@@ -23,7 +24,6 @@ from atts.engines.servers.processes import (
     processes,
     read_record,
     run_leashed,
-    settings_of,
     start,
     stop,
     tail,

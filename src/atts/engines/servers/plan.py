@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from atts.config import Config, ModelOptions
 from atts.config.secrets import HIDDEN, secret_arguments
-from atts.engines.loading import api_key, server_urls
+from atts.engines.loading import api_key, local_url
 from atts.errors import ConfigError
 from atts.models.model_files import model_path
 from atts.types import Author
@@ -58,7 +58,7 @@ def plan_servers(config: Config, authors: Collection[Author]) -> list[ServerPlan
         options = config.draft if author == "draft" else config.target
         if options.engine not in MODULES:  # it computes here, or others start its server
             continue
-        if options.urls and options.urls != server_urls(options.model_copy(update={"urls": ()})):
+        if options.urls and options.urls != (local_url(options),):
             faults.append(
                 f"{author}: its server is at {', '.join(options.urls)}, not where this would "
                 f"start one; leave {author}.urls empty to start it here"
@@ -66,9 +66,14 @@ def plan_servers(config: Config, authors: Collection[Author]) -> list[ServerPlan
             continue
         ports.append(options.server.port)
         found = _faults(options)
+        if options.server.replicas > 1:
+            found.append(
+                f"server.replicas is {options.server.replicas}, and only a cluster has room for "
+                "several: atts servers up --ray"
+            )
         faults += [f"{author}: {fault}" for fault in found]
         if not found:
-            plans.append(ServerPlan(author, options, _command(options), _environment(options)))
+            plans.append(_plan(author, options))
     if len(set(ports)) < len(ports):
         faults.append(f"draft and target: both have port {ports[0]}; change one server.port")
     if faults:
@@ -81,15 +86,30 @@ def plan_servers(config: Config, authors: Collection[Author]) -> list[ServerPlan
     return plans
 
 
+def plan_server(author: Author, options: ModelOptions) -> ServerPlan:
+    """The server of one model on this machine, after the same checks.
+
+    Raises:
+        ConfigError: naming every reason why it could not be started.
+    """
+    if faults := _faults(options):
+        raise ConfigError("; ".join(faults))
+    return _plan(author, options)
+
+
+def _plan(author: Author, options: ModelOptions) -> ServerPlan:
+    return ServerPlan(author, options, _command(options), _environment(options))
+
+
 def _faults(options: ModelOptions) -> list[str]:
     server = options.server
     faults = _executable_faults(options)
-    if not _is_free(server.host, server.port):
+    if not is_free(server.host, server.port):
         faults.append(
             f"port {server.port} on {server.host} is taken; choose another server.port, or stop "
             "what listens there"
         )
-    if not _is_loopback(server.host) and not options.api_key_env:
+    if not is_loopback(server.host) and not options.api_key_env:
         faults.append(
             f"server.host {server.host} lets others reach it; set api_key_env, or leave host out"
         )
@@ -167,7 +187,8 @@ def gpu_count() -> int:
     return 0
 
 
-def _is_free(host: str, port: int) -> bool:
+def is_free(host: str, port: int) -> bool:
+    """Whether a server could listen there."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         # As servers do, so that a port in its closing time counts as free.
@@ -179,7 +200,8 @@ def _is_free(host: str, port: int) -> bool:
     return True
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens there."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -289,4 +311,4 @@ def _given(options: ModelOptions) -> dict[str, str]:
 
 def answers_at(plan: ServerPlan) -> str:
     """The server's address, as a client on this machine reaches it."""
-    return server_urls(plan.options)[0]
+    return local_url(plan.options)

@@ -6,7 +6,6 @@ kernel reuses no process id that is still the id of a session. The leader is kno
 which no change of the clock moves, and no server runs before its record is written.
 """
 
-import hashlib
 import os
 import re
 import subprocess
@@ -19,8 +18,9 @@ from typing import NamedTuple
 import psutil
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from atts.config import EngineName, ModelOptions
+from atts.config import EngineName
 from atts.config.secrets import hide
+from atts.engines.servers.placed import settings_of
 from atts.engines.servers.plan import MODULES, ServerPlan, answers_at
 from atts.errors import ServerError
 from atts.files import atomic_write
@@ -104,12 +104,6 @@ def birth_of(process: psutil.Process) -> str:
 
 def _boot() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-def settings_of(options: ModelOptions) -> str:
-    """A digest of what a server is started with; none of it can be read from it."""
-    started_with = options.model_dump_json(include={"engine", "model", "server"})
-    return hashlib.sha256(started_with.encode()).hexdigest()[:16]
 
 
 def start(plan: ServerPlan, directory: Path) -> Running:
