@@ -4,9 +4,9 @@
 
 Speed is tokens a second that stay in chains, of four waves of recorded chains. The target alone has
 all of the GPUs, split over them or in whole copies, whichever is faster; so has ATTS its better
-placement: the draft on a GPU of its own, or on all of them beside the target. ``speculative`` is the rival, and ATTS whose
-take-overs are decoded like that: 3 tokens proposed a pass, at no cost, each kept with probability
-0.7 if those before it are.
+placement: the draft on a GPU of its own, or on all of them beside the target. ``speculative`` is
+the rival, and ATTS whose take-overs are decoded like that: 3 tokens proposed a pass, at no cost,
+each kept with probability 0.7 if those before it are.
 """
 
 import argparse

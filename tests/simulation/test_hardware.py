@@ -35,10 +35,13 @@ def test_more_gpus_are_not_slower_but_for_their_talk(
 
 def test_a_mixture_reads_the_experts_that_its_tokens_go_to() -> None:
     shape = SHAPES["qwen3-30b-a3b"]
-    costs = costs_of("qwen3-30b-a3b")
+    even = Efficiency(experts=1.0)
+    costs = Costs.of(shape, GPUS["h200"], 1, even)
     bandwidth = GPUS["h200"].bandwidth * Efficiency().bandwidth
     one = shape.active_weights - shape.head_weights  # the input embedding is not read
-    assert costs.reading(1) == pytest.approx(BF16 * one / bandwidth)
+    reading = BF16 * one / bandwidth
+    assert costs._replace(least=0.0).reading(1) == pytest.approx(reading)
+    assert costs.reading(1) == costs.least == 48 * even.layer_seconds > reading
     everything = BF16 * (shape.weights - shape.head_weights) / bandwidth
     assert costs.reading(1_000) == pytest.approx(everything)
     half = costs.weights + costs.experts * (1 - (120 / 128) ** 11)
@@ -47,11 +50,16 @@ def test_a_mixture_reads_the_experts_that_its_tokens_go_to() -> None:
     # Arithmetic is that of the experts a token goes to.
     token = 2 * (one - shape.head_weights) / (GPUS["h200"].flops * Efficiency().compute)
     assert costs.token == pytest.approx(token)
+    # Whose small multiplications reach less.
+    usual = costs_of("qwen3-30b-a3b")
+    assert usual.experts == pytest.approx(costs.experts / Efficiency().experts)
+    assert usual.weights == costs.weights
+    assert costs.token < usual.token < costs.token / Efficiency().experts
 
 
 def test_a_mixture_stays_bound_by_reading_for_longer() -> None:
     """Up to (F / W) (bytes / 2) (total / active) requests, by the data sheet."""
-    exact = Efficiency(compute=1.0, bandwidth=1.0, row_seconds=0.0)
+    exact = Efficiency(compute=1.0, bandwidth=1.0, row_seconds=0.0, experts=1.0, layer_seconds=0.0)
 
     def bound(name: str) -> int:
         costs = Costs.of(SHAPES[name], GPUS["h200"], 1, exact)

@@ -68,6 +68,10 @@ class Efficiency(Options):
     """What each request of a step adds to it: sampling, bookkeeping."""
     request_seconds: float = Field(default=0.02, ge=0.0)
     """What a request takes besides its steps, without holding up others: HTTP, detokenising."""
+    layer_seconds: float = Field(default=0.00007, ge=0.0)
+    """The least that a layer takes in a step: its kernels do not become shorter than that."""
+    experts: float = Field(default=0.7, gt=0.0)
+    """Share of the shares above that the many small multiplications of experts reach."""
 
 
 ALL_REDUCE_SECONDS = 10e-6
@@ -80,6 +84,8 @@ class Costs(NamedTuple):
     step: float
     row: float
     """For each request of the step."""
+    least: float
+    """What all layers take at least."""
     weights: float
     """To read once all weights but those of experts."""
     experts: float
@@ -107,7 +113,7 @@ class Costs(NamedTuple):
         step = efficiency.step_seconds
         # Of FP8 weights the arithmetic is FP8, too; smaller ones are widened to 16 bits.
         common = gpu.speedup(shape.weight_bytes) * flops
-        routed = gpu.speedup(shape.expert_bytes) * flops
+        routed = gpu.speedup(shape.expert_bytes) * flops * efficiency.experts
         token = 2 * shape.common_weights / common
         token += 2 * shape.expert_weights * shape.expert_share / routed
         if tensor_parallel > 1:
@@ -129,8 +135,9 @@ class Costs(NamedTuple):
         return cls(
             step=step,
             row=efficiency.row_seconds,
+            least=shape.layers * efficiency.layer_seconds,
             weights=(shape.common_weights * shape.weight_bytes + head) / bandwidth,
-            experts=shape.expert_weights * shape.expert_bytes / bandwidth,
+            experts=shape.expert_weights * shape.expert_bytes / (bandwidth * efficiency.experts),
             expert_share=shape.expert_share,
             token=token,
             logits=2 * shape.head_weights / flops,
@@ -141,11 +148,13 @@ class Costs(NamedTuple):
 
     def reading(self, tokens: int) -> float:
         """To read the weights that so many tokens are multiplied with: of E experts those that any
-        of n tokens goes to, E (1 - (1 - k/E)^n), if each goes to k of them at random.
+        of n tokens goes to, E (1 - (1 - k/E)^n), if each goes to k of them at random. No layer is
+        faster than the least.
         """
         if not self.experts:
-            return self.weights
-        return self.weights + self.experts * (1.0 - (1.0 - self.expert_share) ** tokens)
+            return max(self.least, self.weights)
+        met = self.weights + self.experts * (1.0 - (1.0 - self.expert_share) ** tokens)
+        return max(self.least, met)
 
     def decode(self, rows: int) -> float:
         """A step in which each of ``rows`` requests writes a token, without reading the context.
@@ -224,7 +233,7 @@ class Proposing(NamedTuple):
         return float((1 - self.acceptance ** (self.tokens + 1)) / (1 - self.acceptance))
 
 
-NO_COSTS = Costs(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+NO_COSTS = Costs(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 """Of a proposal that takes no time, such as one looked up in the text."""
 
 

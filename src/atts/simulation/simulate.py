@@ -18,7 +18,7 @@ from atts.methods.chain import Model, Models
 from atts.runs.pool import Clock, make_chains
 from atts.runs.setup import limited, set_up
 from atts.simulation.deployment import Hardware, SimulatedMethod, make_servers
-from atts.simulation.engine import Script, ScriptTokenizer, SimulatedEngine
+from atts.simulation.engine import Script, ScriptTokenizer, SimulatedClient, SimulatedEngine
 from atts.simulation.workload import Workload
 from atts.types import Author, Chain, Problem, Record
 
@@ -209,9 +209,10 @@ class _Run:
         self.scripts: dict[int, Script] = {}
         self.servers = make_servers(config, self.setup.method.authors, hardware)
         self.engines: dict[Author, Engine] = {}
+        client = SimulatedClient(hardware.client_seconds)
         for author, servers in self.servers.items():
             copies: list[Engine] = [
-                SimulatedEngine(author, server, self.scripts) for server in servers
+                SimulatedEngine(author, server, self.scripts, client) for server in servers
             ]
             engine = copies[0] if len(copies) == 1 else Replicas(copies)
             self.engines[author] = limited(engine, author, config.limits)
