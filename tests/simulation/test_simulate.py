@@ -254,6 +254,8 @@ def test_longer_chains_of_the_target_take_longer(workload: Workload, pair: Confi
         ("atts:take_over.mode=rewind", Hardware(), "where the target was surprised"),
         ("atts:turns.draft_tokens_min=9", Hardware(), "draft_tokens_min, .* cannot be simulated"),
         ("atts:turns.opening=target", Hardware(), "opening cannot be simulated"),
+        ("atts:turns.draft_segments=2", Hardware(), "draft_segments and .* cannot be simulated"),
+        ("atts:take_over.gate.share=0.2", Hardware(), "take_over.gate cannot be simulated"),
         ("atts:take_over.rte=0.1", Hardware(), "did you mean take_over.rate"),
         ("best-guess", Hardware(), "'best-guess' cannot follow recorded turns"),
         ("atts:overlap", Hardware(), "is not key=value"),

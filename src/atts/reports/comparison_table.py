@@ -23,6 +23,7 @@ from atts.reports.summary_table import (
     percent,
     powers_of_two,
     share,
+    tokens_a_pass,
 )
 from atts.reports.table_formats import csv_lines
 from atts.reports.table_layout import ABSENT, Figure, Sheet
@@ -129,6 +130,7 @@ def _rows(comparison: Comparison) -> list[tuple[str, Cell]]:
         ("  x the reference's", _against(lambda a: _number(a.wall_seconds))),
         ("chains / s", _speed(lambda s: f"{s.chains_per_second:,.2f}")),
         ("accepted tokens / s", _speed(lambda s: f"{s.accepted_tokens_per_second:,.0f}")),
+        ("tokens a pass of the target", lambda r: tokens_a_pass(r.summary)),
         ("peak tokens on the target", _speed(lambda s: f"{s.peak_target_tokens:,}")),
         ("draft tokens written", lambda r: f"{r.summary.tokens.draft_written:,}"),
         ("  thrown away", _thrown_away("draft")),

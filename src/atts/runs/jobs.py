@@ -1,8 +1,9 @@
 """The two jobs: calibrate, and run a method over a problem set. Both resume."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from atts.analysis.graded_run import GradedRun, grade_run
@@ -11,6 +12,7 @@ from atts.config import Config
 from atts.conformal.calibration import Calibration
 from atts.conformal.factory import calibrating_control
 from atts.conformal.split import rounds
+from atts.engines.base import speculation_of
 from atts.files import atomic_write
 from atts.grading.grader import Grader, Progress, VerdictCache
 from atts.methods.chain import Models
@@ -20,10 +22,10 @@ from atts.runs.pool import Clock, make_chains, outages_of
 from atts.runs.setup import Setup, prepare_calibration, prepare_run
 from atts.runs.stopping import Stopping
 from atts.store.contents import CALIBRATION
-from atts.store.environment import record_environment
+from atts.store.environment import read_speculation, record_environment, record_speculation
 from atts.store.grades import read_grades
 from atts.store.run_directory import RecordedRun, RunStore
-from atts.types import Chain, ChainKey
+from atts.types import Author, Chain, ChainKey, Speculation
 
 
 class Observer(Protocol):
@@ -125,7 +127,9 @@ async def make_run(
         record_environment(directory, setup.config)
         if setup.certificate:
             store.write_certificate(setup.certificate)
+        before = await _speculation(models)
         await _make_missing(setup, models, store, grader, observer, retry_failed)
+        record_speculation(directory, await _speculation(models, before))
         chains = tuple(store.chains.values())
         recorded = RecordedRun(
             setup.config,
@@ -134,12 +138,24 @@ async def make_run(
             setup.calibration,
             setup.certificate,
             read_grades(directory, chains),
+            read_speculation(directory),
         )
         with _telling(grader, observer.grading if observer else None):
             graded = grade_run(recorded, grader)
         summary = summarise(graded)
         store.write_summary(summary)
     return MadeRun(graded, summary)
+
+
+async def _speculation(
+    models: Models, before: Mapping[Author, Speculation] = MappingProxyType({})
+) -> dict[Author, Speculation]:
+    """How the engines' speculative decoding went since ``before``, where there is any."""
+    found: dict[Author, Speculation] = {}
+    for author, model in models.items():
+        if told := await speculation_of(model.engine):
+            found[author] = told.since(before.get(author, Speculation()))
+    return found
 
 
 async def complete(
@@ -249,8 +265,9 @@ async def _make_missing(
     alarm = None
     if control and setup.stream == "run":  # a calibration has nothing to drift away from
         alarm = drift_alarm(config, setup.problems, setup.calibration)
-        for chain in done.values():
-            alarm.chain_done(chain)
+        if alarm:
+            for chain in done.values():
+                alarm.chain_done(chain)
 
     def finished(chain: Chain) -> None:
         store.append(chain)
