@@ -19,8 +19,9 @@ from measuring import Followed, configuration, part_of
 from rich.console import Console
 from rich.table import Table
 
+from atts.config import SpeculativeOptions
 from atts.errors import ConfigError
-from atts.simulation.deployment import Hardware, ModelHardware, SimulatedMethod, Speculating
+from atts.simulation.deployment import Hardware, ModelHardware, SimulatedMethod
 from atts.simulation.shapes import shape_of
 from atts.simulation.simulate import check, simulate
 from atts.simulation.workload import Workload, load_workload
@@ -33,12 +34,14 @@ FOLLOWING = ",limits.chains_min=32"
 """From so many on the number of chains follows the load, as it does by default."""
 WAVES = 4
 LONGEST = 4_000
-RIVAL = Speculating(tokens=3, acceptance=0.7)
+PLAIN = SpeculativeOptions()
+RIVAL = SpeculativeOptions(method="ngram", tokens=3)
+ACCEPTANCE = 0.7
 METHODS = {
-    "0.4": ("atts:take_over.rate=0.4", None),
-    "0.1": ("atts:take_over.rate=0.1", None),
+    "0.4": ("atts:take_over.rate=0.4", PLAIN),
+    "0.1": ("atts:take_over.rate=0.1", PLAIN),
     "0.1, speculative": ("atts:take_over.rate=0.1", RIVAL),
-    "rewind 0.4": ("atts:take_over.mode=rewind,take_over.score.kind=largest-surprise", None),
+    "rewind 0.4": ("atts:take_over.mode=rewind,take_over.score.kind=largest-surprise", PLAIN),
 }
 """By label: the method, and how its target decodes."""
 
@@ -86,7 +89,7 @@ def main() -> None:
 def row(name: str, in_flight: int, workload: Workload, cache: str) -> dict[str, Any]:
     """Tokens a second of each method, where it is placed best."""
     case = CASES[name]
-    alone = [(m, "target-only") for m in all_for_the_target(case, cache, None)]
+    alone = [(m, "target-only") for m in all_for_the_target(case, cache, PLAIN)]
     rival = [(m, "target-only") for m in all_for_the_target(case, cache, RIVAL)]
     rates = {"alone": best(alone, case, in_flight, workload)}
     rates["speculative"] = best(rival, case, in_flight, workload)
@@ -98,12 +101,12 @@ def row(name: str, in_flight: int, workload: Workload, cache: str) -> dict[str, 
     return {"pair": name, "gpus": case.gpus, "in_flight": in_flight, "cache": cache, **rates}
 
 
-def all_for_the_target(case: Case, cache: str, how: Speculating | None) -> Iterator[Hardware]:
+def all_for_the_target(case: Case, cache: str, how: SpeculativeOptions) -> Iterator[Hardware]:
     for parallel in {case.parallel, case.gpus}:
         yield hardware(0, case.gpus, parallel, cache, how)
 
 
-def for_both(case: Case, cache: str, how: Speculating | None) -> Iterator[Hardware]:
+def for_both(case: Case, cache: str, how: SpeculativeOptions) -> Iterator[Hardware]:
     yield hardware(case.gpus, case.gpus, case.gpus, cache, how, shared=True)
     if left := (case.gpus - 1) // case.parallel * case.parallel:
         yield hardware(case.gpus - left, left, case.parallel, cache, how)
@@ -114,7 +117,7 @@ def hardware(
     target: int,
     parallel: int,
     cache: str,
-    how: Speculating | None,
+    how: SpeculativeOptions,
     *,
     shared: bool = False,
 ) -> Hardware:
@@ -124,7 +127,8 @@ def hardware(
         "shared": shared,
     }
     made = Hardware.model_validate(tree)
-    speculating: ModelHardware = made.target.model_copy(update={"speculating": how})
+    decoding = {"speculative": how, "acceptance": ACCEPTANCE}
+    speculating: ModelHardware = made.target.model_copy(update=decoding)
     return made.model_copy(update={"target": speculating})
 
 

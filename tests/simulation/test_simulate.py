@@ -2,14 +2,9 @@
 
 import pytest
 
-from atts.config import Config
+from atts.config import Config, SpeculativeOptions
 from atts.errors import ConfigError
-from atts.simulation.deployment import (
-    Hardware,
-    ModelHardware,
-    SimulatedMethod,
-    Speculating,
-)
+from atts.simulation.deployment import Hardware, ModelHardware, SimulatedMethod
 from atts.simulation.simulate import SimulationOutcome, simulate
 from atts.simulation.workload import FollowedTurn, Workload
 from atts.types import Chain
@@ -211,8 +206,8 @@ def test_speculative_decoding_is_faster_where_little_is_in_flight(
     workload: Workload, pair: Config
 ) -> None:
     def speculating(acceptance: float) -> Hardware:
-        how = Speculating(draft="Qwen3-0.6B", tokens=4, acceptance=acceptance)
-        return Hardware(target=ModelHardware(speculating=how))
+        how = SpeculativeOptions(method="draft", draft="Qwen3-0.6B")
+        return Hardware(target=ModelHardware(speculative=how, acceptance=acceptance))
 
     for name in ("target-only", "atts"):
         plain, _ = run(name, pair, workload, in_flight=2)
@@ -223,6 +218,29 @@ def test_speculative_decoding_is_faster_where_little_is_in_flight(
         assert plain.target
         assert good.target
         assert good.target.cache_tokens < plain.target.cache_tokens
+
+
+def test_servers_are_as_the_configuration_starts_them(pair: Config, workload: Workload) -> None:
+    def of(name: str, hardware: Hardware | None = None) -> Hardware:
+        config = SimulatedMethod.parse(name).config(pair, 8)
+        return (hardware or Hardware(target=ModelHardware(gpus=4))).for_run(config)
+
+    assert of("atts").target.gpus == 4
+    # One model alone has all of the GPUs, unless both models are on all of them anyway.
+    assert of("target-only").target.gpus == of("draft-only").draft.gpus == 5
+    both = Hardware(shared=True, draft=ModelHardware(gpus=4), target=ModelHardware(gpus=4))
+    assert of("target-only", both).target.gpus == 4
+    rival = (
+        "target-only:target.server.speculative.method=ngram,target.server.speculative.tokens=3,"
+        "target.server.tensor_parallel=4"
+    )
+    assert of(rival).target.speculative.tokens == 3
+    assert of(rival).target.tensor_parallel == 4
+    fast, _ = run(rival, pair, workload, of(rival))
+    plain = "target-only:target.server.tensor_parallel=4"
+    assert fast.wall_seconds < run(plain, pair, workload, of(plain))[0].wall_seconds
+    head = "target-only:target.server.speculative.method=eagle3,target.server.speculative.draft=x"
+    assert run(head, pair, workload, of(head))[0].failed == 0
 
 
 def test_eight_bits_make_room_and_time(workload: Workload, pair: Config) -> None:

@@ -245,6 +245,7 @@ def simulate(
     fitted: Where | None = None,
     target_only_ratio: float = 1.0,
     model_cuts: bool = False,
+    acceptance: float = 0.7,
 ) -> list[SimulationOutcome]:
     """How long methods would take on given hardware: the same code, in virtual time.
 
@@ -263,6 +264,8 @@ def simulate(
         target_only_ratio: tokens of a chain that the target writes alone, as a multiple of those
             that were recorded.
         model_cuts: let ``rewind`` cut at places that are drawn, where they were not recorded.
+        acceptance: where ``server.speculative`` says that a model decodes speculatively: the
+            probability that a proposed token is kept, if those before it are.
 
     Raises:
         ConfigError, StoreError: an input is wrong.
@@ -272,7 +275,7 @@ def simulate(
     recorded = load_workload(Path(workload), model_cuts)
     gpus = (draft_gpus, target_gpus)
     place = Path(fitted) if fitted else None
-    hardware = simulated_hardware(gpu, gpus, (None, None), shared, mixed, place)
+    hardware = simulated_hardware(gpu, gpus, (None, None), shared, mixed, place, acceptance)
 
     def one(name: str) -> SimulationOutcome:
         contender = SimulatedMethod.parse(name)
@@ -298,12 +301,17 @@ def simulated_hardware(
     shared: bool,
     mixed: bool,
     fitted: Path | None,
+    acceptance: float,
 ) -> Hardware:
     """The hardware of a draft and a target; ``caches`` in tokens, None: what fits."""
     models = []
     efficiencies = read_fit(fitted) if fitted else {}
     for author, count, cache in zip(("draft", "target"), gpus, caches, strict=True):
-        options: dict[str, object] = {"gpus": count, "cache_tokens": cache}
+        options: dict[str, object] = {
+            "gpus": count,
+            "cache_tokens": cache,
+            "acceptance": acceptance,
+        }
         if author in efficiencies:
             options["efficiency"] = efficiencies[author]
         models.append(ModelHardware.model_validate(options))

@@ -10,6 +10,7 @@ from atts.config import (
     MethodName,
     ModelOptions,
     Options,
+    SpeculativeOptions,
     apply_setting,
     method_and_settings,
     parse_config,
@@ -101,18 +102,6 @@ class SimulatedMethod(NamedTuple):
         return parse_config(tree, self.name)
 
 
-class Speculating(Options):
-    """How a model decodes speculatively."""
-
-    draft: str | None = None
-    """The model that proposes, on the same GPUs; null: what it proposes costs nothing, as where it
-    is looked up in the text."""
-    tokens: int = Field(default=4, ge=1)
-    """Proposed for each pass."""
-    acceptance: float = Field(default=0.7, ge=0.0, le=1.0)
-    """Probability that a proposed token is kept, if those before it are."""
-
-
 Numbers = Literal["bf16", "fp8"]
 
 
@@ -128,8 +117,10 @@ class ModelHardware(Options):
     weights: Numbers = "bf16"
     """Those of a model that has FP8 weights of its own stay as they are."""
     cache: Numbers = "bf16"
-    speculating: Speculating | None = None
-    """Null: it writes a token at a time."""
+    speculative: SpeculativeOptions = SpeculativeOptions()
+    """How it decodes speculatively."""
+    acceptance: float = Field(default=0.7, ge=0.0, le=1.0)
+    """Probability that a token is kept that was proposed for it, if those before it are."""
     efficiency: Efficiency = Efficiency()
     max_running: int = Field(default=2048, ge=1)
 
@@ -171,7 +162,8 @@ class Hardware(Options):
 
 
 def _as_started(model: ModelOptions) -> dict[str, object]:
-    return {"tensor_parallel": model.server.tensor_parallel}
+    server = model.server
+    return {"tensor_parallel": server.tensor_parallel, "speculative": server.speculative}
 
 
 def make_servers(
@@ -215,21 +207,21 @@ def _served(shape: Shape, options: ModelHardware) -> Shape:
 
 def _costs(shape: Shape, gpu: Gpu, options: ModelHardware) -> Costs:
     costs = Costs.of(shape, gpu, options.tensor_parallel, options.efficiency)
-    how, proposal = options.speculating, _proposal(options)
-    if how is None:
+    if options.speculative.method == "off":
         return costs
-    theirs = NO_COSTS
+    theirs, proposal = NO_COSTS, _proposal(shape, options)
     if proposal:
         theirs = Costs.of(proposal, gpu, options.tensor_parallel, options.efficiency)
-    proposing = Proposing(theirs, how.tokens, how.acceptance)
-    return costs._replace(proposing=proposing)
+    tokens = options.speculative.tokens
+    return costs._replace(proposing=Proposing(theirs, tokens, options.acceptance))
 
 
-def _proposal(options: ModelHardware) -> Shape | None:
-    """The model that proposes tokens, if one does."""
-    if options.speculating is None or options.speculating.draft is None:
-        return None
-    return _served(shape_of(options.speculating.draft), options)
+def _proposal(shape: Shape, options: ModelHardware) -> Shape | None:
+    """The model that proposes tokens, if one does: for ``eagle3`` a layer like the model's own."""
+    how = options.speculative
+    if how.method == "eagle3":
+        return shape._replace(layers=1, window_layers=0, experts=None)
+    return _served(shape_of(how.draft), options) if how.draft else None
 
 
 def _copies(author: Author, hardware: Hardware) -> int:
@@ -254,7 +246,7 @@ def _cache_tokens(
     or not the method needs both.
     """
     options = hardware.of(author)
-    parallel, proposal = options.tensor_parallel, _proposal(options)
+    parallel, proposal = options.tensor_parallel, _proposal(shapes[author], options)
     if hardware.shared:
         other: Author = "target" if author == "draft" else "draft"
         # Of the other's weights each GPU holds a part, as if they were its own.
