@@ -5,8 +5,8 @@
 Speed is tokens a second that stay in chains, of four waves of recorded chains. The target alone has
 all of the GPUs, split over them or in whole copies, whichever is faster; so has ATTS its better
 placement: the draft on a GPU of its own, or on all of them beside the target. ``speculative`` is
-the rival, and ATTS whose take-overs are decoded like that: 3 tokens proposed a pass, at no cost,
-each kept with probability 0.7 if those before it are.
+the rival, and ATTS whose take-overs are decoded like that: a head of one layer proposes 3 tokens a
+pass, each kept with probability 0.7 if those before it are.
 """
 
 import argparse
@@ -35,7 +35,7 @@ FOLLOWING = ",limits.chains_min=32"
 WAVES = 4
 LONGEST = 4_000
 PLAIN = SpeculativeOptions()
-RIVAL = SpeculativeOptions(method="ngram", tokens=3)
+RIVAL = SpeculativeOptions(method="eagle3", draft="a head", tokens=3)
 ACCEPTANCE = 0.7
 METHODS = {
     "0.4": ("atts:take_over.rate=0.4", PLAIN),
