@@ -7,7 +7,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .PHONY: demo test check-format lint types pytest coverage fix bench clean \
-  test-newest test-oldest test-wheel test-kills test-vllm test-sglang test-routers test-clients
+  test-newest test-oldest test-wheel test-kills test-ray test-vllm test-sglang test-routers test-clients
 
 demo: .venv/.runtime
 	$(BIN)/atts demo
@@ -75,6 +75,10 @@ test-wheel: .venv/.dev
 # Commands killed at random moments, 200 times: it takes long, and is not part of the checks.
 test-kills: .venv/.dev
 	$(BIN)/python tests/kills/campaign.py
+
+# Workers, nodes, deciders and drivers of runs on a Ray cluster killed at random moments, 20 times.
+test-ray: .venv/.dev
+	PYTHONPATH=tests:tests/kills:tests/cluster $(BIN)/python tests/cluster/ray_kills.py
 
 # On real vLLM servers, on a CPU. The environment (3.5 GB) is built once, outside of the clone.
 VLLM := 0.32.0

@@ -18,7 +18,7 @@ from atts.config import Config, GateOptions
 from atts.conformal.calibration import Calibration
 from atts.errors import CalibrationError, ConfigError, EngineError, ProblemError
 from atts.methods.chain import Model
-from atts.reports.summary_table import tokens_a_pass
+from atts.reports.summary_table import _rows, tokens_a_pass
 from atts.runs import jobs, setup
 from atts.runs.jobs import SilentObserver
 from atts.store.contents import CALIBRATION, CHAINS
@@ -293,6 +293,9 @@ async def test_scores_that_a_gate_selects_are_not_taken_for_a_drift(
         assert 0.3 < sum(passed) / len(passed) < 0.5
         assert summary.take_over
         assert summary.take_over.decisions == len(passed)
+        assert summary.take_over.passed == sum(passed)
+        rows = dict(_rows([summary]))
+        assert rows["passed unscored, %"](summary) == f"{100 * sum(passed) / len(passed):.1f}"
 
 
 async def test_failed_chains_are_kept_until_told_to_retry(config: Config, tmp_path: Path) -> None:

@@ -50,6 +50,8 @@ class TakeOver(Record):
     """Take-overs as a share of all decisions, clustered by problem. Where nothing is decided by a
     score: turns in which the target wrote on, as a share of those in which the draft wrote."""
     decisions: int
+    passed: int = 0
+    """Decisions on segments that passed the gate, unscored."""
     by_turn: tuple[TurnRate, ...]
     tracked: tuple[Tracked, ...] = ()
     """With adaptive and online control: where all decisions and each group stand against the
@@ -225,6 +227,7 @@ def _take_over(config: Config, chains: Sequence[Chain]) -> TakeOver | None:
             [len(decisions) for decisions in by_problem.values()],
         ),
         decisions=sum(map(len, by_turn.values())),
+        passed=sum(each.passed for chain in chains for _, each in chain.decisions),
         by_turn=tuple(
             TurnRate(turn=turn, decisions=len(decisions), rate=sum(decisions) / len(decisions))
             for turn, decisions in sorted(by_turn.items())

@@ -15,7 +15,9 @@ from atts.cli.options import (
     ConfigFile,
     Format,
     ProblemsFolder,
+    Ray,
     Settings,
+    opening,
     run_directories,
     with_folder,
 )
@@ -124,6 +126,7 @@ def compare(
     csv: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Write the figures as CSV.")
     ] = None,
+    ray: Ray = None,
     form: Format = "text",
     as_json: AsJson = False,
 ) -> None:
@@ -144,7 +147,7 @@ def compare(
     plan = prepare(candidates, folder)
     chosen = reference_name(candidates, plan, reference)
     with resumable(context), Grader(cache=VerdictCache()) as grader:
-        failed = ending.run(_run(plan, grader, as_json)) if plan.missing else []
+        failed = ending.run(_run(plan, grader, ray, as_json)) if plan.missing else []
         if chosen in failed:
             say(f"The reference, {chosen}, could not be made: there is nothing to compare with")
             raise typer.Exit(FAILED)
@@ -186,9 +189,9 @@ def _expanded(texts: list[str]) -> list[str]:
     return expanded
 
 
-async def _run(plan: ComparisonPlan, grader: Grader, as_json: bool) -> list[str]:
-    with Display(err(), as_json) as display:
-        return await run_missing(plan, grader, display.stage, say)
+async def _run(plan: ComparisonPlan, grader: Grader, ray: str | None, as_json: bool) -> list[str]:
+    with opening(ray) as opened, Display(err(), as_json) as display:
+        return await run_missing(plan, grader, display.stage, say, opened)
 
 
 def _print_frontiers(comparison: Comparison) -> None:

@@ -1,13 +1,17 @@
 """Options that several commands have."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from atts.cli.terminal import TableFormat, say
+
+if TYPE_CHECKING:
+    from atts.runs.making import Opening
 
 ConfigFile = Annotated[
     Path | None,
@@ -48,6 +52,18 @@ Format = Annotated[
     ),
 ]
 
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="auto|local|HOST:PORT",
+        help="Make the chains on the nodes of a Ray cluster: auto is the one that this machine "
+        "belongs to, local one of its own cores alone. Goes on with what was begun without it, and "
+        "the other way round. See docs/cluster.md.",
+        show_default="in this process",
+    ),
+]
+
 AsJson = Annotated[
     bool,
     typer.Option(
@@ -56,6 +72,26 @@ AsJson = Annotated[
         "JSON, an object a line.",
     ),
 ]
+
+
+@contextmanager
+def opening(ray: str | None) -> "Iterator[Opening]":
+    """What opens the models of runs: in this process, or, with ``--ray``, on a cluster.
+
+    Raises:
+        ConfigError: Ray is not installed, or there is no such cluster.
+    """
+    from atts.runs.setup import open_models  # slow to load, and some commands open none
+
+    if ray is None:
+        yield open_models
+        return
+    from atts.cluster.connection import connected
+
+    with connected(ray):
+        from atts.cluster.run import open_workers
+
+        yield open_workers
 
 
 def with_folder(settings: list[str] | None, folder: Path | None) -> list[str] | None:

@@ -8,7 +8,15 @@ import typer
 from atts.analysis.summary import Summary, promised_rate
 from atts.cli import ending
 from atts.cli.commands import CONFIGURATION, command_line, given, new_app, resumable, same_command
-from atts.cli.options import AsJson, ConfigFile, ProblemsFolder, Settings, with_folder
+from atts.cli.options import (
+    AsJson,
+    ConfigFile,
+    ProblemsFolder,
+    Ray,
+    Settings,
+    opening,
+    with_folder,
+)
 from atts.cli.progress import Display
 from atts.cli.terminal import (
     EXIT_CODES,
@@ -83,6 +91,7 @@ def calibrate(
             show_default="runs/calibration-COVERAGE-DIGEST",
         ),
     ] = None,
+    ray: Ray = None,
 ) -> None:
     """Make the calibration that decides when the target takes over.
 
@@ -96,7 +105,7 @@ def calibrate(
     directory = directory or Path("runs") / setup.calibration_name(prepared)
     with resumable(context, directory=directory):
         prepared.check_directory(directory)
-        calibration = ending.run(_calibrate(prepared, directory))
+        calibration = ending.run(_calibrate(prepared, directory, ray))
     path = directory / CALIBRATION
     say(f"Wrote {path}, of {len(calibration.scores)} problems.")
     if promised := promised_rate(calibration, config.take_over):
@@ -149,6 +158,7 @@ def run(
     show_config: Annotated[
         bool, typer.Option("--show-config", help="Print the resolved configuration and exit.")
     ] = False,
+    ray: Ray = None,
     as_json: AsJson = False,
 ) -> None:
     """Solve problems by one method, or go on with a run that was stopped.
@@ -169,7 +179,7 @@ def run(
         if share:
             prepared = prepared.share_of(share)
         prepared.check_directory(directory)
-        summary = ending.run(_run(prepared, directory, retry_failed, as_json))
+        summary = ending.run(_run(prepared, directory, retry_failed, ray, as_json))
 
     if as_json:
         echo_json({"run": str(directory), **summary.model_dump(mode="json")})
@@ -188,16 +198,16 @@ def default_directory(config: Config, share: Share | None = None) -> Path:
     return Path("runs") / (f"{name}-shard-{share.number}-of-{share.of}" if share else name)
 
 
-async def _calibrate(prepared: setup.Setup, directory: Path) -> Calibration:
-    with Display(err()) as display:
-        async with setup.open_models(prepared.config, ("draft", "target")) as models:
+async def _calibrate(prepared: setup.Setup, directory: Path, ray: str | None) -> Calibration:
+    with opening(ray) as opened, Display(err()) as display:
+        async with opened(prepared.config, ("draft", "target")) as models:
             return await jobs.calibrate(prepared, models, directory, display.stage("calibration"))
 
 
 async def _run(
-    prepared: setup.Setup, directory: Path, retry_failed: bool, as_json: bool
+    prepared: setup.Setup, directory: Path, retry_failed: bool, ray: str | None, as_json: bool
 ) -> Summary:
-    with Display(err(), as_json) as display:
-        async with setup.open_models(prepared.config) as models:
+    with opening(ray) as opened, Display(err(), as_json) as display:
+        async with opened(prepared.config, None) as models:
             stage = display.stage(prepared.config.method)
             return await jobs.run(prepared, models, directory, stage, retry_failed)

@@ -9,6 +9,7 @@ import typer
 from atts.analysis.summary import Summary
 from atts.cli import ending
 from atts.cli.commands import new_app, resumable
+from atts.cli.options import Ray, opening
 from atts.cli.progress import Display
 from atts.cli.terminal import EXIT_CODES, FAILED, err, print_tables, say
 from atts.grading.intervals import Interval
@@ -37,6 +38,7 @@ def suite(
         Path | None,
         typer.Option("--out", metavar="DIR", help="Where to.", show_default="runs/FILE"),
     ] = None,
+    ray: Ray = None,
     list_only: Annotated[bool, typer.Option("--list", help="Print the entries and exit.")] = False,
 ) -> None:
     """Run a matrix of model pairs, problem sets, methods and coverages, one after the other.
@@ -52,16 +54,16 @@ def suite(
             typer.echo(f"{entry.pair}/{entry.name}")
         return
     with resumable(context, directory=directory):
-        outcomes = ending.run(_run(entries, directory))
+        outcomes = ending.run(_run(entries, directory, ray))
     print_tables([_table(outcomes)])
     say(f"Everything is in {directory}; atts report compares any of the runs in detail.")
     if any(outcome.status == "failed" for outcome in outcomes):
         raise typer.Exit(FAILED)
 
 
-async def _run(entries: list[Entry], directory: Path) -> list[EntryOutcome]:
-    with Display(err()) as display:
-        return await run_suite(entries, directory, say, display.stage)
+async def _run(entries: list[Entry], directory: Path, ray: str | None) -> list[EntryOutcome]:
+    with opening(ray) as opened, Display(err()) as display:
+        return await run_suite(entries, directory, say, display.stage, opened)
 
 
 def _table(outcomes: list[EntryOutcome]) -> Sheet:

@@ -4,6 +4,7 @@ import logging
 import os
 import secrets
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -53,6 +54,9 @@ def connected(address: str) -> Iterator[ModuleType]:
             "Start one with ray start --head, join it from other machines with ray start "
             "--address HOST:PORT; or give --ray local for the cores of this machine alone"
         ) from None
+    else:
+        # What Ray says of lost workers would stand in the middle of standard output; we say it.
+        ray._private.worker._worker_logs_enabled = False
     finally:
         # Ray takes SIGTERM for itself, and would end the process without a record's last line.
         for number, handler in handlers.items():
@@ -71,7 +75,7 @@ def load_ray(is_local: bool = False) -> ModuleType:
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of a change
-    if is_local:
+    if is_local and "ray" not in sys.modules:  # which reads these when it is loaded
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # the loopback address, on Linux too
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)

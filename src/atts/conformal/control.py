@@ -35,7 +35,10 @@ class Verdict(NamedTuple):
 class Control(ABC):
     """Decides, for one chain alone and at once, from the score of its newest segment."""
 
+    learns = True
+    """Whether a decision depends on those before it; if not, several copies decide as one does."""
     _made = 0
+    _step = 1
 
     @abstractmethod
     def decide(self, problem_id: str, turn: int, score: float, u: float) -> Verdict:
@@ -101,8 +104,21 @@ class Control(ABC):
 
     def next_order(self) -> int:
         """The number of the next decision of the run, from 0; counts on."""
-        self._made += 1
-        return self._made - 1
+        self._made += self._step
+        return self._made - self._step
+
+    def number_apart(self, copy: int, copies: int) -> None:
+        """Let one of several copies count on by numbers that no other one gives.
+
+        Args:
+            copy: which one it is, from 0.
+            copies: how many there may be.
+        """
+        self._made += -self._made % copies + copy
+        self._step = copies
+
+    def take_overs_begun(self, count: int) -> None:  # noqa: B027
+        """So many take-overs of a state that was restored are not done yet."""
 
     def restore_all(self, chains: Iterable[Chain]) -> None:
         """Bring the control to the state in which these chains left it.
@@ -111,13 +127,19 @@ class Control(ABC):
         So the state follows from the record alone. Chains that were in flight when a process was
         killed left no record; they are done again, and then count once.
         """
-        recorded = [
-            (decision, chain.problem_id, number)
+        self.restore_decisions(
+            (chain.problem_id, number, decision)
             for chain in chains
             for number, decision in chain.decisions
-        ]
-        recorded.sort(key=lambda entry: -1 if entry[0].order is None else entry[0].order)
-        for decision, problem_id, number in recorded:
+        )
+
+    def restore_decisions(self, recorded: Iterable[tuple[str, int, Decision]]) -> None:
+        """The same, of decisions, each with its problem and the number of its turn."""
+
+        def order(entry: tuple[str, int, Decision]) -> int:
+            return -1 if entry[2].order is None else entry[2].order
+
+        for problem_id, number, decision in sorted(recorded, key=order):
             self.restore(problem_id, number, decision)
             self._made = max(self._made, (decision.order or 0) + 1)
 
@@ -216,3 +238,7 @@ class BudgetControl(Control):
     def take_over_done(self) -> None:
         """One take-over fewer is in flight on the target."""
         self._in_flight -= 1
+
+    def take_overs_begun(self, count: int) -> None:
+        """So many more are."""
+        self._in_flight += count

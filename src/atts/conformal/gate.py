@@ -109,6 +109,10 @@ class GatedControl(Control):
         """See the control below."""
         self._control.take_over_done()
 
+    def take_overs_begun(self, count: int) -> None:
+        """See the control below."""
+        self._control.take_overs_begun(count)
+
     def forget(self, problem_id: str) -> None:
         """Drop what the control below holds of a problem."""
         self._control.forget(problem_id)

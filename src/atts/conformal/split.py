@@ -49,6 +49,8 @@ class SplitControl(Control):
     Verdict(p_value=0.375, threshold=0.4, take_over=True)
     """
 
+    learns = False
+
     def __init__(self, calibration: Calibration, rate: float, by_turn: bool = True) -> None:
         """``rate`` is the nominal take-over rate, in [0, 1]; 0 never and 1 always takes over.
 
@@ -245,6 +247,8 @@ class CalibratingControl(Control):
     >>> CalibratingControl(rate=0.4, by_turn=True, earlier=None).decide("a", 0, score=9.0, u=0.5)
     Verdict(p_value=0.5, threshold=0.4, take_over=False)
     """
+
+    learns = False
 
     def __init__(self, rate: float, by_turn: bool, earlier: Calibration | None) -> None:
         """``earlier`` holds the scores of the round before.

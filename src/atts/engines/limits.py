@@ -115,10 +115,15 @@ class LimitedEngine:
             lambda: self._engine.score(request), len(request.token_ids), request.need
         )
 
+    @property
+    def waiting(self) -> int:
+        """Requests that wait here for a slot."""
+        return self._slots.waiting
+
     async def meter(self) -> Load | None:
         """The engine's load, and what waits here for a slot."""
         load = await self._engine.meter() if isinstance(self._engine, Metered) else None
-        return load and load._replace(waiting=load.waiting + self._slots.waiting)
+        return load and load._replace(waiting=load.waiting + self.waiting)
 
     async def speculation(self) -> Speculation | None:
         return await speculation_of(self._engine)

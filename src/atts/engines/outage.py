@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
+from typing import Protocol
 
 from atts.engines.base import Engine, Metered
 from atts.errors import (
@@ -24,6 +25,25 @@ follow: it may be a long one."""
 PATIENCE_SECONDS = 600.0
 
 _log = logging.getLogger(__name__)
+
+
+class Waited(Protocol):
+    """An engine of which is known whether it serves; see ``Outage``."""
+
+    name: str
+
+    @property
+    def is_on(self) -> bool:
+        """Whether it serves nothing."""
+        ...
+
+    def patience_left(self, now: float) -> float | None:
+        """Seconds for which it is still waited for; None if it serves."""
+        ...
+
+    async def ends_within(self, seconds: float) -> None:
+        """Wait so long, or until it serves."""
+        ...
 
 
 class Outage:

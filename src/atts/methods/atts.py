@@ -139,7 +139,8 @@ async def _decide(
     gate: Gate | None = None
     if not stretch.is_scored:
         surprise = None if written.logprobs is None else -min(written.logprobs)
-        gate, passed = decider.gate(chain.turn, surprise, u) or (None, None)
+        asked = await decider.gate(chain.sample, chain.turn, surprise, u)
+        gate, passed = asked or (None, None)
         if passed:
             return _pass(chain, gate, passed), 0
     options = chain.config.take_over
@@ -281,6 +282,8 @@ def _write_ahead(
 
 
 def _decider(siblings: Siblings) -> Decider:
+    if siblings.elsewhere:
+        return siblings.elsewhere(siblings.problem_id)
     if siblings.control is None:
         raise ValueError("there is no control to decide by")
     return ControlDecider(siblings.control, siblings.problem_id)

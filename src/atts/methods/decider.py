@@ -41,14 +41,15 @@ class Decider(Protocol):
     has_barrier: bool
     """Whether chains wait for each other."""
 
-    def gate(
-        self, turn: int, surprise: float | None, u: float
+    async def gate(
+        self, sample: int, turn: int, surprise: float | None, u: float
     ) -> tuple[Gate, Ruling | None] | None:
         """What is said of a segment before it is scored: the decision, where it passes unscored.
 
         None: there is no gate, and none passes.
 
         Args:
+            sample: its chain.
             turn: of its chain, from 0.
             surprise: the draft's largest of a token, in nats, where it is asked for.
             u: that of ``decide``.
@@ -85,6 +86,8 @@ class Siblings(NamedTuple):
     """Those to be made."""
     finished: Sequence[Chain] = ()
     """Those that are on record already."""
+    elsewhere: "Callable[[str], Decider] | None" = None
+    """Gives what asks the run's control for a problem, where that is in another process."""
 
 
 class ControlDecider:
@@ -96,9 +99,19 @@ class ControlDecider:
         self._control = control
         self._problem_id = problem_id
 
-    def gate(
+    async def gate(
+        self,
+        sample: int,  # noqa: ARG002
+        turn: int,
+        surprise: float | None,
+        u: float,
+    ) -> tuple[Gate, Ruling | None] | None:
+        return self.pass_or_not(turn, surprise, u)
+
+    def pass_or_not(
         self, turn: int, surprise: float | None, u: float
     ) -> tuple[Gate, Ruling | None] | None:
+        """The same, at once; no control asks which of a problem's chains it is."""
         if not isinstance(self._control, GatedControl):
             return None
         gate, verdict = self._control.ask(self._problem_id, turn, surprise, u)
@@ -107,6 +120,11 @@ class ControlDecider:
         return gate, Ruling(verdict, order=self._control.next_order())
 
     async def decide(self, sample: int, turn: int, scores: Scores, u: float) -> Ruling:  # noqa: ARG002
+        return self.rule(turn, scores, u)
+
+    def rule(self, turn: int, scores: Scores, u: float) -> Ruling:
+        """What ``decide`` gives, at once."""
+
         def takes_over(score: float) -> bool:
             return self._control.look(self._problem_id, turn, score, u).take_over
 

@@ -82,7 +82,7 @@ class Ranking:
                 u = tie_breaker(config.seed, "run", problem_id, chain.sample, number)
                 self._standings[number].append(_Standing(decision.score, u, chain.sample))
 
-    def gate(self, turn: int, surprise: float | None, u: float) -> None:
+    async def gate(self, sample: int, turn: int, surprise: float | None, u: float) -> None:
         """No chain passes: they are ranked by their scores."""
 
     async def decide(self, sample: int, turn: int, scores: Scores, u: float) -> Ruling:

@@ -20,6 +20,7 @@ from atts.grading.paired import Difference
 from atts.reports.summary_table import (
     count,
     nominal,
+    passed,
     percent,
     powers_of_two,
     share,
@@ -126,6 +127,7 @@ def _rows(comparison: Comparison) -> list[tuple[str, Cell]]:
         *((f"pass@{k}, %", _pass_at(k)) for k in ks if k > 1),
         ("take-over, nominal, %", lambda r: nominal(r.summary)),
         ("take-over, realised, %", _realised),
+        ("passed unscored, %", lambda r: passed(r.summary)),
         ("wall time, s", _speed(lambda s: f"{s.wall_seconds:,.1f}")),
         ("  x the reference's", _against(lambda a: _number(a.wall_seconds))),
         ("chains / s", _speed(lambda s: f"{s.chains_per_second:,.2f}")),

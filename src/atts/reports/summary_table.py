@@ -52,6 +52,7 @@ def _rows(summaries: Sequence[Summary]) -> list[tuple[str, Cell]]:
         ("take-over, realised, %", _realised),
         ("  promised by calibration, %", _promised),
         ("  off by at most, %", _bound),
+        ("passed unscored, %", passed),
         *((f"  turn {turn}, % of decisions", _in_turn(turn)) for turn in range(turns)),
         (DRIFT, _drift),
         ("draft tokens written", lambda s: f"{s.tokens.draft_written:,}"),
@@ -94,6 +95,13 @@ def percent(interval: Interval) -> str:
 
 def _graded(interval: Interval | None) -> str:
     return "not graded" if interval is None else percent(interval)
+
+
+def passed(summary: Summary) -> str:
+    """With a gate: the share of the decisions that were made unscored."""
+    if summary.take_over is None:
+        return ABSENT
+    return share(summary.take_over.passed / summary.take_over.decisions)
 
 
 def tokens_a_pass(summary: Summary) -> str:

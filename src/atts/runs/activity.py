@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Literal
 
 from atts.engines.base import Completion, Engine, GenerateRequest, Scored, ScoreRequest
-from atts.engines.outage import Outage
+from atts.engines.outage import Waited
 from atts.methods import Method
 from atts.methods.chain import Model, Models, OpenChain
 from atts.types import Author, ChainEnd, Segment, Turn
@@ -40,7 +40,7 @@ class Activity:
         """Requests on their way. A chain has one at a time, unless it drafts ahead."""
         self.written: dict[Author, int] = {"draft": 0, "target": 0}
         """Tokens that came back from each model."""
-        self.outages: Sequence[Outage] = ()
+        self.outages: Sequence[Waited] = ()
         """Of each engine, whether it answers."""
         self.turns = 0
         self.decisions = 0

@@ -11,6 +11,7 @@ from atts.errors import AttsError, ConfigError
 from atts.grading.grader import Grader
 from atts.methods import METHODS
 from atts.runs.jobs import Observe, complete
+from atts.runs.making import Opening
 from atts.runs.setup import Setup, finished_run, open_models, prepare_run
 from atts.store.run_directory import RecordedRun, read_run
 from atts.types import Problem
@@ -129,7 +130,11 @@ def reference_name(candidates: Sequence[Candidate], plan: ComparisonPlan, asked:
 
 
 async def run_missing(
-    plan: ComparisonPlan, grader: Grader, observe: Observe, say: Callable[[str], None]
+    plan: ComparisonPlan,
+    grader: Grader,
+    observe: Observe,
+    say: Callable[[str], None],
+    opening: Opening = open_models,
 ) -> list[str]:
     """Make the runs that are missing, one after the other; names those that could not be made.
 
@@ -140,11 +145,12 @@ async def run_missing(
         grader: compares the answers of all runs.
         observe: gives an observer for a named job.
         say: is told what goes wrong; the others go on.
+        opening: opens the models of a run, or what makes its chains elsewhere.
     """
     failed = []
     for name, (directory, setup) in plan.missing.items():
         try:
-            async with open_models(setup.config) as models:
+            async with opening(setup.config, None) as models:
                 made = await complete(setup, models, directory, grader, observe, name)
                 plan.recorded[name] = made.graded.run
         except AttsError as error:

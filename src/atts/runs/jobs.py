@@ -16,9 +16,9 @@ from atts.engines.base import speculation_of
 from atts.files import atomic_write
 from atts.grading.grader import Grader, Progress, VerdictCache
 from atts.methods.chain import Models
-from atts.runs import open_files
 from atts.runs.activity import Activity
-from atts.runs.pool import Clock, make_chains, outages_of
+from atts.runs.making import Here, Job, Maker
+from atts.runs.pool import Clock
 from atts.runs.setup import Setup, prepare_calibration, prepare_run
 from atts.runs.stopping import Stopping
 from atts.store.contents import CALIBRATION
@@ -83,7 +83,7 @@ class MadeRun(NamedTuple):
 
 async def run(
     config: Config | Setup,
-    models: Models,
+    models: Models | Maker,
     directory: Path | str,
     observer: Observer | None = None,
     retry_failed: bool = False,
@@ -92,7 +92,7 @@ async def run(
 
     Args:
         config: of the run; or what ``prepare_run`` made of it, for this one call.
-        models: those that its method needs.
+        models: those that its method needs; or what makes its chains elsewhere.
         directory: of the run.
         observer: is told what happens.
         retry_failed: whether chains that failed are made again, and not only those that are
@@ -112,7 +112,7 @@ async def run(
 
 async def make_run(
     setup: Setup,
-    models: Models,
+    models: Models | Maker,
     directory: Path,
     grader: Grader,
     observer: Observer | None = None,
@@ -160,7 +160,7 @@ async def _speculation(
 
 async def complete(
     setup: Setup,
-    models: Models,
+    models: Models | Maker,
     directory: Path,
     grader: Grader,
     observe: Observe,
@@ -172,7 +172,7 @@ async def complete(
 
     Args:
         setup: of the run, for this one call.
-        models: those that its method needs.
+        models: those that its method needs; or what makes its chains elsewhere.
         directory: of the run.
         grader: see ``make_run``.
         observe: gives an observer for a named job.
@@ -191,7 +191,7 @@ async def complete(
 
 async def calibrate(
     config: Config | Setup,
-    models: Models,
+    models: Models | Maker,
     directory: Path | str,
     observer: Observer | None = None,
 ) -> Calibration:
@@ -202,7 +202,7 @@ async def calibrate(
 
     Args:
         config: of the run; or what ``prepare_calibration`` made of it, for this one call.
-        models: the draft and the target.
+        models: the draft and the target; or what makes the chains elsewhere.
         directory: where to.
         observer: is told what happens.
 
@@ -235,7 +235,7 @@ async def calibrate(
 
 async def _make_missing(
     setup: Setup,
-    models: Models,
+    models: Models | Maker,
     store: RunStore,
     grader: Grader | None,
     observer: Observer | None,
@@ -246,15 +246,9 @@ async def _make_missing(
 
     ``grader`` counts the votes of a run that ends chains by them; a calibration needs every score.
     """
-    config, method, control = setup.config, setup.method, setup.control
-    engines = [model.engine for model in models.values()]
+    config, control = setup.config, setup.control
     if observer:
-        activity = observer.activity
-        activity.outages = outages_of(engines)
-        for outage in activity.outages:
-            outage.tell = observer.warned
-        activity.nominal = config.take_over.rate if method.aims_at_rate else None
-        models, method = activity.watched_models(models), activity.watched_method(method)
+        observer.activity.nominal = config.take_over.rate if setup.method.aims_at_rate else None
     done = {
         key: chain
         for key, chain in store.chains.items()
@@ -282,24 +276,24 @@ async def _make_missing(
 
     if observer and only is None:
         observer.started(len(setup.keys), len(done))
-    in_flight, word = open_files.fitted(config)
-    if observer and word:
-        observer.warned(word)
     with ExitStack() as stack:
         stopping = None
         if grader and config.stop.when != "never":
             votes = Stopping(config.stop, config.samples, grader, setup.problems)
             stopping = stack.enter_context(votes)
             await stopping.chains_done(done.values())
-        await make_chains(
-            setup.groups(lambda *_: models, done, only),
-            method,
-            in_flight,
-            engines,
-            Clock(max((chain.done for chain in store.chains.values()), default=0.0)),
-            finished,
-            stopping,
-            observer.warned if observer else None,
+        maker = Here(models) if isinstance(models, dict) else models
+        await maker.make(
+            Job(
+                setup,
+                done,
+                only,
+                Clock(max((chain.done for chain in store.chains.values()), default=0.0)),
+                finished,
+                stopping,
+                observer.activity if observer else None,
+                observer.warned if observer else None,
+            )
         )
 
 

@@ -3,18 +3,18 @@
 import asyncio
 import gc
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 
 from atts.config import Config
 from atts.engines.base import Engine, Load, Metered
 from atts.engines.limits import LimitedEngine
-from atts.engines.outage import Outage
+from atts.engines.outage import Outage, Waited
 from atts.errors import AttsError, ConfigError, ContextLengthError, EngineError, EngineGoneError
 from atts.methods import Method
 from atts.methods.chain import ChainOverError, OpenChain
 from atts.runs.setup import PlannedChain
-from atts.runs.stopping import Stopping
+from atts.runs.stopping import Settled, Stopping
 from atts.types import Chain, ChainEnd
 
 POLL_SECONDS = 1.0
@@ -226,7 +226,7 @@ async def run_chains(
     clock: Clock,
     finished: Callable[[Chain], None],
     stopping: Stopping | None = None,
-    outages: Sequence[Outage] = (),
+    outages: Sequence[Waited] = (),
 ) -> None:
     """Solve every chain, at most ``in_flight`` at a time, and hand each over when it is done.
 
@@ -252,9 +252,25 @@ async def run_chains(
     """
     capacity = in_flight if isinstance(in_flight, Capacity) else Capacity(in_flight)
 
+    async def make(planned: PlannedChain) -> Chain:
+        return await solve(planned, method, clock, stopping)
+
+    await run_pool(groups, make, capacity, finished, stopping, outages)
+
+
+async def run_pool(
+    groups: Iterable[Sequence[PlannedChain]],
+    make: Callable[[PlannedChain], Awaitable[Chain]],
+    capacity: Capacity,
+    finished: Callable[[Chain], None],
+    stopping: Stopping | None,
+    outages: Sequence[Waited],
+) -> None:
+    """The pool of ``run_chains``, whose chains are solved by ``make``, wherever that is."""
+
     async def one(planned: PlannedChain) -> None:
         try:
-            chain = await solve(planned, method, clock, stopping)
+            chain = await make(planned)
             finished(chain)
             if stopping:
                 await stopping.chains_done([chain])
@@ -278,7 +294,7 @@ async def solve(
     planned: PlannedChain,
     method: Method,
     clock: Clock,
-    stopping: Stopping | None = None,
+    stopping: Settled | None = None,
 ) -> Chain:
     """Run one chain to its end, whatever the end is.
 

@@ -61,6 +61,8 @@ class Setup:
     calibration: Calibration | None = None
     certificate: Certificate | None = None
     control: Control | None = None
+    deciding: Callable[[str], Decider] | None = None
+    """Gives what decides for a problem's chains in place of the control, which is elsewhere."""
     lacking: "MissingCalibration | None" = None
     """The calibration that is to be made before; see ``calibrated``."""
     shard: Shard | None = None
@@ -135,7 +137,9 @@ class Setup:
             if self.method.decider:
                 others = [done[key] for key in keys if key in done]
                 samples = [key.sample for key in missing]
-                siblings = Siblings(problem.id, self.config, self.control, samples, others)
+                siblings = Siblings(
+                    problem.id, self.config, self.control, samples, others, self.deciding
+                )
                 decider = self.method.decider(siblings)
             planned = [
                 PlannedChain(key, partial(self._open, problem, key.sample, models, decider))

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from fractions import Fraction
@@ -63,12 +63,38 @@ class _Ballot:
         """One of each kind, and below how many chains gave it."""
         self.votes: list[int] = []
         self.recorded = 0
-        self.settled = False
-        self.running: set[asyncio.Timeout] = set()
         self.counting = asyncio.Lock()
 
 
-class Stopping:
+class Settled:
+    """The problems whose further chains are not needed; those under way end."""
+
+    def __init__(self) -> None:
+        self._settled: set[str] = set()
+        self._running: dict[str, set[asyncio.Timeout]] = defaultdict(set)
+
+    def is_settled(self, problem_id: str) -> bool:
+        """Whether further chains of a problem are not needed."""
+        return problem_id in self._settled
+
+    @contextmanager
+    def may_end(self, problem_id: str, scope: asyncio.Timeout) -> Iterator[None]:
+        """While inside, ``scope`` expires when the problem is settled."""
+        running = self._running[problem_id]
+        running.add(scope)
+        try:
+            yield
+        finally:
+            running.discard(scope)
+
+    def settle(self, problem_id: str) -> None:
+        """Further chains of a problem are not needed."""
+        self._settled.add(problem_id)
+        for scope in self._running.pop(problem_id, ()):
+            scope.reschedule(0.0)
+
+
+class Stopping(Settled):
     """Counts the votes of a run's problems, and ends the chains that are not needed any more.
 
     Answers are the same here where grading's majority vote says so. Most are compared at once;
@@ -88,6 +114,9 @@ class Stopping:
         """``grader`` compares answers; nobody else may use it meanwhile. Of ``problems``, those
         count whose answers are programs: these are the same only where their texts are.
         """
+        super().__init__()
+        self.tell: Callable[[str], None] = lambda _: None
+        """Is told of each problem that is settled."""
         self._programs = {problem.id for problem in problems if problem.tests}
         self._options = options
         self._samples = samples
@@ -106,20 +135,6 @@ class Stopping:
     ) -> None:
         self._thread.shutdown(cancel_futures=True)
 
-    def is_settled(self, problem_id: str) -> bool:
-        """Whether further chains of a problem are not needed."""
-        return self._ballots[problem_id].settled
-
-    @contextmanager
-    def may_end(self, problem_id: str, scope: asyncio.Timeout) -> Iterator[None]:
-        """While inside, ``scope`` expires when the problem is settled."""
-        running = self._ballots[problem_id].running
-        running.add(scope)
-        try:
-            yield
-        finally:
-            running.discard(scope)
-
     async def chains_done(self, chains: Iterable[Chain]) -> None:
         """Count chains that have been recorded; those of before an interruption too."""
         for chain in chains:
@@ -135,10 +150,9 @@ class Stopping:
                             "a vote could not be counted: problem %s, sample %d: %s: %s",
                             *(chain.problem_id, chain.sample, type(error).__name__, error),
                         )
-                if not ballot.settled and self._settles(ballot):
-                    ballot.settled = True
-                    for scope in ballot.running:
-                        scope.reschedule(0.0)
+                if not self.is_settled(chain.problem_id) and self._settles(ballot):
+                    self.settle(chain.problem_id)
+                    self.tell(chain.problem_id)
 
     def _settles(self, ballot: _Ballot) -> bool:
         remaining = self._samples - ballot.recorded

@@ -25,6 +25,7 @@ from atts.grading.grader import Grader, VerdictCache
 from atts.methods import METHODS, authors_of
 from atts.methods.chain import Models
 from atts.runs.jobs import Observe, complete
+from atts.runs.making import Maker, Opening
 from atts.runs.setup import Setup, finished_run, open_models, prepare_run
 from atts.store.run_directory import former_defaults, lock_run
 from atts.types import Author
@@ -110,7 +111,11 @@ def _entries(suite: Suite, path: Path, directory: Path | None) -> Iterator[Entry
 
 
 async def run_suite(
-    entries: Sequence[Entry], directory: Path, say: Say, observe: Observe
+    entries: Sequence[Entry],
+    directory: Path,
+    say: Say,
+    observe: Observe,
+    opening: Opening = open_models,
 ) -> list[EntryOutcome]:
     """Run all entries, pair by pair; what is finished is not done again.
 
@@ -122,6 +127,7 @@ async def run_suite(
         directory: where to: ``PAIR/PROBLEMS/METHOD`` is a run directory.
         say: is told what happens, in a line.
         observe: gives an observer for a named job.
+        opening: opens the models of a pair, or what makes its chains elsewhere.
 
     Raises:
         StoreError: another process runs a suite there.
@@ -144,7 +150,9 @@ async def run_suite(
                     outcomes.append(found)
             if setups:
                 await asyncio.to_thread(_end_left, directory, folder, say)
-                outcomes += await _run_pair(list(setups.values()), folder, grader, say, observe)
+                outcomes += await _run_pair(
+                    list(setups.values()), folder, grader, say, observe, opening
+                )
         await asyncio.to_thread(_end_left, directory, None, say)
     return outcomes
 
@@ -175,7 +183,12 @@ def _failed(entry: Entry, error: AttsError, say: Say) -> EntryOutcome:
 
 
 async def _run_pair(
-    setups: Sequence[tuple[Entry, Setup]], folder: Path, grader: Grader, say: Say, observe: Observe
+    setups: Sequence[tuple[Entry, Setup]],
+    folder: Path,
+    grader: Grader,
+    say: Say,
+    observe: Observe,
+    opening: Opening,
 ) -> list[EntryOutcome]:
     entries = [entry for entry, _ in setups]
     pair, config = entries[0].pair, entries[0].config
@@ -186,7 +199,7 @@ async def _run_pair(
     started: list[Author] = []
     try:
         started = await _start_servers(pair, config, authors, folder, say)
-        async with open_models(config, authors) as models:
+        async with opening(config, authors) as models:
             for entry, setup in setups:
                 outcomes.append(
                     await _run_entry(entry, setup, models, folder, grader, say, observe)
@@ -234,7 +247,7 @@ async def _start_servers(
 async def _run_entry(
     entry: Entry,
     setup: Setup,
-    models: Models,
+    models: Models | Maker,
     folder: Path,
     grader: Grader,
     say: Say,
