@@ -8,7 +8,12 @@ that follow those of PAIR.yaml: where the models are small, one pair leaves most
 of a lane come one after the other, each on emptied caches. Wall times can be compared with one lane
 alone.
 
-``--servers`` starts the servers of the lanes first and leaves them running; ``--down`` ends them.
+``--servers`` starts the servers of the lanes first, with the settings of ``--set``, and leaves them
+running; ``--down`` ends them. So servers that decode speculatively, in a folder of their own:
+
+    python benchmarks/real/run.py benchmarks/real/speculative.yaml -c PAIR.yaml --out DIR \\
+        --set target.server.speculative.method=draft --set target.server.speculative.draft=DRAFT \\
+        --set target.server.speculative.max_requests=256 --servers
 """
 
 import argparse
@@ -45,7 +50,8 @@ def main() -> None:
     parser.add_argument("--servers", action="store_true", help="start them first")
     parser.add_argument("--down", action="store_true", help="only end the servers")
     options = parser.parse_args()
-    lanes = [lane_settings(options.config, number) for number in range(options.lanes)]
+    own = [lane_settings(options.config, number) for number in range(options.lanes)]
+    lanes = [[*options.settings, *lane] for lane in own]
     folders = [options.out / "servers" / str(number) for number in range(options.lanes)]
     if options.down:
         for folder in folders:
@@ -86,12 +92,12 @@ async def make_all(
     waiting = list(runs)
 
     async def work(lane: list[str]) -> None:
-        config = load_config(options.config, [*options.settings, *lane])
+        config = load_config(options.config, lane)
         while waiting and (ends is None or time.monotonic() < ends):
             name = waiting.pop(0)
             await empty_caches(config)
             began = time.monotonic()
-            code = await make(options, name, [*options.settings, *lane, *runs[name]], ends)
+            code = await make(options, name, [*lane, *runs[name]], ends)
             print(f"{name}: code {code} after {time.monotonic() - began:.1f} s", flush=True)
 
     await asyncio.gather(*map(work, lanes))

@@ -241,6 +241,42 @@ class Rating(Record):
     timings: Timings
 
 
+class Speculation(Record):
+    """How a server's speculative decoding went, over many requests."""
+
+    passes: Count = 0
+    """Of the model, each over the tokens that were proposed."""
+    proposed: Count = 0
+    accepted: Count = 0
+    """Of those proposed; each pass adds one more of the model's own."""
+
+    def __add__(self, other: "Speculation") -> "Speculation":
+        return Speculation(
+            passes=self.passes + other.passes,
+            proposed=self.proposed + other.proposed,
+            accepted=self.accepted + other.accepted,
+        )
+
+    def since(self, before: "Speculation") -> "Speculation":
+        """What came after a moment; all, if the server was started again meanwhile.
+
+        >>> Speculation(passes=9, proposed=36, accepted=18).since(Speculation(passes=4))
+        Speculation(passes=5, proposed=36, accepted=18)
+        """
+        if before.passes > self.passes:
+            before = Speculation()
+        return Speculation(
+            passes=self.passes - before.passes,
+            proposed=self.proposed - before.proposed,
+            accepted=self.accepted - before.accepted,
+        )
+
+    @property
+    def tokens_a_pass(self) -> float:
+        """Tokens that each pass of the model brought; 1 without speculation."""
+        return 1.0 + self.accepted / self.passes if self.passes else 1.0
+
+
 class Turn(Record):
     """One round of a chain: what was written, and what was decided about it."""
 

@@ -8,9 +8,17 @@ import yaml
 from typer.testing import Result
 
 from atts.cli import doctor, servers, suite
+from atts.cluster import servers as placing
 from atts.config import Config, ModelOptions, PromptOptions
 from atts.engines.checks import Check
 from atts.engines.servers import lifecycle
+from atts.engines.servers.keeper import Kept
+from atts.engines.servers.placed import (
+    PlacedServer,
+    Placement,
+    forget_placement,
+    write_placement,
+)
 from atts.engines.servers.processes import ServerRecord
 from atts.errors import ServerError
 from atts.runs.suite import Entry, EntryOutcome
@@ -204,3 +212,67 @@ def test_a_suite_with_a_failed_entry_fails_but_shows_its_table(
     assert result.exit_code == 1
     assert "sums/atts-marginal" in result.stdout
     assert "failed: out of" in result.stdout
+
+
+def placed(url: str = "http://10.0.0.1:40000") -> Placement:
+    return Placement(
+        author="draft",
+        engine="vllm",
+        model="a/model",
+        settings="",
+        cluster="10.0.0.1:6379",
+        group="g",
+        servers=tuple(PlacedServer(name=f"g-{n}", node=f"node{n}", url=url) for n in range(3)),
+    )
+
+
+def test_servers_are_placed_on_a_cluster(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    async def up(
+        config: Config, authors: tuple[Author, ...], folder: Path, address: str, progress: object
+    ) -> list[Placement]:
+        asked.append((config.draft.server.replicas, authors, folder, address))
+        del progress
+        return [placed()]
+
+    monkeypatch.setattr(placing, "up", up)
+    options = [*REMOTE, "--set", "draft.server.replicas=3", "--only", "draft", "--ray", "auto"]
+    result = invoke("servers", "up", *options)
+    assert result.exit_code == 0, result.output
+    assert "draft: a/model at http://10.0.0.1:40000, on node2" in result.stderr
+    assert "urls" not in result.stderr
+    assert asked == [(3, ("draft",), Path("runs/servers"), "auto")]
+    # From elsewhere a run must be told.
+    result = invoke("servers", "up", *options, "--dir", "there")
+    assert "--set 'draft.urls=[http://10.0.0.1:40000,http" in result.stderr
+
+
+def test_servers_on_a_cluster_are_shown_read_and_ended(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "runs" / "servers"
+    placement = placed()
+    write_placement(folder, placement)
+    good = Kept("node0", "http://10.0.0.1:40000", 77, True, 2**31, 2, "", "")
+    dead = good._replace(is_answering=False, failure="it ended\nwith much to tell")
+    found = list(zip(placement.servers, (good, dead, None), strict=True))
+    monkeypatch.setattr(placing, "status", lambda *_: found)
+    monkeypatch.setattr(placing, "logs", lambda *_: [(placement.servers[0], "its \x1b[2Jlog")])
+
+    def down(where: Path, authors: list[Author], _: object) -> list[Placement]:
+        forget_placement(where, authors[0])
+        return [placement]
+
+    monkeypatch.setattr(placing, "down", down)
+    result = invoke("servers", "status")
+    assert result.exit_code == 1
+    shown = " ".join(result.stdout.split())
+    for part in ("node0", "answers, restarted 2 times", "2.0", "ended: it ended", "does not reply"):
+        assert part in shown, part
+    result = invoke("servers", "logs", "draft")
+    assert "its \\x1b[2Jlog" in result.stdout
+    assert invoke("servers", "logs", "draft", "--follow").exit_code == 2
+    result = invoke("servers", "down", "--dir", folder)
+    assert "Ended the draft's 3 servers, a/model, on the cluster" in result.stderr
+    assert "No server was started" in invoke("servers", "status").stderr

@@ -15,7 +15,7 @@ from atts.cluster.connection import connected
 from atts.config import Config, parse_config
 from atts.errors import EngineConnectionError, EngineGoneError
 from atts.runs import jobs
-from atts.runs.jobs import SilentObserver
+from atts.runs.observer import SilentObserver
 from atts.runs.setup import open_models
 from atts.store.contents import CALIBRATION
 from atts.store.run_directory import read_run

@@ -14,15 +14,17 @@ import pytest
 from killed_run import SeededEngine, make_config, make_models
 from recorded import summarised
 
-from atts.config import Config
+from atts.config import Config, GateOptions
 from atts.conformal.calibration import Calibration
 from atts.errors import CalibrationError, ConfigError, EngineError, ProblemError
 from atts.methods.chain import Model
+from atts.reports.summary_table import _rows, tokens_a_pass
 from atts.runs import jobs, setup
-from atts.runs.jobs import SilentObserver
+from atts.runs.observer import SilentObserver
 from atts.store.contents import CALIBRATION, CHAINS
+from atts.store.environment import ENVIRONMENT
 from atts.store.run_directory import read_run
-from atts.types import Chain
+from atts.types import Chain, Speculation
 
 TESTS = Path(__file__).parents[1]
 
@@ -133,6 +135,27 @@ async def test_running_again_makes_nothing_again(config: Config, tmp_path: Path)
     assert again == first
     assert (watch.total, watch.already, watch.chains) == (40, 40, [])
     assert (tmp_path / "run" / CHAINS).read_bytes() == before
+
+
+async def test_a_run_records_what_speculative_decoding_brought(
+    config: Config, tmp_path: Path
+) -> None:
+    told = [10, 25, 25, 25, 25, 4]  # before and after each start; at last it was started again
+
+    class Speculating(SeededEngine):
+        async def speculation(self) -> Speculation:
+            passes = told.pop(0)
+            return Speculation(passes=passes, proposed=3 * passes, accepted=passes)
+
+    models = make_models(0.0)
+    models["target"] = models["target"]._replace(engine=Speculating())
+    summaries = [await jobs.run(config, models, tmp_path / "run") for _ in range(3)]
+    assert [each.speculation["target"].passes for each in summaries] == [15, 15, 19]
+    run = read_run(tmp_path / "run")
+    assert run.speculation == summaries[-1].speculation
+    assert tokens_a_pass(summaries[-1]) == "2.00 (33 % accepted)"
+    (tmp_path / "run" / ENVIRONMENT).write_text("[{}]")  # a report needs it for nothing else
+    assert read_run(tmp_path / "run").speculation == {}
 
 
 def run_and_kill(config: Config, directory: Path, after_chains: int) -> None:
@@ -251,6 +274,28 @@ async def test_a_drift_is_told_while_the_run_goes_on_and_in_its_summary(
         assert all("higher than those of the calibration" in text for text in watch.warnings)
         again = read_run(directory)
         assert summarised(*again[:3], again.calibration) == summary
+
+
+async def test_scores_that_a_gate_selects_are_not_taken_for_a_drift(
+    config: Config, tmp_path: Path
+) -> None:
+    gate = GateOptions(share=0.4, by="coin")
+    for given, compared in ((config.take_over.calibration, False), (None, True)):
+        take_over = config.take_over.model_copy(
+            update={"control": "adaptive", "gate": gate, "calibration": given}
+        )
+        gated = config.model_copy(update={"take_over": take_over})
+        summary = await jobs.run(gated, make_models(0.0), tmp_path / f"run-{compared}")
+        assert (summary.drift is not None) == compared
+        passed = [
+            d.passed for c in read_run(tmp_path / f"run-{compared}").chains for _, d in c.decisions
+        ]
+        assert 0.3 < sum(passed) / len(passed) < 0.5
+        assert summary.take_over
+        assert summary.take_over.decisions == len(passed)
+        assert summary.take_over.passed == sum(passed)
+        rows = dict(_rows([summary]))
+        assert rows["passed unscored, %"](summary) == f"{100 * sum(passed) / len(passed):.1f}"
 
 
 async def test_failed_chains_are_kept_until_told_to_retry(config: Config, tmp_path: Path) -> None:

@@ -8,7 +8,14 @@ import pytest
 from atts.config import Config, parse_config
 from atts.errors import StoreError
 from atts.package import DISTRIBUTION
-from atts.store.environment import ENVIRONMENT, read_environments, record_environment
+from atts.store.environment import (
+    ENVIRONMENT,
+    read_environments,
+    read_speculation,
+    record_environment,
+    record_speculation,
+)
+from atts.types import Speculation
 
 
 def test_each_start_adds_an_entry(tmp_path: Path) -> None:
@@ -46,3 +53,13 @@ def test_a_corrupt_file_is_refused(tmp_path: Path) -> None:
 def test_versions_recorded_under_a_former_name_of_the_package_are_read() -> None:
     run = Path(__file__).parents[1] / "data/before/suite/bundled/arithmetic/target-only"
     assert [each.packages["atts"] for each in read_environments(run)] == ["0.1.0"]
+
+
+def test_speculation_is_that_of_all_starts(tmp_path: Path) -> None:
+    told = Speculation(passes=3, proposed=12, accepted=7)
+    assert read_speculation(tmp_path) == {}
+    for speculation in ({"target": told}, {}, {"target": told, "draft": told}):
+        record_environment(tmp_path, Config())
+        record_speculation(tmp_path, speculation)  # type: ignore[arg-type]
+    assert [len(each.speculation) for each in read_environments(tmp_path)] == [1, 0, 2]
+    assert read_speculation(tmp_path) == {"target": told + told, "draft": told}

@@ -4,6 +4,8 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
+from pydantic import Field
+
 from atts.analysis.graded_run import GradedRun
 from atts.analysis.tokens import Tokens, count_tokens, tokens_saved
 from atts.config import Config, MethodName, TakeOverOptions
@@ -27,7 +29,7 @@ from atts.grading.intervals import Interval, clustered_interval
 from atts.methods import METHODS
 from atts.methods.method import GradedChain
 from atts.seeds import tie_breaker
-from atts.types import Chain, ChainEnd, Problem, Record
+from atts.types import Author, Chain, ChainEnd, Problem, Record, Speculation
 
 
 class TurnRate(Record):
@@ -48,6 +50,8 @@ class TakeOver(Record):
     """Take-overs as a share of all decisions, clustered by problem. Where nothing is decided by a
     score: turns in which the target wrote on, as a share of those in which the draft wrote."""
     decisions: int
+    passed: int = 0
+    """Decisions on segments that passed the gate, unscored."""
     by_turn: tuple[TurnRate, ...]
     tracked: tuple[Tracked, ...] = ()
     """With adaptive and online control: where all decisions and each group stand against the
@@ -108,6 +112,8 @@ class Summary(Record):
     """Whether the scores look like those of the calibration; None where nothing was decided
     by p-values."""
     tokens: Tokens
+    speculation: dict[Author, Speculation] = Field(default_factory=dict)
+    """How the servers' speculative decoding went, where there was any and they tell."""
     tokens_per_chain: float
     """Mean of the tokens written, by either model."""
     wall_seconds: float
@@ -121,7 +127,7 @@ def summarise(graded_run: GradedRun) -> Summary:
     Raises:
         GradingError: there are no chains.
     """
-    config, problems, chains, calibration, certificate, _ = graded_run.run
+    config, problems, chains, calibration, certificate, _, speculation = graded_run.run
     # In a fixed order, so that the order in which chains finished leaves no trace.
     chains = tuple(sorted(chains, key=lambda chain: chain.key))
     if not any(chain.is_needed for chain in chains):
@@ -167,6 +173,7 @@ def summarise(graded_run: GradedRun) -> Summary:
         certificate=certificate,
         drift=_drift(config, problems, chains, calibration),
         tokens=tokens,
+        speculation=dict(speculation),
         tokens_per_chain=(tokens.draft_written + tokens.target_written) / len(chains),
         wall_seconds=max(chain.done for chain in chains),
     )
@@ -220,6 +227,7 @@ def _take_over(config: Config, chains: Sequence[Chain]) -> TakeOver | None:
             [len(decisions) for decisions in by_problem.values()],
         ),
         decisions=sum(map(len, by_turn.values())),
+        passed=sum(each.passed for chain in chains for _, each in chain.decisions),
         by_turn=tuple(
             TurnRate(turn=turn, decisions=len(decisions), rate=sum(decisions) / len(decisions))
             for turn, decisions in sorted(by_turn.items())
@@ -242,8 +250,12 @@ def _tracked(config: Config, chains: Sequence[Chain]) -> tuple[Tracked, ...]:
 
 def drift_alarm(
     config: Config, problems: Sequence[Problem], calibration: Calibration | None
-) -> DriftAlarm:
-    """The alarm of a run, which has seen no chain yet."""
+) -> DriftAlarm | None:
+    """The alarm of a run, which has seen no chain yet; None where a gate lets only some segments be
+    scored, and the calibration has the scores of all.
+    """
+    if calibration and config.take_over.gate.share:
+        return None
     seed = config.seed
     return DriftAlarm(
         calibration,
@@ -263,7 +275,7 @@ def _drift(
     if not METHODS[config.method].needs_calibration:
         return None
     alarm = drift_alarm(config, problems, calibration)
-    if not any(any(chain.decisions) for chain in chains):
+    if alarm is None or not any(any(chain.decisions) for chain in chains):
         return None
     for chain in chains:
         alarm.chain_done(chain)

@@ -1,15 +1,16 @@
 """``atts servers``: start, watch and stop the servers of a configuration's models."""
 
 import time
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.live import Live
 from rich.table import Table
 
 from atts.cli import ending
-from atts.cli.commands import new_app
+from atts.cli.commands import command_line, new_app
 from atts.cli.ending import Ended
 from atts.cli.options import ConfigFile, Settings
 from atts.cli.terminal import EXIT_CODES, FAILED, INTERRUPTED, err, out, print_tables, say
@@ -17,6 +18,7 @@ from atts.config import Config, load_config
 from atts.config.secrets import hide
 from atts.engines.servers import lifecycle
 from atts.engines.servers.lifecycle import AUTHORS, FOLDER, answers, compile_deep_gemm, warm_up
+from atts.engines.servers.placed import DEFAULT, path_of, read_placement
 from atts.engines.servers.plan import plan_servers
 from atts.engines.servers.processes import ServerRecord, processes, read_record, tail
 from atts.errors import ConfigError, StoreError
@@ -46,7 +48,7 @@ Only = Annotated[
     str | None,
     typer.Option("--only", metavar="MODEL", help="draft or target; without it, both."),
 ]
-DEFAULT = Path("runs") / FOLDER
+T = TypeVar("T")
 PLAIN_SECONDS = 10.0
 
 
@@ -56,17 +58,45 @@ def up(
     settings: Settings = None,
     directory: Directory = DEFAULT,
     only: Only = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            "--ray",
+            metavar="ADDRESS",
+            help="Place server.replicas servers of each model on the nodes of a Ray cluster: that "
+            "of this machine (auto) or at HOST:PORT. Of server.gpus only the number counts there.",
+        ),
+    ] = None,
 ) -> None:
     """Start the servers, both at once, and wait until they answer.
 
     What could go wrong is looked for first: a taken port, a missing package, a GPU that is not
     there. A server that dies is reported with the end of its log, and the other one is ended. The
-    servers go on after this command and after its terminal: atts servers down ends them.
+    servers go on after this command and after its terminal: atts servers down ends them. On a
+    cluster a server that dies later is started again.
     """
     config = load_config(config_file, settings)
+    if cluster:
+        _place(config, authors(only), directory, cluster)
+        return
     records = start_servers(config, authors(only), directory)
     for record in records:
         say(f"{record.author}: {record.model} at {record.url}, log in {record.log}")
+
+
+def _place(config: Config, which: tuple[Author, ...], directory: Path, cluster: str) -> None:
+    from atts.cluster import servers as placing  # needs Ray
+
+    with _Starting() as starting:
+        placed = _started(placing.up(config, which, directory, cluster, starting.show))
+    for placement in placed:
+        urls = []
+        for server in placement.servers:
+            say(f"{placement.author}: {placement.model} at {server.url}, on {server.node}")
+            urls.append(server.url)
+        if directory != DEFAULT:  # where runs do not look
+            setting = f"{placement.author}.urls=[{','.join(urls)}]"
+            say(f"For a run: {command_line('--set', setting)}")
 
 
 @app.command()
@@ -79,21 +109,20 @@ def status(directory: EveryDirectory = None) -> None:
         for author in AUTHORS
         if (record := read_record(folder, author))
     ]
-    if not records:
+    rows, healthy = _placed_rows(folders)
+    if not records and not rows:
         say(f"No server was started in {_named(folders)}. atts servers up starts them.")
         return
-    rows = []
-    healthy = True
     for folder, record in records:
         alive = processes(record)
         memory = sum(process.memory_info().rss for process in alive) / 2**30
         ready = bool(alive) and ending.run(answers(record.url, record.model))
         state = "answers" if ready else "does not answer yet" if alive else "ended"
         healthy &= ready
-        named = (record.author, record.model, record.url, record.pid)
+        named = (record.author, record.model, record.url, "this machine", record.pid)
         rows.append([str(cell) for cell in (*named, state, f"{memory:.1f}", folder)])
     names, *columns = zip(*rows, strict=True)
-    labels = ("model", "address", "process", "state", "GiB", "folder")
+    labels = ("model", "address", "node", "process", "state", "GiB", "folder")
     figures = [
         Figure(label, cells, is_words=label not in ("process", "GiB"))
         for label, cells in zip(labels, columns, strict=True)
@@ -101,6 +130,32 @@ def status(directory: EveryDirectory = None) -> None:
     print_tables([Sheet(things=names, figures=figures, as_rows=True)])
     if not healthy:
         raise typer.Exit(FAILED)
+
+
+def _placed_rows(folders: list[Path]) -> tuple[list[list[str]], bool]:
+    """A row for each server on a cluster, and whether all of them answer."""
+    rows = []
+    healthy = True
+    for folder in folders:
+        for author in AUTHORS:
+            placement = read_placement(folder, author)
+            if placement is None:
+                continue
+            from atts.cluster.servers import status as placed_status  # needs Ray
+
+            for server, kept in placed_status(folder, author):
+                state, cells = "its node does not reply", ("", "")
+                if kept:
+                    state = "answers" if kept.is_answering else "does not answer yet"
+                    if kept.failure:
+                        state = f"ended: {kept.failure.splitlines()[0]}"
+                    if kept.restarts:
+                        state += f", restarted {kept.restarts} times"
+                    cells = (str(kept.pid), f"{kept.memory / 2**30:.1f}")
+                healthy &= bool(kept and kept.is_answering)
+                where = (author, placement.model, server.url, server.node, cells[0])
+                rows.append([*where, state, cells[1], str(folder)])
+    return rows, healthy
 
 
 @app.command()
@@ -114,6 +169,9 @@ def logs(
 ) -> None:
     """Print the end of a server's log."""
     (author,) = authors(model)
+    if path_of(directory, author).exists():
+        _placed_logs(directory, author, lines, follow)
+        return
     path = directory / f"{author}.log"
     if not path.is_file():
         raise StoreError(f"there is no log {path}; atts servers up makes it")
@@ -129,6 +187,16 @@ def logs(
                 time.sleep(0.3)
 
 
+def _placed_logs(directory: Path, author: Author, lines: int, follow: bool) -> None:
+    from atts.cluster.servers import logs as placed_logs  # needs Ray
+
+    if follow:
+        raise ConfigError("the log of a server on a cluster is read once: leave --follow out")
+    for server, text in placed_logs(directory, author, lines):
+        say(f"{server.url} on {server.node}:")
+        out().print(visible(text), markup=False)
+
+
 @app.command()
 def down(directory: EveryDirectory = None, only: Only = None) -> None:
     """End the servers that were started in DIR, with all that they started, and nothing else.
@@ -137,15 +205,23 @@ def down(directory: EveryDirectory = None, only: Only = None) -> None:
     """
     which = authors(only)
     folders = [directory] if directory else _folders()
-    ended = []
+    ended, placed = [], []
     for folder in folders:
         if directory is None and folder != DEFAULT and _is_at_work(folder.parents[1]):
             say(f"{folder.parents[1]}: a suite is at work there, and ends its servers itself")
             continue
+        for author in which:
+            if path_of(folder, author).exists():
+                from atts.cluster.servers import down as placed_down  # needs Ray
+
+                placed += placed_down(folder, [author], say)
         ended += lifecycle.down(folder, which, say)
     for record in ended:
         say(f"Ended the {record.author}'s server, {record.model} at {record.url}")
-    if not ended:
+    for placement in placed:
+        count = len(placement.servers)
+        say(f"Ended the {placement.author}'s {count} servers, {placement.model}, on the cluster")
+    if not ended and not placed:
         say(f"No server of {_named(folders)} was running.")
 
 
@@ -187,7 +263,12 @@ def warm(
     """
     config = load_config(config_file, settings)
     wanted = [a for a in authors(only) if getattr(config, a).engine != "inprocess"]
-    running = [a for a in wanted if (record := read_record(directory, a)) and processes(record)]
+    running = [
+        a
+        for a in wanted
+        if ((record := read_record(directory, a)) and processes(record))
+        or path_of(directory, a).exists()
+    ]
     missing = [author for author in wanted if author not in running]
     if deep_gemm:
         plans = plan_servers(config, wanted)  # refuses a server that runs: its port is taken
@@ -229,11 +310,16 @@ def start_servers(
         typer.Exit: after Ctrl-C, SIGTERM or SIGHUP; what was started is ended again.
     """
     with _Starting() as starting:
-        try:
-            return ending.run(lifecycle.up(config, which, directory, starting.show))
-        except (KeyboardInterrupt, Ended) as stop:
-            say("Stopped; the servers that were starting are ended.")
-            raise typer.Exit(getattr(stop, "exit_code", INTERRUPTED)) from None
+        return _started(lifecycle.up(config, which, directory, starting.show))
+
+
+def _started(starting: Coroutine[Any, Any, T]) -> T:
+    """What has started; typer.Exit after a signal, when what was started is ended again."""
+    try:
+        return ending.run(starting)
+    except (KeyboardInterrupt, Ended) as stop:
+        say("Stopped; the servers that were starting are ended.")
+        raise typer.Exit(getattr(stop, "exit_code", INTERRUPTED)) from None
 
 
 class _Starting:

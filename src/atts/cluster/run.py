@@ -14,6 +14,7 @@ from atts.cluster.engines import FarEngine
 from atts.cluster.handing import HandingOut
 from atts.cluster.places import in_process
 from atts.config import Config
+from atts.engines.servers.placed import located
 from atts.methods import authors_of
 from atts.methods.chain import Models
 from atts.runs.making import Job
@@ -34,6 +35,7 @@ async def open_workers(
         EngineError: a model's server does not answer.
     """
     wanted = authors or authors_of(config)
+    config = located(config)  # elsewhere there are no records of where servers were started
     async with Crew(config, wanted) as crew:
         yield Workers(crew, wanted, in_process(config, wanted))
 

@@ -29,6 +29,7 @@ EngineName = Literal["inprocess", "sglang", "vllm", "openai", "llamacpp"]
 IN_THIS_PROCESS: frozenset[EngineName] = frozenset({"inprocess", "llamacpp"})
 """The engines that compute here, and not on a server."""
 StopRule = Literal["never", "majority", "adaptive"]
+SpeculativeMethod = Literal["off", "draft", "eagle3", "ngram"]
 
 
 def _on_or_off(value: object) -> object:
@@ -96,6 +97,31 @@ class ProblemsOptions(Options):
     """Orders the choices of multiple-choice sets."""
 
 
+class SpeculativeOptions(Options):
+    """How a server proposes tokens that its model then checks several at a time. What it writes is
+    distributed as without, and comes faster where the server is not busy.
+    """
+
+    method: SpeculativeMethod = "off"
+    """Who proposes: ``draft``, a small model of the same vocabulary; ``eagle3``, a head that was
+    trained for this model; ``ngram``, what followed the same words earlier in the text."""
+    draft: str | None = Field(default=None, min_length=1)
+    """The folder or Hugging Face id of that model or head."""
+    tokens: int = Field(default=4, ge=1)
+    """Tokens proposed for each pass of the model."""
+    max_requests: int = Field(default=128, ge=1)
+    """Requests that SGLang works on at a time; left to itself it takes 48, whatever fits."""
+
+    @model_validator(mode="after")
+    def _draft_where_it_is_needed(self) -> Self:
+        needed = self.method in ("draft", "eagle3")
+        if needed and self.draft is None:
+            raise ValueError(f"method {self.method} needs draft, the model that proposes")
+        if not needed and self.draft is not None:
+            raise ValueError(f"method {self.method} takes no draft; set method to draft or eagle3")
+        return self
+
+
 class ServerOptions(Options):
     """How ``atts servers up`` starts a model's server."""
 
@@ -114,6 +140,7 @@ class ServerOptions(Options):
     null leaves the server's default."""
     context_length: int | None = Field(default=None, ge=1)
     """Longest chain in tokens; null takes the model's own."""
+    speculative: SpeculativeOptions = SpeculativeOptions()
     executable: str = "python3"
     """The Python that SGLang or vLLM is installed for; a name is looked up in PATH."""
     arguments: Annotated[tuple[str, ...], PlainSerializer(hide_arguments, when_used="json")] = (

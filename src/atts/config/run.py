@@ -28,14 +28,19 @@ from atts.config.options import (
     PromptOptions,
     SamplingOptions,
     ServerOptions,
+    SpeculativeOptions,
     StopOptions,
     TakeOverOptions,
     TurnsOptions,
 )
 from atts.errors import ConfigError
 
-_WHERE_IT_IS_SERVED = {"urls", "api_key_env", "served_as", "timeout_seconds", "server"}
-"""Keys of a model that change no result, so that a run may go on with other servers."""
+_WHERE_IT_IS_SERVED: dict[str, Any] = {
+    **dict.fromkeys(("urls", "api_key_env", "served_as", "timeout_seconds"), True),
+    "server": dict.fromkeys(ServerOptions.model_fields.keys() - {"speculative"}, True),
+}
+"""Keys of a model that change no result, so that a run may go on with other servers. Speculative
+decoding changes none, either, but what it is worth is what two runs are compared for."""
 
 _WHAT_A_CALIBRATION_IS_BOUND_TO = {
     *("model", "gguf", "dtype", "thinking", "thought_ends", "sampling"),
@@ -69,6 +74,11 @@ _ADDED = {
     "turns.draft_tokens_min": None,
     "turns.opening": "draft",
     "turns.draft_segments": 1,
+    **{
+        f"{author}.server.speculative.{key}": default
+        for author in ("draft", "target")
+        for key, default in SpeculativeOptions().model_dump().items()
+    },
     "take_over.gate.share": 0.0,
     "take_over.gate.by": "draft-surprise",
 }

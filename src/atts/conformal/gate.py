@@ -10,6 +10,7 @@ from atts.conformal.control import Control, Verdict
 from atts.conformal.online import OnlineControl
 from atts.conformal.pvalues import two_draws
 from atts.conformal.split import CalibratingControl
+from atts.errors import EngineError
 from atts.types import Decision, Gate
 
 LEAST = -sys.float_info.max
@@ -67,8 +68,14 @@ class GatedControl(Control):
             u: that of ``decide``; the gate takes a draw of its own from it.
 
         Raises:
+            EngineError: the surprise is not known.
             CalibrationError: see the control below; or the surprise is not a finite number.
         """
+        if surprise is None and not self._by_coin:
+            raise EngineError(
+                "the gate needs the log-probabilities of what the draft wrote, and its engine gave "
+                "none: set take_over.gate.share to 0"
+            )
         certainty = 0.0 if self._by_coin or surprise is None else -surprise
         coin, own = two_draws(u)
         found = self._gate.decide(problem_id, turn, certainty, coin)

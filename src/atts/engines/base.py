@@ -17,8 +17,8 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from atts.errors import AttsError, EmptyInputError, TokenIdError
-from atts.types import Discarded, FinishReason, Timings
+from atts.errors import AttsError, EmptyInputError, EngineError, TokenIdError
+from atts.types import Discarded, FinishReason, Speculation, Timings
 
 _log = logging.getLogger(__name__)
 
@@ -167,6 +167,30 @@ class Metered(Protocol):
             EngineError: the engine does not answer.
         """
         ...
+
+
+@runtime_checkable
+class Speculating(Protocol):
+    """An engine that may decode speculatively."""
+
+    async def speculation(self) -> Speculation | None:
+        """How that went so far, since a moment of its own; None where it does not, or is not told.
+
+        Raises:
+            EngineError: the engine does not answer.
+        """
+        ...
+
+
+async def speculation_of(engine: "Engine") -> Speculation | None:
+    """How an engine's speculative decoding went so far; None where there is none, or no answer."""
+    if not isinstance(engine, Speculating):
+        return None
+    try:
+        return await engine.speculation()
+    except EngineError as error:
+        _log.warning("cannot tell how speculative decoding went: %s", error)
+        return None
 
 
 def checked_ids(token_ids: Sequence[int], vocab_size: int) -> list[int]:

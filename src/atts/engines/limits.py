@@ -18,9 +18,11 @@ from atts.engines.base import (
     Need,
     Scored,
     ScoreRequest,
+    speculation_of,
 )
 from atts.engines.outage import PATIENCE_SECONDS, Outage
 from atts.errors import EngineUnavailableError, RequestRefusedError
+from atts.types import Speculation
 
 Result = TypeVar("Result", Completion, Scored)
 LONGEST_WAIT_SECONDS = 60.0
@@ -122,6 +124,9 @@ class LimitedEngine:
         """The engine's load, and what waits here for a slot."""
         load = await self._engine.meter() if isinstance(self._engine, Metered) else None
         return load and load._replace(waiting=load.waiting + self.waiting)
+
+    async def speculation(self) -> Speculation | None:
+        return await speculation_of(self._engine)
 
     async def aclose(self) -> None:
         await self._engine.aclose()

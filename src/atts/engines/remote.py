@@ -47,7 +47,7 @@ from atts.errors import (
 )
 from atts.models.model_files import model_path
 from atts.text import visible
-from atts.types import FinishReason, Timings
+from atts.types import FinishReason, Speculation, Timings
 
 PROBE_SECONDS = 60.0
 """Within which a server answers what it is asked about itself."""
@@ -277,6 +277,32 @@ class RemoteEngine(ABC):
     async def aclose(self) -> None:
         await self.client.aclose()
 
+    def check_speculation(self, found: str | None) -> tuple[str, ...]:
+        """Compare what the server says of its speculative decoding with the configuration.
+
+        Args:
+            found: how it decodes speculatively, in its own words; None: not at all.
+
+        Returns:
+            A remark, if it does and the configuration does not say so.
+
+        Raises:
+            ConfigError: it does not, and the configuration says that it does.
+        """
+        wanted = self._options.server.speculative.method
+        if wanted != "off" and found is None:
+            raise ConfigError(
+                f"{self.client.url} ({self._options.model}) does not decode speculatively, and the "
+                f"configuration says server.speculative.method={wanted}: start it with atts "
+                "servers up, or leave that out"
+            )
+        if wanted == "off" and found is not None:
+            return (
+                f"it decodes speculatively ({found}), which the configuration does not say: what "
+                "is measured is not the model alone; set server.speculative to what it does",
+            )
+        return ()
+
     async def tokenize(self, text: str) -> list[int] | None:
         """The server's own ids of a text; None if it has no route for that."""
         body = {"model": self.model_id, "prompt": text, "add_special_tokens": False}
@@ -294,6 +320,10 @@ class RemoteEngine(ABC):
     @abstractmethod
     async def meter(self) -> Load | None:
         """See ``Metered``; None if the server has no route for that, or a router hides it."""
+
+    async def speculation(self) -> Speculation | None:
+        """See ``Speculating``."""
+        return None
 
     @abstractmethod
     async def _ask(self) -> ServerFacts:

@@ -21,8 +21,10 @@ from atts.engines.base import (
     Metered,
     Scored,
     ScoreRequest,
+    speculation_of,
 )
 from atts.errors import ConfigError, EngineConnectionError, EngineTimeoutError
+from atts.types import Speculation
 
 DOWN_SECONDS = 10.0
 """A replica that did not answer is left alone for so long, unless all are down."""
@@ -68,6 +70,12 @@ class Replicas:
             waiting=sum(load.waiting for load in loads),
             cache_use=max(load.cache_use for load in loads),
         )
+
+    async def speculation(self) -> Speculation | None:
+        """The sum over the replicas that tell."""
+        told = await asyncio.gather(*map(speculation_of, self._engines))
+        found = [each for each in told if each is not None]
+        return sum(found[1:], found[0]) if found else None
 
     async def aclose(self) -> None:
         await asyncio.gather(*(engine.aclose() for engine in self._engines))

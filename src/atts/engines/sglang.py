@@ -24,11 +24,22 @@ from atts.errors import (
     EngineUnavailableError,
     RequestRefusedError,
 )
-from atts.types import FinishReason
+from atts.types import FinishReason, Speculation
 
 ABORT_SECONDS = 10.0
 INPUT_RESERVE = 6
 """SGLang refuses inputs that come within so many tokens of its context length."""
+
+WITHOUT_LOGPROBS = frozenset({"DFLASH"})
+"""Its ways of speculative decoding that refuse requests for log-probabilities (0.5.12)."""
+
+SPECULATION = (
+    ("spec_verify_ct",),
+    ("spec_num_proposed_drafts", "spec_proposed_drafts", "spec_draft_token_num"),
+    ("spec_num_correct_drafts", "spec_accepted_drafts", "spec_accept_token_num"),
+)
+"""What ``meta_info`` calls passes, proposed and accepted tokens, the newest name first."""
+MOST_TOLD = 10**7
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +53,7 @@ class SGLangEngine(RemoteEngine):
         super().__init__(client, options, vocab_size, end_ids)
         self._aborts: set[asyncio.Task[None]] = set()
         self._info: dict[str, Any] = {}  # what the server said of itself when it was asked last
+        self._speculation: Speculation | None = None  # of what was written here
 
     async def _ask(self) -> ServerFacts:
         card = await self.identify()
@@ -55,7 +67,15 @@ class SGLangEngine(RemoteEngine):
                 "server.context_length to that of the servers behind it"
             )
         info = self._info
-        remarks = []
+        remarks: list[str] = []
+        algorithm = info.get("speculative_algorithm")
+        if info:  # a router tells of itself
+            remarks += self.check_speculation(None if algorithm is None else str(algorithm))
+        if algorithm in WITHOUT_LOGPROBS:
+            self.cannot_score = (
+                f"SGLang gives no log-probabilities with --speculative-algorithm {algorithm}: take "
+                "another method of speculative decoding, or none"
+            )
         if is_router:
             remarks.append(
                 "it is a router, which passes no abort on: a server notices only after seconds "
@@ -106,6 +126,23 @@ class SGLangEngine(RemoteEngine):
         with self.about("asked for its load"):
             return checked_load(running, waiting, cache_use)
 
+    async def speculation(self) -> Speculation | None:
+        return self._speculation
+
+    def _count_speculation(self, meta: Json) -> None:
+        """Add up what the server tells of a request; that is nothing of a single token."""
+        passes, proposed, accepted = (
+            next((field(meta, key) for key in keys if is_count(field(meta, key))), None)
+            for keys in SPECULATION
+        )
+        if passes is None or proposed is None or accepted is None:
+            return
+        if max(passes, proposed, accepted) > MOST_TOLD or accepted > proposed:
+            _log.debug("%s tells of impossible speculation", self.client.url)
+            return
+        told = Speculation(passes=passes, proposed=proposed, accepted=accepted)
+        self._speculation = told if self._speculation is None else self._speculation + told
+
     async def _server_info(self) -> dict[str, Any]:
         for path in ("/server_info", "/get_server_info"):  # the older name goes away
             try:
@@ -140,6 +177,7 @@ class SGLangEngine(RemoteEngine):
             },
             request.chain,
         )
+        self._count_speculation(field(reply, "meta_info"))
         written = field(reply, "output_ids")
         if not isinstance(written, list):
             raise UnusableError("it has no output_ids")

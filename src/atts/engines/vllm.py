@@ -32,10 +32,12 @@ from atts.engines.remote import (
 )
 from atts.engines.replies import UnusableError, checked_cached, checked_load, field, numbers
 from atts.errors import (
+    EngineError,
     EngineReplyError,
     EngineUnavailableError,
     RequestRefusedError,
 )
+from atts.types import Speculation
 
 TOKENS = "/inference/v1/generate"
 COMPLETIONS = "/v1/completions"
@@ -43,6 +45,11 @@ COMPLETIONS = "/v1/completions"
 SMALLEST_BLOCK = 16
 """The server caches whole blocks of tokens, whose size is a multiple of this."""
 
+SPECULATION = (
+    "vllm:spec_decode_num_drafts_total",
+    "vllm:spec_decode_num_draft_tokens_total",
+    "vllm:spec_decode_num_accepted_tokens_total",
+)
 METRICS = ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc")
 
 _log = logging.getLogger(__name__)
@@ -84,6 +91,12 @@ class VllmEngine(RemoteEngine):
         except (RequestRefusedError, EngineReplyError):  # a router may not know it
             version = None
         self._scoring, remarks = await self._probe()
+        try:
+            speculation = await self._speculation()
+        except (UnusableError, EngineError) as error:  # a router may hide them
+            _log.debug("%s: no figures of speculative decoding: %s", self.client.url, error)
+        else:
+            remarks += self.check_speculation(None if speculation is None else "by its /metrics")
         _log.info("%s: scoring by %s", self.client.url, self._scoring.value)
         return ServerFacts(
             version=str(version or "unknown"),
@@ -95,21 +108,49 @@ class VllmEngine(RemoteEngine):
 
     async def meter(self) -> Load | None:
         try:
-            metrics = await self.client.get_text("/metrics", PROBE_SECONDS)
-        except RequestRefusedError:
-            return None
-        # Only these lines, because a server has thousands of others.
-        lines = [line for line in metrics.splitlines() if line.startswith(METRICS)]
-        found: dict[str, list[float]] = {}  # one of each for each data-parallel copy
-        try:
-            for family in text_string_to_metric_families("\n".join(lines)):
-                for sample in family.samples:
-                    found.setdefault(sample.name, []).append(sample.value)
+            found = await self._metrics(METRICS)
             running, waiting, cache_use = (found[name] for name in METRICS)
-        except (KeyError, ValueError):
+        except (KeyError, UnusableError):
             return None
         with self.about("asked for its load"):
             return checked_load(running, waiting, cache_use)
+
+    async def speculation(self) -> Speculation | None:
+        try:
+            return await self._speculation()
+        except UnusableError:
+            return None
+
+    async def _speculation(self) -> Speculation | None:
+        """Of all that the server has written, for whomever; None: it has no such counters."""
+        found = await self._metrics(METRICS + SPECULATION)
+        if not found:
+            raise UnusableError("its /metrics are not those of vLLM")
+        if not set(SPECULATION) & set(found):
+            return None
+        counts = [sum(found.get(name, ())) for name in SPECULATION]
+        if not all(0 <= count < 1e12 for count in counts):
+            raise UnusableError(f"its counts of speculative decoding are {quoted(counts)}")
+        passes, proposed, accepted = map(int, counts)
+        return Speculation(passes=passes, proposed=proposed, accepted=accepted)
+
+    async def _metrics(self, names: tuple[str, ...]) -> dict[str, list[float]]:
+        """The metrics of these names that the server has: one of each for each copy in it."""
+        try:
+            metrics = await self.client.get_text("/metrics", PROBE_SECONDS)
+        except RequestRefusedError as error:
+            raise UnusableError("it has no /metrics") from error
+        # Only these lines, because a server has thousands of others.
+        lines = [line for line in metrics.splitlines() if line.startswith(names)]
+        found: dict[str, list[float]] = {}
+        try:
+            for family in text_string_to_metric_families("\n".join(lines)):
+                for sample in family.samples:
+                    if sample.name in names:
+                        found.setdefault(sample.name, []).append(sample.value)
+        except ValueError as error:
+            raise UnusableError("its /metrics cannot be read") from error
+        return found
 
     async def _probe(self) -> tuple[Scoring, tuple[str, ...]]:
         """Find the best way to score that the server knows; with remarks on what is missing."""

@@ -20,9 +20,11 @@ from atts.grading.paired import Difference
 from atts.reports.summary_table import (
     count,
     nominal,
+    passed,
     percent,
     powers_of_two,
     share,
+    tokens_a_pass,
 )
 from atts.reports.table_formats import csv_lines
 from atts.reports.table_layout import ABSENT, Figure, Sheet
@@ -125,10 +127,12 @@ def _rows(comparison: Comparison) -> list[tuple[str, Cell]]:
         *((f"pass@{k}, %", _pass_at(k)) for k in ks if k > 1),
         ("take-over, nominal, %", lambda r: nominal(r.summary)),
         ("take-over, realised, %", _realised),
+        ("passed unscored, %", lambda r: passed(r.summary)),
         ("wall time, s", _speed(lambda s: f"{s.wall_seconds:,.1f}")),
         ("  x the reference's", _against(lambda a: _number(a.wall_seconds))),
         ("chains / s", _speed(lambda s: f"{s.chains_per_second:,.2f}")),
         ("accepted tokens / s", _speed(lambda s: f"{s.accepted_tokens_per_second:,.0f}")),
+        ("tokens a pass of the target", lambda r: tokens_a_pass(r.summary)),
         ("peak tokens on the target", _speed(lambda s: f"{s.peak_target_tokens:,}")),
         ("draft tokens written", lambda r: f"{r.summary.tokens.draft_written:,}"),
         ("  thrown away", _thrown_away("draft")),

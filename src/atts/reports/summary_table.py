@@ -52,6 +52,7 @@ def _rows(summaries: Sequence[Summary]) -> list[tuple[str, Cell]]:
         ("take-over, realised, %", _realised),
         ("  promised by calibration, %", _promised),
         ("  off by at most, %", _bound),
+        ("passed unscored, %", passed),
         *((f"  turn {turn}, % of decisions", _in_turn(turn)) for turn in range(turns)),
         (DRIFT, _drift),
         ("draft tokens written", lambda s: f"{s.tokens.draft_written:,}"),
@@ -59,6 +60,7 @@ def _rows(summaries: Sequence[Summary]) -> list[tuple[str, Cell]]:
         ("  ahead and in vain, about", lambda s: count(s.tokens.draft_discarded)),
         ("target tokens written", lambda s: f"{s.tokens.target_written:,}"),
         ("target tokens scored", lambda s: f"{s.tokens.target_scored:,}"),
+        ("tokens a pass of the target", tokens_a_pass),
         ("wall time, s", lambda s: f"{s.wall_seconds:,.1f}"),
         ("  x that of target-only", _wall_ratio(summaries)),
         ("chains without answer, %", lambda s: share(s.invalid)),
@@ -93,6 +95,22 @@ def percent(interval: Interval) -> str:
 
 def _graded(interval: Interval | None) -> str:
     return "not graded" if interval is None else percent(interval)
+
+
+def passed(summary: Summary) -> str:
+    """With a gate: the share of the decisions that were made unscored."""
+    if summary.take_over is None:
+        return ABSENT
+    return share(summary.take_over.passed / summary.take_over.decisions)
+
+
+def tokens_a_pass(summary: Summary) -> str:
+    """With speculative decoding: what each pass brought, and the share of proposals accepted."""
+    told = summary.speculation.get("target")
+    if told is None or not told.proposed:
+        return ABSENT
+    accepted = 100 * told.accepted / told.proposed
+    return f"{told.tokens_a_pass:.2f} ({accepted:.0f} % accepted)"
 
 
 def count(number: int) -> str:

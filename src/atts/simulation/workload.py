@@ -120,6 +120,11 @@ class Workload:
                 "turns.draft_tokens_min, draft_tokens_max and opening cannot be simulated: a "
                 "recording does not say how chains go on after other segments than its own"
             )
+        if limits.draft_segments > 1 or config.take_over.gate.share:
+            raise ConfigError(
+                "turns.draft_segments and take_over.gate cannot be simulated: a recording is "
+                "followed one request after the other, each with its score"
+            )
         problem = self.problems[number % len(self.problems)]
         chains = [chain for chain in problem.chains if chain.turns]
         chain = chains[sample % len(chains)]

@@ -7,19 +7,19 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from atts.config import Config
 from atts.errors import StoreError
 from atts.files import atomic_write, read_plain
 from atts.methods import authors_of
 from atts.package import DISTRIBUTION
-from atts.types import Record
+from atts.types import Author, Record, Speculation
 
 ENVIRONMENT = "environment.json"
 _PACKAGES = (DISTRIBUTION, "torch", "transformers", "tokenizers", "numpy", "aiohttp", "pydantic")
@@ -39,6 +39,9 @@ class Environment(Record):
     packages: dict[str, str]
     engines: dict[str, str]
     """Author -> what served its model, for the models that the method needs."""
+    speculation: dict[Author, Speculation] = Field(default_factory=dict)
+    """How speculative decoding went, where a server did; empty where the start was broken off. Of
+    a vLLM server it is that of all its requests meanwhile, whoever made them."""
 
     @classmethod
     def now(cls, config: Config) -> "Environment":
@@ -79,6 +82,31 @@ def write_environments(directory: Path, entries: Sequence[Environment]) -> None:
     """
     text = json.dumps([entry.model_dump(mode="json") for entry in entries], indent=1)
     atomic_write(directory / ENVIRONMENT, text + "\n")
+
+
+def record_speculation(directory: Path, speculation: Mapping[Author, Speculation]) -> None:
+    """Add to the newest entry how the servers' speculative decoding went.
+
+    Raises:
+        StoreError: the file is corrupt, or cannot be written.
+    """
+    if speculation:
+        *earlier, newest = read_environments(directory)
+        told = newest.model_copy(update={"speculation": dict(speculation)})
+        write_environments(directory, [*earlier, told])
+
+
+def read_speculation(directory: Path) -> dict[Author, Speculation]:
+    """How it went over all starts of a run that came to their end.
+
+    Raises:
+        StoreError: see ``read_environments``.
+    """
+    found: dict[Author, Speculation] = {}
+    for entry in read_environments(directory):
+        for author, told in entry.speculation.items():
+            found[author] = found.get(author, Speculation()) + told
+    return found
 
 
 def read_environments(directory: Path) -> tuple[Environment, ...]:

@@ -45,9 +45,10 @@ from atts.store.contents import (
     read_config,
     read_problems,
 )
+from atts.store.environment import read_speculation
 from atts.store.grades import ChainGrade, read_grades
 from atts.store.shards import Shard, check_share
-from atts.types import Chain, ChainKey, Problem, Record
+from atts.types import Author, Chain, ChainKey, Problem, Record, Speculation
 
 
 class RecordedRun(NamedTuple):
@@ -62,6 +63,8 @@ class RecordedRun(NamedTuple):
     """What vouches for its accuracy, if anything."""
     grades: Mapping[ChainKey, ChainGrade] = MappingProxyType({})
     """What ``atts regrade`` found of the chains, if it was called."""
+    speculation: Mapping[Author, Speculation] = MappingProxyType({})
+    """How the servers' speculative decoding went, where there was any and they tell."""
 
     def chains_as_graded(self) -> tuple[Chain, ...]:
         """The chains, with the answers of ``grades`` where there are any."""
@@ -220,7 +223,10 @@ def read_run(directory: Path | str) -> RecordedRun:
         raise StoreError(f"cannot read the run directory {directory}: {error}") from error
     found = tuple(chains.values())
     grades = read_grades(directory, found)
-    return RecordedRun(config, problems, found, calibration, certificate, grades)
+    speculation: Mapping[Author, Speculation] = {}
+    with contextlib.suppress(StoreError):  # no result depends on it
+        speculation = read_speculation(directory)
+    return RecordedRun(config, problems, found, calibration, certificate, grades, speculation)
 
 
 def config_yaml(config: Config) -> str:

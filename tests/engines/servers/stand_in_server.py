@@ -1,6 +1,7 @@
 """Stands in for the Python that has vLLM: as ``python -m vllm...`` it serves, with a child.
 
-What it does is told by arguments of its own: ``--die-after``, ``--silent``, ``--stubborn``.
+What it does is told by arguments of its own: ``--die-after``, ``--silent``, ``--stubborn``,
+``--childless``.
 """
 
 # ruff: noqa: T201 - what it prints is its log
@@ -35,12 +36,14 @@ def main() -> None:
     parser.add_argument("--die-after", type=float)
     parser.add_argument("--silent", action="store_true")
     parser.add_argument("--stubborn", action="store_true")
+    parser.add_argument("--childless", action="store_true")
     arguments, rest = parser.parse_known_args()
     print("loading weights", rest, flush=True)
     # As an engine process: it has no share in the leader's end.
     ignore = "import signal,time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
-    child = subprocess.Popen([sys.executable, "-c", ignore])
-    print("child", child.pid, flush=True)
+    if not arguments.childless:
+        child = subprocess.Popen([sys.executable, "-c", ignore])
+        print("child", child.pid, flush=True)
     if arguments.die_after is not None:
         time.sleep(arguments.die_after)
         print("torch.OutOfMemoryError: \x1b[31mCUDA out of memory", flush=True)

@@ -45,7 +45,7 @@ def keep(python: str) -> Iterator[Callable[..., Keeper]]:
     made: list[Keeper] = []
 
     def make(name: str = "one", host: str = "127.0.0.1", **server: Any) -> Keeper:  # noqa: ANN401
-        settings = {"executable": python, "port": 23000} | server
+        settings: dict[str, Any] = {"executable": python, "port": 23000} | server
         options = ModelOptions(model="tiny", engine="vllm", server=ServerOptions(**settings))
         made.append(Keeper(name, "draft", options, host, None))
         return made[-1]

@@ -157,8 +157,9 @@ class Keeper:
         cause = first_error(log, secrets)
         end = tail(log, LOG_LINES, secrets)
         self._stop()  # what it had started
+        told = f"it ended with status {status}" if status else "it ended"
         first = f", the first error is: {cause}" if cause else ""
-        return f"it ended with status {status}{first}\nThe end of {log}:\n{end}"
+        return f"{told}{first}\nThe end of {log}:\n{end}"
 
     def _stop(self) -> None:
         if self._running:

@@ -44,6 +44,8 @@ class Placement(BaseModel):
     """See ``settings_of``."""
     cluster: str
     """The address at which the cluster is found."""
+    group: str
+    """The name under which the cluster holds what they need."""
     servers: tuple[PlacedServer, ...]
 
 
@@ -86,6 +88,11 @@ def write_placement(directory: Path, placement: Placement) -> None:
     """
     text = placement.model_dump_json(indent=1) + "\n"
     atomic_write(path_of(directory, placement.author), text)
+
+
+def forget_placement(directory: Path, author: Author) -> None:
+    """Drop the record of servers that have ended."""
+    path_of(directory, author).unlink(missing_ok=True)
 
 
 def placed_urls(options: ModelOptions) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """What would be started for a configuration, and whether it can be: all said before any start."""
 
 import ipaddress
+import json
 import os
 import re
 import shutil
@@ -10,7 +11,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
-from atts.config import Config, ModelOptions
+from atts.config import Config, ModelOptions, SpeculativeOptions
 from atts.config.secrets import HIDDEN, secret_arguments
 from atts.engines.loading import api_key, local_url
 from atts.errors import ConfigError
@@ -18,6 +19,8 @@ from atts.models.model_files import model_path
 from atts.types import Author
 
 PROBE_SECONDS = 60.0
+SGLANG_ALGORITHMS = {"draft": "STANDALONE", "eagle3": "EAGLE3", "ngram": "NGRAM"}
+VLLM_METHODS = {"draft": "draft_model", "eagle3": "eagle3", "ngram": "ngram"}
 MODULES = {"sglang": "sglang.launch_server", "vllm": "vllm.entrypoints.openai.api_server"}
 
 
@@ -137,10 +140,11 @@ def _faults(options: ModelOptions) -> list[str]:
                 f"tensor_parallel is {server.tensor_parallel}, but server.gpus has only "
                 f"{len(server.gpus)}"
             )
-    path = model_path(options.model)
-    is_folder = path.startswith(("/", ".", "~")) or path != options.model
-    if is_folder and not (Path(path).expanduser() / "config.json").is_file():
-        faults.append(f"there is no model in the folder {path}")
+    for model in filter(None, (options.model, server.speculative.draft)):
+        path = model_path(model)
+        is_folder = path.startswith(("/", ".", "~")) or path != model
+        if is_folder and not (Path(path).expanduser() / "config.json").is_file():
+            faults.append(f"there is no model in the folder {path}")
     return faults
 
 
@@ -220,6 +224,7 @@ def _command(options: ModelOptions) -> tuple[str, ...]:
             "--served-model-name": options.served_as,
             # There is no other way to give it; on the machine itself, ps shows it.
             "--api-key": api_key(options),
+            **_speculation_of_sglang(server.speculative),
         }
         flags: tuple[str, ...] = ()
     else:
@@ -229,6 +234,7 @@ def _command(options: ModelOptions) -> tuple[str, ...]:
             "--gpu-memory-utilization": server.memory_fraction,
             "--max-model-len": server.context_length,
             "--served-model-name": options.served_as,
+            "--speculative-config": _speculation_of_vllm(server.speculative),
         }
         # Token ids in and out, and the figures without which scoring could not use the cache.
         ids = () if _vllm_is_old(options) else ("--enable-scale-out",)
@@ -249,6 +255,35 @@ def _command(options: ModelOptions) -> tuple[str, ...]:
         *flags,
         *server.arguments,
     )
+
+
+def _speculation_of_sglang(options: SpeculativeOptions) -> dict[str, object]:
+    """Arguments as SGLang 0.5.12 has them."""
+    if options.method == "off":
+        return {}
+    given: dict[str, object] = {
+        "--speculative-algorithm": SGLANG_ALGORITHMS[options.method],
+        "--speculative-num-draft-tokens": options.tokens + 1,  # and the one that is checked
+        "--max-running-requests": options.max_requests,
+    }
+    if options.draft is not None:  # a chain of proposals; trees would need the older scheduler
+        given["--speculative-draft-model-path"] = model_path(options.draft)
+        given["--speculative-num-steps"] = options.tokens
+        given["--speculative-eagle-topk"] = 1
+    return given
+
+
+def _speculation_of_vllm(options: SpeculativeOptions) -> str | None:
+    """The argument as vLLM 0.26 to 0.33 have it."""
+    if options.method == "off":
+        return None
+    given: dict[str, object] = {
+        "method": VLLM_METHODS[options.method],
+        "num_speculative_tokens": options.tokens,
+    }
+    if options.draft is not None:
+        given["model"] = model_path(options.draft)
+    return json.dumps(given)
 
 
 def _vllm_is_old(options: ModelOptions) -> bool:

@@ -79,11 +79,16 @@ class Running(NamedTuple):
     record: ServerRecord
 
     def exit_status(self) -> int | None:
-        """What it ended with, negative for a signal; None while it lives."""
+        """What it ended with, negative for a signal; None while it lives.
+
+        Zero, too, where that is not known: it is of an earlier command, or somebody else took note
+        of its end.
+        """
         try:
             pid, status = os.waitpid(self.record.pid, os.WNOHANG)
-        except ChildProcessError:  # of an earlier command, or somebody else took note of its end
-            return None if processes(self.record) else 0
+        except ChildProcessError:
+            found = processes(self.record)
+            return None if found and found[0].pid == self.record.pid else 0
         return os.waitstatus_to_exitcode(status) if pid else None
 
 
