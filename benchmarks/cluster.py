@@ -18,8 +18,8 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -44,6 +44,8 @@ from atts.types import Author, Chain, ChainKey
 
 WORKERS = (2, 4, 8)
 SAMPLES = 16
+MARK = "ATTS_BENCHMARK"
+"""The environment variable by which the processes of a cluster are found."""
 
 
 class ShortEngine(InstantEngine):
@@ -72,22 +74,24 @@ def instant_workers(places: int) -> Iterator[Opening]:
     load_ray(is_local=True)
     from ray.cluster_utils import Cluster
 
-    from atts.cluster import crew
+    from atts.cluster import crew, worker
     from atts.cluster.messages import Failure, Opened
     from atts.cluster.run import open_workers
-    from atts.cluster.worker import Worker
 
-    class InstantWorker(Worker):
+    @asynccontextmanager
+    async def instant(config: Config, _: Collection[Author]) -> AsyncIterator[Models]:
+        yield instant_models(config)
+
+    class InstantWorker(worker.Worker):
         """A worker with engines that answer at once."""
 
         async def open(
             self, config: Config, authors: Collection[Author], environment: Mapping[str, str]
         ) -> Opened | Failure:
-            opened = await super().open(config, (), environment)
-            self._models = instant_models(config)
-            assert set(authors) == set(self._models)  # noqa: S101
-            return opened
+            with mock.patch.object(worker, "open_models", instant):
+                return await super().open(config, authors, environment)
 
+    os.environ[MARK] = str(time.monotonic_ns())
     cluster = Cluster(
         initialize_head=True, head_node_args={"num_cpus": places, "include_dashboard": False}
     )
@@ -137,7 +141,7 @@ def used() -> dict[str, Used]:
             if kind:
                 times, memory = process.cpu_times(), process.memory_info()
                 found[kind].append((times.user + times.system, memory.rss / 1e6))
-        except (psutil.Error, IndexError):
+        except (psutil.Error, OSError, IndexError):
             continue
     return {
         kind: Used(sum(s for s, _ in each), max(m for _, m in each), len(each))
@@ -149,6 +153,8 @@ def kind_of(process: psutil.Process) -> str | None:
     if process.pid == os.getpid():
         return "driver"
     words = process.cmdline()
+    if MARK not in os.environ or process.environ().get(MARK) != os.environ[MARK]:
+        return None
     if words[0].startswith("ray::InstantWorker"):
         return "worker"
     if words[0].startswith("ray::ControlActor"):

@@ -23,7 +23,7 @@ from atts.cluster.places import (
 )
 from atts.cluster.worker import Worker
 from atts.config import Config
-from atts.errors import AttsError, ConfigError, EngineGoneError
+from atts.errors import AttsError, ConfigError, EngineGoneError, EngineUnavailableError
 from atts.package import DISTRIBUTION
 from atts.types import Author, ChainKey
 
@@ -31,7 +31,12 @@ START_SECONDS = 60.0
 """Chains begin once all workers are there, or after this time, with those that are."""
 FREED_SECONDS = 3.0
 """What is taken of a node after this time stays so."""
-LOOK_SECONDS = 5.0
+GATHER_SECONDS = 0.02
+"""The least that a report gathers."""
+REPORTS_A_SECOND = 250
+"""Most that the driver takes, of all workers together: each costs it about a millisecond, and
+mostly as much again for what it hands out then."""
+LOOK_SECONDS = 2.0
 """How often new nodes are looked for."""
 AGAIN_SECONDS = 1.0
 """Before a lost worker's place is given to another; its node may be gone."""
@@ -104,7 +109,7 @@ class Crew:
         self._own_models = in_process(config, authors)
         self._hired = 0
         self._is_ending = False
-        self._homes: dict[str, list[asyncio.Task[None]]] = {}  # by node, a task for each place
+        self._homes: set[asyncio.Task[None]] = set()  # one for each place
         self._watching: asyncio.Task[None] | None = None
         self._failure: AttsError | None = None
         self._changed = asyncio.Event()
@@ -154,7 +159,7 @@ class Crew:
         """End them."""
         self._is_ending = True
         members = list(self.members)
-        tasks = [task for home in self._homes.values() for task in home]
+        tasks = list(self._homes)
         if self._watching:
             tasks.append(self._watching)
         for task in tasks:
@@ -224,12 +229,20 @@ class Crew:
 
     def _home(self, place: Place) -> None:
         task = asyncio.create_task(self.watched(self._live(place)))
-        self._homes.setdefault(place.node.id, []).append(task)
+        self._homes.add(task)
+        task.add_done_callback(self._homes.discard)
 
     async def _live(self, place: Place) -> None:
         """A place on a node: a worker, and another when it is lost, while the node is there."""
         while True:
-            await self._work(place)
+            try:
+                await self._work(place)
+            except EngineUnavailableError as error:
+                if self._watching is None:
+                    raise
+                if self.follower:  # which has others, or gives up when it has had none for long
+                    self.follower.warn(str(error))
+                await asyncio.sleep(LOOK_SECONDS)
             await asyncio.sleep(AGAIN_SECONDS)
             if place.node.id not in {node.id for node in await self._nodes()}:
                 return
@@ -258,7 +271,8 @@ class Crew:
             self.members.append(member)
             self._changed.set()
             while True:
-                report = await handle.report.remote()
+                gather = max(GATHER_SECONDS, len(self.members) / REPORTS_A_SECOND)
+                report = await handle.report.remote(gather)
                 member.report = report
                 if self.follower:
                     self.follower.heard(member, report)
@@ -320,7 +334,7 @@ class Crew:
             nodes = await self._nodes()
             new = [node for node in nodes if node.id not in known]
             known |= {node.id for node in new}
-            room = self._config.limits.chains - sum(map(len, self._homes.values()))
+            room = self._config.limits.chains - len(self._homes)
             for place in places(new, self._own_models, max(room, 0)):
                 self._home(place)
             if self.members:

@@ -146,7 +146,8 @@ async def run_missing(
         grader: compares the answers of all runs.
         observe: gives an observer for a named job.
         say: is told what goes wrong; the others go on.
-        opening: opens the models of a run, or what makes its chains elsewhere; None: here.
+        opening: opens the models of a run, or what makes its chains elsewhere; None: opens them in
+            this process.
     """
     failed = []
     for name, (directory, setup) in plan.missing.items():

@@ -128,7 +128,8 @@ async def run_suite(
         directory: where to: ``PAIR/PROBLEMS/METHOD`` is a run directory.
         say: is told what happens, in a line.
         observe: gives an observer for a named job.
-        opening: opens the models of a pair, or what makes its chains elsewhere; None: here.
+        opening: opens the models of a pair, or what makes its chains elsewhere; None: opens them in
+            this process.
 
     Raises:
         StoreError: another process runs a suite there.
