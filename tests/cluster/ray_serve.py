@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from cluster.placing import started_cluster, until
+from placing import started_cluster, until
 
 from atts.gateway.replicated import CONTROLLER
 
