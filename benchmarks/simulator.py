@@ -29,8 +29,9 @@ from rich.table import Table
 from atts.config import FORMER_DEFAULTS, Config, parse_config
 from atts.simulation.deployment import Hardware, ModelHardware, SimulatedMethod
 from atts.simulation.fit import least_squares
-from atts.simulation.hardware import GPUS, SHAPES, Costs, Efficiency, Shape, SharedGpus
+from atts.simulation.hardware import GPUS, Costs, Efficiency, SharedGpus
 from atts.simulation.server import Scheduling, Server, SimulatedRequest
+from atts.simulation.shapes import SHAPES, Shape
 from atts.simulation.simulate import check, run_virtually, simulate
 from atts.simulation.workload import load_workload
 

@@ -1,16 +1,14 @@
 """What is measured on servers that are up: runs that follow recorded chains, and costs."""
 
 import asyncio
-import random
-import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 from following import EndlessSGLang, FollowingEngine, Hits, prompt_ids
-from models import SPECIAL, VOCABULARY
+from models import VOCABULARY
 from servers import Placement, Server
 
 from atts.config import FORMER_DEFAULTS, Config, ModelOptions, parse_config
@@ -28,11 +26,6 @@ from atts.types import Author, Chain, Problem
 
 SAMPLES = 16
 POLL_SECONDS = 0.5
-PREFIX = 500
-"""Tokens before what is written or scored for the costs, where the cache holds so many for all."""
-WRITTEN = 64
-SEGMENT = 48
-SEGMENTS = 3
 Servers = Mapping[Author, Sequence[EndlessSGLang]]
 
 
@@ -239,61 +232,3 @@ async def _watch(servers: Servers, peaks: dict[Author, int]) -> None:
             used = [(await load_of(server))["num_used_tokens"] for server in some]
             peaks[author] = max(peaks[author], *used)
         await asyncio.sleep(POLL_SECONDS)
-
-
-class Costs(NamedTuple):
-    """What tokens cost with so many requests in flight on one server of each model."""
-
-    in_flight: int
-    method: str = "costs"
-
-    async def measure(
-        self, _: Placement, ports: Mapping[Server, int], __: Workload, seconds: float
-    ) -> dict[str, Any]:
-        """Microseconds a token, all requests together; their prefixes are cached."""
-        found: dict[str, Any] = {"segment": SEGMENT}
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds), connected(ports) as servers:
-                room = min(
-                    [(await load_of(each))["max_total_num_tokens"] for each in all_of(servers)]
-                )
-                # Also for what is written and scored, with a tenth to spare.
-                most = int(0.9 * room / self.in_flight) - WRITTEN - SEGMENTS * SEGMENT
-                found["prefix"] = min(PREFIX, max(16, most))
-                prefixes = [prompt_ids(20_000 + n, found["prefix"]) for n in range(self.in_flight)]
-                for author in ("draft", "target"):
-                    found[author] = await _writing(servers[author][0], prefixes)
-                found["scored"] = await _scoring(servers["target"][0], prefixes)
-                found["d"] = found["draft"] / found["target"]
-                found["s"] = found["scored"] / found["target"]
-        return found if "s" in found else {"stopped": True, **found}
-
-
-async def _writing(server: EndlessSGLang, prefixes: Sequence[list[int]]) -> float:
-    await asyncio.gather(*(server.generate(to_write(ids, 1)) for ids in prefixes))
-    works = [server.generate(to_write(ids, WRITTEN)) for ids in prefixes]
-    return await _timed(works) / (len(prefixes) * WRITTEN)
-
-
-async def _scoring(server: EndlessSGLang, prefixes: Sequence[list[int]]) -> float:
-    """Of segments that follow one another, each chain at its own pace."""
-
-    async def one(number: int, ids: list[int]) -> None:
-        mark, growing, draws = ChainMark(), list(ids), random.Random(number)
-        for _ in range(SEGMENTS):
-            start = len(growing)
-            growing += draws.choices(range(len(SPECIAL), VOCABULARY), k=SEGMENT)
-            await server.score(ScoreRequest(growing, start, mark))
-
-    works = [one(number, ids) for number, ids in enumerate(prefixes)]
-    return await _timed(works) / (len(prefixes) * SEGMENTS * SEGMENT)
-
-
-async def _timed(works: Sequence[Awaitable[object]]) -> float:
-    """Microseconds until all are done."""
-    began = time.perf_counter()
-    await asyncio.gather(*works)
-    return 1e6 * (time.perf_counter() - began)
-
-
-Measurement = Followed | Costs

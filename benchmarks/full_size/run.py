@@ -26,7 +26,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from measuring import Costs, Followed, Measurement, warm
+from costs import Costs
+from measuring import Followed, warm
 from models import PAIRS
 from servers import Fleet, Placement, StartError
 from table import show
@@ -79,6 +80,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--modes", type=words, default=["continue"], help="of continue,rewind")
     parser.add_argument("--also", nargs="*", default=[], help="methods, as of atts simulate")
     parser.add_argument("--costs", type=numbers, default=[], help="in flight: measure d and s")
+    parser.add_argument("--segment", type=int, default=48, help="tokens that --costs scores")
     parser.add_argument("--waves", type=int, default=4, help="of chains, each as many as in flight")
     parser.add_argument("--longest", type=int, default=4000, help="tokens of a problem's chain")
     parser.add_argument(
@@ -114,6 +116,9 @@ def rows_in(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+Measurement = Followed | Costs
+
+
 def planned(options: argparse.Namespace) -> Iterator[tuple[Placement, list[Measurement]]]:
     """All rows, by what servers they need, those of one placement together."""
     place = Placement(
@@ -139,7 +144,7 @@ def planned(options: argparse.Namespace) -> Iterator[tuple[Placement, list[Measu
         yield (
             place._replace(cache=cache),
             [
-                *(Costs(n) for n in options.costs),
+                *(Costs(n, options.segment) for n in options.costs),
                 *(Followed(m, n, *shape) for m, n in product(methods, options.in_flight)),
             ],
         )

@@ -5,17 +5,21 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import costs
 from measuring import Followed, configuration, part_of
 from models import PAIRS, make_model
 from rich.console import Console
 from rich.table import Table
 from servers import Placement
 
-from atts.simulation.deployment import Hardware, ModelHardware, SimulatedMethod
+from atts.config import Config
+from atts.simulation.deployment import Hardware, ModelHardware, SimulatedMethod, make_servers
 from atts.simulation.simulate import simulate
 from atts.simulation.workload import Workload, load_workload
+from atts.types import Author
 
 ALONE = "target-only"
+AUTHORS: tuple[Author, ...] = ("draft", "target")
 GPUS = {"H200": "h200", "H100": "h100"}
 """By what the name of the device holds."""
 Row = dict[str, Any]
@@ -27,8 +31,8 @@ def show(rows: Sequence[Row], traces: Path | None = None) -> None:
     runs = [row for row in rows if row["row"]["method"] != "costs" and not row.get("stopped")]
     if runs:
         console.print(runs_table(runs, load_workload(traces, True) if traces else None))
-    if costs := [row for row in rows if row["row"]["method"] == "costs" and "s" in row]:
-        console.print(costs_table(costs))
+    if found := [row for row in rows if row["row"]["method"] == "costs" and "s" in row]:
+        console.print(costs_table(found, traces is not None))
 
 
 def setting(row: Row) -> tuple[Any, ...]:
@@ -78,15 +82,22 @@ def runs_table(rows: Sequence[Row], workload: Workload | None) -> Table:
     return table
 
 
-def costs_table(rows: Sequence[Row]) -> Table:
-    columns = ("pair", "cache", "in flight", "prefix", "draft us", "target us", "scored us")
+def costs_table(rows: Sequence[Row], simulated: bool) -> Table:
+    """Each cost as measured, and behind a stroke as simulated."""
+    columns = ("pair", "GPUs", "cache", "in flight", "prefix", "draft us", "target us", "scored us")
     table = Table(*columns, "d", "s")
     for row in rows:
         key = row["row"]
+        theirs = predicted_costs(row) if simulated else {}
+
+        def cell(name: str, digits: int, row: Row = row, theirs: Row = theirs) -> str:
+            both = [each[name] for each in (row, theirs) if each]
+            return " / ".join(f"{value:.{digits}f}" for value in both)
+
         table.add_row(
-            *(key["pair"], key["cache"], str(key["in_flight"]), str(row["prefix"])),
-            *(f"{row[name]:.1f}" for name in ("draft", "target", "scored")),
-            *(f"{row[name]:.2f}" for name in ("d", "s")),
+            *(key["pair"], gpus(key), key["cache"], str(key["in_flight"]), str(row["prefix"])),
+            *(cell(name, 1) for name in ("draft", "target", "scored")),
+            *(cell(name, 2) for name in ("d", "s")),
         )
     return table
 
@@ -113,30 +124,47 @@ def percent(share: float | None) -> str:
 def predicted(row: Row, workload: Workload) -> float:
     """Simulated wall seconds of a row, by the defaults."""
     key = row["row"]
-    place = Placement(**{name: key[name] for name in Placement._fields})
     run = Followed(**{name: key[name] for name in Followed._fields})
+    with TemporaryDirectory() as folder:
+        return simulate(
+            SimulatedMethod.parse(run.method),
+            models_of(key, folder),
+            part_of(workload, run.problems, run.longest, run.scale),
+            hardware_of(row),
+            run.in_flight,
+            run.problems,
+        ).wall_seconds
+
+
+def predicted_costs(row: Row) -> dict[str, float]:
+    """Simulated microseconds of a row, d and s."""
+    hardware = hardware_of(row)
+    with TemporaryDirectory() as folder:
+        servers = make_servers(models_of(row["row"], folder), ("draft", "target"), hardware)
+    first = {author: some[0] for author, some in servers.items()}
+    return costs.predicted(row, first, hardware.client_seconds)
+
+
+def models_of(key: Row, folder: str) -> Config:
+    pair = PAIRS[key["pair"]]
+    return configuration(*(str(make_model(m, Path(folder))) for m in (pair.draft, pair.target)))
+
+
+def hardware_of(row: Row) -> Hardware:
+    place = Placement(**{name: row["row"][name] for name in Placement._fields})
     models = {
         author: ModelHardware(
             gpus=len(place.gpus_of(author)) or 1,
             tensor_parallel=place.parallel_of(author),
             cache_tokens=row.get(f"{author}_cache_tokens"),
+            weights=place.weights,
+            cache=place.cache,
         )
-        for author in ("draft", "target")
+        for author in AUTHORS
     }
-    hardware = Hardware(
+    return Hardware(
         gpu=next(gpu for name, gpu in GPUS.items() if name in row["device"]),
         shared=place.shared,
         draft=models["draft"],
         target=models["target"],
     )
-    with TemporaryDirectory() as folder:
-        pair = PAIRS[place.pair]
-        made = [str(make_model(name, Path(folder))) for name in (pair.draft, pair.target)]
-        return simulate(
-            SimulatedMethod.parse(run.method),
-            configuration(*made),
-            part_of(workload, run.problems, run.longest, run.scale),
-            hardware,
-            run.in_flight,
-            run.problems,
-        ).wall_seconds

@@ -40,7 +40,12 @@ def test_a_table_of_methods_and_concurrency(trace: Path, invoke: Invoke) -> None
     assert result.exit_code == 0, result.output
     rows = [line for line in result.stdout.splitlines() if " s " in line and line[:1].isalpha()]
     assert len(rows) == 10
-    assert rows[0].split()[:4] == ["target-only", "2", "2", rows[0].split()[3]]
+    # The target alone has the draft's GPU, too, and the others are compared with that.
+    assert rows[0].split()[:4] == ["target-only", "2", "3", rows[0].split()[3]]
+    assert [row.split()[-1 if ":" in row else 2] for row in rows[1:3]] == ["1+2"] * 2
+    speedups = [row.split()[5] for row in rows]
+    assert speedups[0] == speedups[5] == "1.00"
+    assert all(float(speedup) > 0 for speedup in speedups)
     assert "4 chains of 2 problems" in result.stdout
     assert result.stderr.count("\n") <= 1  # one line of progress, not one a simulation
 

@@ -53,7 +53,8 @@ def finish_times(sent: list[Sent], costs: Costs, chunk: int, mixed: bool) -> lis
             arithmetic += costs.token + costs.logits
             read += each.context
         rows = len(batch) + len(writing)
-        now += costs.step + rows * costs.row + max(costs.weights, arithmetic) + read * costs.context
+        weights = costs.reading(sum(new for _, new in batch) + len(writing))
+        now += costs.step + rows * costs.row + max(weights, arithmetic) + read * costs.context
         for each in writing:
             each.context += 1
             each.left -= 1

@@ -7,9 +7,16 @@ import pytest
 
 from atts.engines.base import Completion, GenerateRequest, Sampling, Scored, ScoreRequest
 from atts.errors import ContextLengthError, EmptyInputError, EngineError
-from atts.simulation.engine import Script, ScriptTokenizer, ScriptTurn, SimulatedEngine
-from atts.simulation.hardware import GPUS, SHAPES, Costs, Efficiency, SharedGpus
+from atts.simulation.engine import (
+    Script,
+    ScriptTokenizer,
+    ScriptTurn,
+    SimulatedClient,
+    SimulatedEngine,
+)
+from atts.simulation.hardware import GPUS, Costs, Efficiency, SharedGpus
 from atts.simulation.server import Scheduling, Server
+from atts.simulation.shapes import SHAPES
 from atts.simulation.simulate import run_virtually
 from atts.types import Author, Problem
 
@@ -106,3 +113,20 @@ def test_equal_requests_get_equal_replies() -> None:
     first, second = (write("draft", PROMPT) for _ in range(2))
     assert first == second
     assert np.all(np.array(first.token_ids) == 1)
+
+
+def test_the_client_does_one_request_after_the_other() -> None:
+    async def main() -> tuple[float, list[float]]:
+        loop, ours = asyncio.get_running_loop(), engine("draft")
+
+        async def one() -> float:
+            began = loop.time()
+            await ours.generate(GenerateRequest(PROMPT, WAY))
+            return loop.time() - began
+
+        alone = await one()
+        ours._client = SimulatedClient(1.0)
+        return alone, list(await asyncio.gather(one(), one(), one()))
+
+    alone, together = run_virtually(main())
+    assert together == pytest.approx([1 + alone, 2 + alone, 3 + alone], abs=0.01)

@@ -9,11 +9,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from simulation.step_by_step import Sent, finish_times
 
-from atts.simulation.hardware import GPUS, SHAPES, Costs, Efficiency, SharedGpus
+from atts.simulation.hardware import GPUS, Costs, Efficiency, SharedGpus
 from atts.simulation.server import Scheduling, Server, SimulatedRequest, Usage
+from atts.simulation.shapes import SHAPES
 from atts.simulation.simulate import run_virtually
 
 COSTS = Costs.of(SHAPES["qwq-32b"], GPUS["h200"], 1, Efficiency())
+OF_EXPERTS = Costs.of(SHAPES["qwen3-30b-a3b"], GPUS["h200"], 1, Efficiency())
 ROOM = 1_000_000
 
 requests = st.builds(
@@ -84,11 +86,18 @@ def test_one_request_takes_what_the_formula_says() -> None:
 
 
 @settings(max_examples=25)
-@example([Sent(0.281, 169, 0), Sent(0.84, 61, 33), Sent(0.84, 173, 45)], False, 256)
-@given(st.lists(requests, min_size=1, max_size=12), st.booleans(), st.sampled_from([256, 8192]))
-def test_it_agrees_with_one_step_at_a_time(sent: list[Sent], mixed: bool, chunk: int) -> None:
-    served = serve(sent, new_server(mixed=mixed, chunk_tokens=chunk, reserved=0.0))
-    expected = finish_times(sent, COSTS, chunk, mixed)
+@example([Sent(0.281, 169, 0), Sent(0.84, 61, 33), Sent(0.84, 173, 45)], False, 256, COSTS)
+@given(
+    st.lists(requests, min_size=1, max_size=12),
+    st.booleans(),
+    st.sampled_from([256, 8192]),
+    st.sampled_from([COSTS, OF_EXPERTS]),
+)
+def test_it_agrees_with_one_step_at_a_time(
+    sent: list[Sent], mixed: bool, chunk: int, costs: Costs
+) -> None:
+    served = serve(sent, new_server(costs=costs, mixed=mixed, chunk_tokens=chunk, reserved=0.0))
+    expected = finish_times(sent, costs, chunk, mixed)
     assert [request.done for request in served] == pytest.approx(expected, rel=1e-6)
 
 

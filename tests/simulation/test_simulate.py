@@ -2,7 +2,7 @@
 
 import pytest
 
-from atts.config import Config
+from atts.config import Config, SpeculativeOptions
 from atts.errors import ConfigError
 from atts.simulation.deployment import Hardware, ModelHardware, SimulatedMethod
 from atts.simulation.simulate import SimulationOutcome, simulate
@@ -188,6 +188,71 @@ def test_sharing_a_gpu_is_slower_than_two(workload: Workload, pair: Config) -> N
     assert own.wall_seconds < shared.wall_seconds < 2.5 * own.wall_seconds
 
 
+def test_a_copy_over_all_gpus_waits_for_whoever_works_on_one_of_them(
+    workload: Workload, pair: Config
+) -> None:
+    def on_two(*, shared: bool) -> SimulationOutcome:
+        target = ModelHardware(gpus=2, tensor_parallel=2)
+        hardware = Hardware(shared=shared, draft=ModelHardware(gpus=2), target=target)
+        return run("atts", pair, workload, hardware)[0]
+
+    assert on_two(shared=False).wall_seconds < on_two(shared=True).wall_seconds
+    assert on_two(shared=True).draft
+    # With all copies of the draft at work, each GPU has two servers and no more.
+    assert on_two(shared=True).wall_seconds < 2.2 * on_two(shared=False).wall_seconds
+
+
+def test_speculative_decoding_is_faster_where_little_is_in_flight(
+    workload: Workload, pair: Config
+) -> None:
+    def speculating(acceptance: float) -> Hardware:
+        how = SpeculativeOptions(method="draft", draft="Qwen3-0.6B")
+        return Hardware(target=ModelHardware(speculative=how, acceptance=acceptance))
+
+    for name in ("target-only", "atts"):
+        plain, _ = run(name, pair, workload, in_flight=2)
+        good, _ = run(name, pair, workload, speculating(0.9), in_flight=2)
+        bad, _ = run(name, pair, workload, speculating(0.0), in_flight=2)
+        assert good.target_tokens == bad.target_tokens == plain.target_tokens
+        assert good.wall_seconds < plain.wall_seconds < bad.wall_seconds
+        assert plain.target
+        assert good.target
+        assert good.target.cache_tokens < plain.target.cache_tokens
+
+
+def test_servers_are_as_the_configuration_starts_them(pair: Config, workload: Workload) -> None:
+    def of(name: str, hardware: Hardware | None = None) -> Hardware:
+        config = SimulatedMethod.parse(name).config(pair, 8)
+        return (hardware or Hardware(target=ModelHardware(gpus=4))).for_run(config)
+
+    assert of("atts").target.gpus == 4
+    # One model alone has all of the GPUs, unless both models are on all of them anyway.
+    assert of("target-only").target.gpus == of("draft-only").draft.gpus == 5
+    both = Hardware(shared=True, draft=ModelHardware(gpus=4), target=ModelHardware(gpus=4))
+    assert of("target-only", both).target.gpus == 4
+    rival = (
+        "target-only:target.server.speculative.method=ngram,target.server.speculative.tokens=3,"
+        "target.server.tensor_parallel=4"
+    )
+    assert of(rival).target.speculative.tokens == 3
+    assert of(rival).target.tensor_parallel == 4
+    fast, _ = run(rival, pair, workload, of(rival))
+    plain = "target-only:target.server.tensor_parallel=4"
+    assert fast.wall_seconds < run(plain, pair, workload, of(plain))[0].wall_seconds
+    head = "target-only:target.server.speculative.method=eagle3,target.server.speculative.draft=x"
+    assert run(head, pair, workload, of(head))[0].failed == 0
+
+
+def test_eight_bits_make_room_and_time(workload: Workload, pair: Config) -> None:
+    plain, _ = run("target-only", pair, workload)
+    narrow = Hardware(target=ModelHardware(weights="fp8", cache="fp8"))
+    eight, _ = run("target-only", pair, workload, narrow)
+    assert eight.wall_seconds < 0.7 * plain.wall_seconds
+    assert plain.target
+    assert eight.target
+    assert eight.target.cache_tokens > 2 * plain.target.cache_tokens
+
+
 def test_longer_chains_of_the_target_take_longer(workload: Workload, pair: Config) -> None:
     once, _ = run("target-only", pair, workload)
     thrice, _ = run("target-only", pair, workload, ratio=3.0)
@@ -201,7 +266,7 @@ def test_longer_chains_of_the_target_take_longer(workload: Workload, pair: Confi
         ("sync-ranking", Hardware(), "at least as many must be in flight"),
         ("atts", Hardware(gpu="abacus"), "choose from h200"),
         ("atts", Hardware(gpu="l40s"), "66 GB of weights do not fit"),
-        ("atts", Hardware(target=ModelHardware(gpus=3, tensor_parallel=2)), "whole copies"),
+        ("atts", Hardware(target=ModelHardware(gpus=1, tensor_parallel=2)), "a copy of 2"),
         ("atts:take_over.score.kind=unlikely-share", Hardware(), "take mean"),
         ("atts:take_over.score.kind=ratio", Hardware(), "ratio cannot be simulated"),
         ("atts:take_over.mode=rewind", Hardware(), "where the target was surprised"),

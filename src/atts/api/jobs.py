@@ -29,7 +29,7 @@ from atts.reports.html import render_page
 from atts.runs import regrade as regrading
 from atts.runs import tuning
 from atts.runs.candidates import named_runs, parse_candidates, prepare, reference_name, run_missing
-from atts.runs.jobs import SilentObserver
+from atts.runs.observer import SilentObserver
 from atts.runs.regrade import ExtractBy, JudgeBy, Regraded
 from atts.runs.setup import open_models
 from atts.runs.tuning import Tuning, prepare_tuning
@@ -245,6 +245,7 @@ def simulate(
     fitted: Where | None = None,
     target_only_ratio: float = 1.0,
     model_cuts: bool = False,
+    acceptance: float = 0.7,
 ) -> list[SimulationOutcome]:
     """How long methods would take on given hardware: the same code, in virtual time.
 
@@ -256,12 +257,15 @@ def simulate(
         chains: in flight.
         problems: how many, from the first recorded; None: all.
         gpu: h200, h100, a100, a100-40gb, b200, l40s or cpu.
-        draft_gpus, target_gpus: how many each model has; ``shared``: the same ones.
+        draft_gpus, target_gpus: how many each model has, and one that is alone all of them;
+            ``shared``: the same ones.
         mixed: prefill and decoding share steps, as in vLLM.
         fitted: the file of efficiencies that ``atts simulate --fit`` wrote.
         target_only_ratio: tokens of a chain that the target writes alone, as a multiple of those
             that were recorded.
         model_cuts: let ``rewind`` cut at places that are drawn, where they were not recorded.
+        acceptance: where ``server.speculative`` says that a model decodes speculatively: the
+            probability that a proposed token is kept, if those before it are.
 
     Raises:
         ConfigError, StoreError: an input is wrong.
@@ -271,14 +275,15 @@ def simulate(
     recorded = load_workload(Path(workload), model_cuts)
     gpus = (draft_gpus, target_gpus)
     place = Path(fitted) if fitted else None
-    hardware = simulated_hardware(gpu, gpus, (None, None), shared, mixed, place)
+    hardware = simulated_hardware(gpu, gpus, (None, None), shared, mixed, place, acceptance)
 
     def one(name: str) -> SimulationOutcome:
+        contender = SimulatedMethod.parse(name)
         outcome = simulate_run(
-            SimulatedMethod.parse(name),
+            contender,
             found,
             recorded,
-            hardware.split_as(found),
+            hardware.for_run(contender.config(found, chains)),
             chains,
             problems or len(recorded.problems),
             target_only_ratio,
@@ -296,12 +301,17 @@ def simulated_hardware(
     shared: bool,
     mixed: bool,
     fitted: Path | None,
+    acceptance: float,
 ) -> Hardware:
     """The hardware of a draft and a target; ``caches`` in tokens, None: what fits."""
     models = []
     efficiencies = read_fit(fitted) if fitted else {}
     for author, count, cache in zip(("draft", "target"), gpus, caches, strict=True):
-        options: dict[str, object] = {"gpus": count, "cache_tokens": cache}
+        options: dict[str, object] = {
+            "gpus": count,
+            "cache_tokens": cache,
+            "acceptance": acceptance,
+        }
         if author in efficiencies:
             options["efficiency"] = efficiencies[author]
         models.append(ModelHardware.model_validate(options))

@@ -28,6 +28,11 @@ EXAMPLES = f"""Which method, on how many GPUs, with how many chains in flight:
     atts simulate --workload runs/atts-1234 --gpu h100 --set target.server.tensor_parallel=2 \\
         --target-gpus 2 target-only atts atts:limits.overlap=off reference
 
+The rival, which decodes speculatively, at equal GPUs:
+
+    atts simulate --workload runs/atts-1234 --target-gpus 4 --acceptance 0.8 target-only atts \
+        target-only:target.server.speculative.method=ngram,target.server.tensor_parallel=4
+
 With the efficiencies of servers that were measured:
 
     atts simulate --fit runs/atts-1234 --gpu h100 --out fitted.json
@@ -97,7 +102,10 @@ def simulate(
     ] = "h200",
     draft_gpus: Annotated[
         str,
-        typer.Option(help="GPUs of the draft, with commas between.", rich_help_panel=_MODELS),
+        typer.Option(
+            help="GPUs of the draft, with commas between; a method of one model has all.",
+            rich_help_panel=_MODELS,
+        ),
     ] = "1",
     target_gpus: Annotated[
         str,
@@ -127,6 +135,16 @@ def simulate(
             "--target-cache-tokens", min=1, show_default="what fits", rich_help_panel=_MODELS
         ),
     ] = None,
+    acceptance: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Where a model decodes speculatively (server.speculative): the probability that a "
+            "proposed token is kept, if those before it are.",
+            rich_help_panel=_MODELS,
+        ),
+    ] = 0.7,
     mixed: Annotated[
         bool,
         typer.Option(
@@ -166,7 +184,9 @@ def simulate(
     or a name such as QwQ-32B. One copy of a model is split over server.tensor_parallel GPUs.
     """
     layouts = [
-        simulated_hardware(gpu, gpus, (draft_cache, target_cache), shared, mixed, fitted)
+        simulated_hardware(
+            gpu, gpus, (draft_cache, target_cache), shared, mixed, fitted, acceptance
+        )
         for gpus in product(
             _numbers("--draft-gpus", draft_gpus), _numbers("--target-gpus", target_gpus)
         )
@@ -188,7 +208,7 @@ def simulate(
                 contender,
                 config,
                 workload,
-                hardware.split_as(config),
+                hardware.for_run(contender.config(config, in_flight)),
                 in_flight,
                 problems or len(workload.problems),
                 target_only_ratio,

@@ -11,13 +11,17 @@ from atts.simulation.simulate import SimulationOutcome
 
 def outcomes_table(outcomes: Sequence[SimulationOutcome], gpu: str, shared: bool) -> Sheet:
     """One row an outcome, with its speedup over target-only with as many chains in flight and as
-    many GPUs of the target.
+    many GPUs in all.
     """
 
     def setting(outcome: SimulationOutcome) -> tuple[int, int]:
-        return outcome.chains_in_flight, outcome.target.gpus if outcome.target else 0
+        gpus = [use.gpus for use in (outcome.draft, outcome.target) if use]
+        return outcome.chains_in_flight, max(gpus) if shared else sum(gpus)
 
-    alone = {setting(o): o.wall_seconds for o in outcomes if METHODS[o.method].is_reference}
+    alone: dict[tuple[int, int], float] = {}
+    for each in outcomes:
+        if METHODS[each.method].is_reference:  # the first of them, if several decode differently
+            alone.setdefault(setting(each), each.wall_seconds)
     first = outcomes[0]
     sharing = "shared by both models" if shared else "draft + target"
     rows = []
@@ -42,8 +46,8 @@ def outcomes_table(outcomes: Sequence[SimulationOutcome], gpu: str, shared: bool
         things=[heading(each.name) for each in outcomes],
         figures=list(map(Figure, labels, zip(*rows, strict=True))),
         caption=f"{first.chains:,} chains of {first.problems:,} problems, simulated; so many "
-        f"chains in flight. GPUs: {gpu}, {sharing}. Speedup: over target-only with as many chains "
-        "in flight and GPUs of the target. Busy: share of the time with a request to work on, "
+        f"chains in flight. GPUs: {gpu}, {sharing}. Speedup: over the first target-only with as "
+        "many chains in flight and GPUs. Busy: share of the time with a request to work on, "
         "draft/target, in %. Cache: largest share taken by running requests. Queue: mean over the "
         "target's requests. Barrier: mean over chains of the time spent waiting for others.",
         corner="method",

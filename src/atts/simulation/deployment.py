@@ -1,14 +1,16 @@
 """What is simulated: a method with settings of its own, and the servers on the GPUs it is given."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 
 from atts.config import (
     Config,
     MethodName,
+    ModelOptions,
     Options,
+    SpeculativeOptions,
     apply_setting,
     method_and_settings,
     parse_config,
@@ -16,19 +18,20 @@ from atts.config import (
 from atts.errors import ConfigError
 from atts.methods import METHODS
 from atts.simulation.hardware import (
-    BYTES,
     GPUS,
+    NO_COSTS,
     Costs,
     Efficiency,
     Gpu,
-    Shape,
+    Proposing,
     SharedGpus,
     cache_tokens,
-    shape_of,
 )
 from atts.simulation.server import Scheduling, Server
+from atts.simulation.shapes import BF16, FP8, Shape, shape_of
 from atts.types import Author
 
+_BYTES = {"bf16": BF16, "fp8": FP8}
 REFERENCE = "reference"
 """The reference implementation's schedule of ``atts``, as a name for the command line."""
 
@@ -99,14 +102,25 @@ class SimulatedMethod(NamedTuple):
         return parse_config(tree, self.name)
 
 
+Numbers = Literal["bf16", "fp8"]
+
+
 class ModelHardware(Options):
     """What one of the two models is served by."""
 
     gpus: int = Field(default=1, ge=1)
     tensor_parallel: int = Field(default=1, ge=1)
-    """GPUs of one copy of the model; there are ``gpus / tensor_parallel`` copies."""
+    """GPUs of one copy of the model, of which there are as many as are whole; what is left over
+    stays idle."""
     cache_tokens: int | None = Field(default=None, ge=1)
     """Tokens that the key-value cache of a copy holds; null: what fits beside the weights."""
+    weights: Numbers = "bf16"
+    """Those of a model that has FP8 weights of its own stay as they are."""
+    cache: Numbers = "bf16"
+    speculative: SpeculativeOptions = SpeculativeOptions()
+    """How it decodes speculatively."""
+    acceptance: float = Field(default=0.7, ge=0.0, le=1.0)
+    """Probability that a token is kept that was proposed for it, if those before it are."""
     efficiency: Efficiency = Efficiency()
     max_running: int = Field(default=2048, ge=1)
 
@@ -121,6 +135,10 @@ class Hardware(Options):
     """Both models are served by the same GPUs, whose time and memory they share."""
     memory_fraction: float = Field(default=0.88, gt=0.0, le=1.0)
     """Share of a GPU's memory that weights and key-value cache may take."""
+    client_seconds: float = Field(default=0.0014, ge=0.0)
+    """What the one process of the client has to do for each request, one after the other. As
+    measured with segments of 48 tokens on SGLang: where hundreds of them are in flight on small
+    models, this is what they wait for."""
     mixed: bool = False
     """Prefill and decoding share steps, as in vLLM; else decoding pauses for prefill."""
 
@@ -128,16 +146,24 @@ class Hardware(Options):
         """What serves the draft, or the target."""
         return self.draft if author == "draft" else self.target
 
-    def split_as(self, config: Config) -> "Hardware":
-        """With as many GPUs for a copy as ``server.tensor_parallel`` of each model says."""
-        parallel = (config.draft.server.tensor_parallel, config.target.server.tensor_parallel)
+    def for_run(self, config: Config) -> "Hardware":
+        """As the configuration of a run says that servers are started, and with all GPUs for its
+        model where the method has one alone.
+        """
         models = {
-            name: model.model_copy(update={"tensor_parallel": count})
-            for name, model, count in zip(
-                ("draft", "target"), (self.draft, self.target), parallel, strict=True
-            )
+            "draft": self.draft.model_copy(update=_as_started(config.draft)),
+            "target": self.target.model_copy(update=_as_started(config.target)),
         }
+        authors = METHODS[config.method].authors
+        if len(authors) == 1 and not self.shared:
+            everything = {"gpus": self.draft.gpus + self.target.gpus}
+            models[authors[0]] = models[authors[0]].model_copy(update=everything)
         return self.model_copy(update=models)
+
+
+def _as_started(model: ModelOptions) -> dict[str, object]:
+    server = model.server
+    return {"tensor_parallel": server.tensor_parallel, "speculative": server.speculative}
 
 
 def make_servers(
@@ -152,8 +178,8 @@ def make_servers(
         raise ConfigError(f"--gpu {hardware.gpu}: choose from {', '.join(GPUS)}")
     gpu = GPUS[hardware.gpu]
     shapes: dict[Author, Shape] = {
-        "draft": shape_of(config.draft.model),
-        "target": shape_of(config.target.model),
+        "draft": _served(shape_of(config.draft.model), hardware.draft),
+        "target": _served(shape_of(config.target.model), hardware.target),
     }
     if hardware.shared and hardware.draft.gpus != hardware.target.gpus:
         raise ConfigError("models that share GPUs must have the same number of them")
@@ -162,24 +188,49 @@ def make_servers(
     for author in authors:
         options = hardware.of(author)
         copies = _copies(author, hardware)
-        costs = Costs.of(shapes[author], gpu, options.tensor_parallel, options.efficiency)
+        costs = _costs(shapes[author], gpu, options)
         scheduling = Scheduling(
             cache_tokens=options.cache_tokens or _cache_tokens(author, shapes, gpu, hardware),
             max_running=options.max_running,
             mixed=hardware.mixed,
         )
-        copies_gpus = shared[:copies] or [SharedGpus() for _ in range(copies)]
+        copies_gpus = shared or [SharedGpus() for _ in range(copies)]
+        if shared and copies == 1 < len(shared):
+            copies_gpus = [SharedGpus(shared)]
         servers[author] = [Server(costs, scheduling, gpus) for gpus in copies_gpus]
     return servers
+
+
+def _served(shape: Shape, options: ModelHardware) -> Shape:
+    return shape.with_bytes(_BYTES[options.weights], _BYTES[options.cache])
+
+
+def _costs(shape: Shape, gpu: Gpu, options: ModelHardware) -> Costs:
+    costs = Costs.of(shape, gpu, options.tensor_parallel, options.efficiency)
+    if options.speculative.method == "off":
+        return costs
+    theirs, proposal = NO_COSTS, _proposal(shape, options)
+    if proposal:
+        theirs = Costs.of(proposal, gpu, options.tensor_parallel, options.efficiency)
+    tokens = options.speculative.tokens
+    return costs._replace(proposing=Proposing(theirs, tokens, options.acceptance))
+
+
+def _proposal(shape: Shape, options: ModelHardware) -> Shape | None:
+    """The model that proposes tokens, if one does: for ``eagle3`` a layer like the model's own."""
+    how = options.speculative
+    if how.method == "eagle3":
+        return shape._replace(layers=1, window_layers=0, experts=None)
+    return _served(shape_of(how.draft), options) if how.draft else None
 
 
 def _copies(author: Author, hardware: Hardware) -> int:
     """How many copies of a model its GPUs hold."""
     options = hardware.of(author)
-    if options.gpus % options.tensor_parallel:
+    if options.gpus < options.tensor_parallel:
         raise ConfigError(
-            f"{options.gpus} GPUs of the {author} cannot hold whole copies of "
-            f"{options.tensor_parallel} GPUs each"
+            f"{options.gpus} GPU(s) of the {author} cannot hold a copy of "
+            f"{options.tensor_parallel}: raise --{author}-gpus, or lower server.tensor_parallel"
         )
     if hardware.shared and options.tensor_parallel not in (1, options.gpus):
         raise ConfigError("of models that share GPUs, each has one GPU a copy, or all")
@@ -194,11 +245,12 @@ def _cache_tokens(
     Where both models share GPUs, what the weights of both leave of the memory is halved, whether
     or not the method needs both.
     """
-    parallel = hardware.of(author).tensor_parallel
-    if not hardware.shared:
-        return cache_tokens(shapes[author], gpu, parallel, hardware.memory_fraction)
-    other: Author = "target" if author == "draft" else "draft"
-    # Of the other's weights each GPU holds a part, as if they were its own.
-    taken = shapes[other].weights * BYTES / hardware.of(other).tensor_parallel
-    left = gpu._replace(memory=gpu.memory - taken / hardware.memory_fraction)
-    return max(1, cache_tokens(shapes[author], left, parallel, hardware.memory_fraction) // 2)
+    options = hardware.of(author)
+    parallel, proposal = options.tensor_parallel, _proposal(shapes[author], options)
+    if hardware.shared:
+        other: Author = "target" if author == "draft" else "draft"
+        # Of the other's weights each GPU holds a part, as if they were its own.
+        taken = shapes[other].bytes / hardware.of(other).tensor_parallel
+        gpu = gpu._replace(memory=gpu.memory - taken / hardware.memory_fraction)
+    room = cache_tokens(shapes[author], gpu, parallel, hardware.memory_fraction, proposal)
+    return max(1, room // 2) if hardware.shared else room

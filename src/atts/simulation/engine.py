@@ -125,14 +125,36 @@ class ScriptTokenizer(Tokenizer):
         return token_ids, self.decode(token_ids)
 
 
+class SimulatedClient:
+    """The one core of the client, which has so many seconds of work with each request."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._free = 0.0  # from when on
+
+    async def work(self) -> None:
+        """Wait for one's turn, and for the work."""
+        if self._seconds:
+            now = asyncio.get_running_loop().time()
+            self._free = max(now, self._free) + self._seconds
+            await asyncio.sleep(self._free - now)
+
+
 class SimulatedEngine:
     """Serves one model to many chains by a simulated server; see ``Engine``."""
 
-    def __init__(self, author: Author, server: Server, scripts: Mapping[int, Script]) -> None:
+    def __init__(
+        self,
+        author: Author,
+        server: Server,
+        scripts: Mapping[int, Script],
+        client: SimulatedClient | None = None,
+    ) -> None:
         """``scripts`` holds, by number, those of all chains in flight."""
         self._author = author
         self._server = server
         self._scripts = scripts
+        self._client = client or SimulatedClient(0.0)
 
     async def generate(self, request: GenerateRequest) -> Completion:
         token_ids, sampling, number = request.token_ids, request.sampling, request.turn
@@ -181,6 +203,7 @@ class SimulatedEngine:
             raise ContextLengthError(
                 f"{len(token_ids) + write} tokens do not fit a key-value cache of {capacity}"
             )
+        await self._client.work()
         loop = asyncio.get_running_loop()
         request = SimulatedRequest(
             chain=script.number,

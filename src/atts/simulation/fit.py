@@ -32,6 +32,8 @@ from atts.types import Author, Chain, Record
 RequestPhase = Literal["draft segment", "score", "target segment"]
 Floats = NDArray[np.float64]
 
+_FITTED = ("compute", "bandwidth", "step_seconds", "row_seconds", "request_seconds")
+"""What a run can tell apart; the rest of ``Efficiency`` stays as assumed."""
 _STEPS = (0.4, 0.15, 0.05)
 """By which the logarithm of a parameter is moved to see what changes, from stage to stage. Large at
 first: a simulation is not smooth, because requests meet others in a step or just do not.
@@ -189,12 +191,15 @@ def least_squares(
     """
     from scipy import optimize
 
-    names = list(Efficiency.model_fields)
+    names = _FITTED
     first = np.log([[max(getattr(each, name), _SMALLEST) for name in names] for each in start])
 
     def efficiencies(x: Floats) -> list[Efficiency]:
         rows = np.exp(x.reshape(first.shape))
-        return [Efficiency(**dict(zip(names, row.tolist(), strict=True))) for row in rows]
+        return [
+            each.model_copy(update=dict(zip(names, row.tolist(), strict=True)))
+            for each, row in zip(start, rows, strict=True)
+        ]
 
     def errors(x: Floats) -> Floats:
         prior = _PRIOR * (x - first.ravel())

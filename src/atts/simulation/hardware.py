@@ -1,4 +1,4 @@
-"""GPUs, the shapes of models, what a step of a server costs (a roofline), and who shares a GPU.
+"""GPUs, what a step of a server costs on them (a roofline), and who shares a GPU.
 
 A kernel takes the longer of the time for its arithmetic and the time for its memory traffic
 (Williams, Waterman and Patterson, *Roofline*, CACM 52(4), 2009, doi:10.1145/1498765.1498785). For
@@ -7,17 +7,15 @@ weights once, whatever n is; ``docs/simulation.md`` derives the terms.
 """
 
 import asyncio
-import json
 import math
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from pydantic import Field
 
 from atts.config import Options
 from atts.errors import ConfigError
-from atts.models.model_files import model_path
+from atts.simulation.shapes import BF16, FP8, Shape
 
 
 class Gpu(NamedTuple):
@@ -31,6 +29,12 @@ class Gpu(NamedTuple):
     """In bytes."""
     link: float
     """Of its links to the other GPUs of the host, one way, in bytes per second."""
+    fp8: float = 2.0
+    """How many times as many operations of 8 bits it does; 1 where it has none."""
+
+    def speedup(self, weight_bytes: float) -> float:
+        """Of multiplications with weights of such a size, over those of 16 bits."""
+        return self.fp8 if weight_bytes == FP8 else 1.0
 
 
 GPUS: dict[str, Gpu] = {
@@ -38,12 +42,12 @@ GPUS: dict[str, Gpu] = {
     # counts sparsity), "GPU memory", "GPU memory bandwidth" and "Interconnect" (halved: one way).
     "h200": Gpu(989e12, 4.8e12, 141e9, 450e9),
     "h100": Gpu(989e12, 3.35e12, 80e9, 450e9),
-    "a100": Gpu(312e12, 2.039e12, 80e9, 300e9),
-    "a100-40gb": Gpu(312e12, 1.555e12, 40e9, 300e9),
+    "a100": Gpu(312e12, 2.039e12, 80e9, 300e9, fp8=1.0),
+    "a100-40gb": Gpu(312e12, 1.555e12, 40e9, 300e9, fp8=1.0),
     "b200": Gpu(2250e12, 8.0e12, 180e9, 900e9),
     "l40s": Gpu(362e12, 0.864e12, 48e9, 32e9),
     # Not from a data sheet: a round number to start a fit from, for the in-process engine.
-    "cpu": Gpu(100e9, 20e9, 16e9, 10e9),
+    "cpu": Gpu(100e9, 20e9, 16e9, 10e9, fp8=1.0),
 }
 
 
@@ -64,111 +68,14 @@ class Efficiency(Options):
     """What each request of a step adds to it: sampling, bookkeeping."""
     request_seconds: float = Field(default=0.02, ge=0.0)
     """What a request takes besides its steps, without holding up others: HTTP, detokenising."""
+    layer_seconds: float = Field(default=0.00007, ge=0.0)
+    """The least that a layer takes in a step: its kernels do not become shorter than that."""
+    experts: float = Field(default=0.7, gt=0.0)
+    """Share of the shares above that the many small multiplications of experts reach."""
 
 
 ALL_REDUCE_SECONDS = 10e-6
 """Latency of one all-reduce between the GPUs of a host. Assumed, not measured."""
-BYTES = 2
-"""Of a weight, of a key or value, and of an activation: 16 bits."""
-
-
-class Shape(NamedTuple):
-    """The sizes of a dense decoder with grouped-query attention and a gated MLP."""
-
-    hidden: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_size: int
-    intermediate: int
-    vocabulary: int
-    tied: bool = False
-    """Whether input and output embeddings are one matrix."""
-
-    @property
-    def block_weights(self) -> int:
-        """Weights of all layers, which every token is multiplied with."""
-        attention = 2 * self.hidden * self.head_size * (self.heads + self.kv_heads)
-        return self.layers * (attention + 3 * self.hidden * self.intermediate)
-
-    @property
-    def head_weights(self) -> int:
-        """Weights that turn a hidden state into logits."""
-        return self.hidden * self.vocabulary
-
-    @property
-    def weights(self) -> int:
-        """All weights, norms and biases left out.
-
-        >>> SHAPES["qwq-32b"].weights
-        32762757120
-        """
-        return self.block_weights + self.head_weights * (1 if self.tied else 2)
-
-    @property
-    def token_bytes(self) -> int:
-        """Bytes of the keys and values of one token.
-
-        >>> SHAPES["qwq-32b"].token_bytes
-        262144
-        """
-        return 2 * self.layers * self.kv_heads * self.head_size * BYTES
-
-
-_QWEN_32B = Shape(5120, 64, 40, 8, 128, 27648, 152064)
-
-SHAPES: dict[str, Shape] = {
-    # From the config.json of each model.
-    "deepseek-r1-distill-qwen-1.5b": Shape(1536, 28, 12, 2, 128, 8960, 151936),
-    "qwen2.5-7b-instruct": Shape(3584, 28, 28, 4, 128, 18944, 152064),
-    "deepseek-r1-distill-qwen-7b": Shape(3584, 28, 28, 4, 128, 18944, 152064),
-    "deepseek-r1-distill-llama-8b": Shape(4096, 32, 32, 8, 128, 14336, 128256),
-    "qwq-32b": _QWEN_32B,
-    "s1.1-32b": _QWEN_32B,
-    "deepseek-r1-distill-qwen-32b": _QWEN_32B,
-    "deepseek-r1-distill-llama-70b": Shape(8192, 80, 64, 8, 128, 28672, 128256),
-}
-
-
-def shape_of(model: str) -> Shape:
-    """The shape of a model: of a folder with its ``config.json``, or of a name in ``SHAPES``.
-
-    Raises:
-        ConfigError: it is neither, or the model is not a dense decoder.
-
-    >>> shape_of("Qwen/QwQ-32B").layers
-    64
-    """
-    folder = Path(model_path(model))
-    if not folder.is_dir():
-        try:
-            return SHAPES[model.rpartition("/")[2].lower()]
-        except KeyError:
-            raise ConfigError(
-                f"the sizes of {model} are not known: name a folder with its config.json, or one "
-                f"of {', '.join(sorted(SHAPES))}"
-            ) from None
-    path = folder / "config.json"
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-        tree = tree.get("text_config", tree)
-        if any("expert" in key for key in tree):
-            raise ConfigError(
-                f"{path}: a mixture of experts cannot be simulated, only dense models"
-            )
-        heads = tree["num_attention_heads"]
-        return Shape(
-            hidden=tree["hidden_size"],
-            layers=tree["num_hidden_layers"],
-            heads=heads,
-            kv_heads=tree.get("num_key_value_heads") or heads,
-            head_size=tree.get("head_dim") or tree["hidden_size"] // heads,
-            intermediate=tree["intermediate_size"],
-            vocabulary=tree["vocab_size"],
-            tied=bool(tree.get("tie_word_embeddings", False)),
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"cannot read the sizes of the model from {path}: {error!r}") from error
 
 
 class Costs(NamedTuple):
@@ -177,18 +84,26 @@ class Costs(NamedTuple):
     step: float
     row: float
     """For each request of the step."""
+    least: float
+    """What all layers take at least."""
     weights: float
-    """To read all weights once."""
+    """To read once all weights but those of experts."""
+    experts: float
+    """To read once the weights of all experts; 0 of a dense model."""
+    expert_share: float
+    """Of the experts, that one token goes to."""
     token: float
     """To multiply one token with the weights of all layers, and to add up over the GPUs."""
     logits: float
     """To turn one token's hidden state into logits."""
     context: float
-    """To read the keys and values of one token."""
+    """To read what is kept of one token, and attend to it, when writing."""
     pair: float
-    """Attention of one token to one other."""
+    """Attention of one token to one other, when many are computed at once."""
     request: float
     """Of a request besides its steps; others are not held up."""
+    proposing: "Proposing | None" = None
+    """Who proposes tokens, where the model decodes speculatively."""
 
     @classmethod
     def of(cls, shape: Shape, gpu: Gpu, tensor_parallel: int, efficiency: Efficiency) -> "Costs":
@@ -196,39 +111,88 @@ class Costs(NamedTuple):
         flops = gpu.flops * efficiency.compute * tensor_parallel
         bandwidth = gpu.bandwidth * efficiency.bandwidth * tensor_parallel
         step = efficiency.step_seconds
-        token = 2 * shape.block_weights / flops
+        # Of FP8 weights the arithmetic is FP8, too; smaller ones are widened to 16 bits.
+        common = gpu.speedup(shape.weight_bytes) * flops
+        routed = gpu.speedup(shape.expert_bytes) * flops * efficiency.experts
+        token = 2 * shape.common_weights / common
+        token += 2 * shape.expert_weights * shape.expert_share / routed
         if tensor_parallel > 1:
             # Two all-reduces a layer (Megatron-LM, arXiv 1909.08053), each by a ring.
             reduces = 2 * shape.layers
             ring = 2 * (tensor_parallel - 1) / tensor_parallel
             step += reduces * ALL_REDUCE_SECONDS
-            token += reduces * ring * shape.hidden * BYTES / gpu.link
+            token += reduces * ring * shape.hidden * BF16 / gpu.link
+        head = shape.head_weights * BF16
+        attention = 4 * shape.layers * shape.heads * shape.head_size
+        if latent := shape.latent:
+            # When writing, queries meet the latent vector itself (arXiv 2405.04434, 2.1.2).
+            written = 2 * shape.layers * shape.heads * (2 * latent.kept + latent.position)
+            computed = shape.head_size + latent.position + latent.value_size
+            attention = 2 * shape.layers * shape.heads * computed
+        else:
+            written = attention
+        read = shape.token_bytes * shape.kept_copies(tensor_parallel)
         return cls(
             step=step,
             row=efficiency.row_seconds,
-            weights=(shape.block_weights + shape.head_weights) * BYTES / bandwidth,
+            least=shape.layers * efficiency.layer_seconds,
+            weights=(shape.common_weights * shape.weight_bytes + head) / bandwidth,
+            experts=shape.expert_weights * shape.expert_bytes / (bandwidth * efficiency.experts),
+            expert_share=shape.expert_share,
             token=token,
             logits=2 * shape.head_weights / flops,
-            context=shape.token_bytes / bandwidth,
-            pair=4 * shape.layers * shape.heads * shape.head_size / flops,
+            context=max(read / bandwidth, written / flops if shape.latent else 0.0),
+            pair=attention / flops,
             request=efficiency.request_seconds,
         )
 
+    def reading(self, tokens: int) -> float:
+        """To read the weights that so many tokens are multiplied with: of E experts those that any
+        of n tokens goes to, E (1 - (1 - k/E)^n), if each goes to k of them at random. No layer is
+        faster than the least.
+        """
+        if not self.experts:
+            return max(self.least, self.weights)
+        met = self.weights + self.experts * (1.0 - (1.0 - self.expert_share) ** tokens)
+        return max(self.least, met)
+
     def decode(self, rows: int) -> float:
-        """A step in which each of ``rows`` requests writes a token, without reading the context."""
-        return self.step + rows * self.row + max(self.weights, rows * (self.token + self.logits))
+        """A step in which each of ``rows`` requests writes a token, without reading the context.
+
+        Decoding speculatively, that part of a pass that one token takes.
+        """
+        if self.proposing is None:
+            return self._pass(rows, rows)
+        proposing = self.proposing
+        checked = self._pass(rows, rows * (1 + proposing.tokens))
+        proposed = proposing.tokens * proposing.costs.decode(rows)
+        return (checked + proposed) / proposing.written
+
+    def _pass(self, rows: int, tokens: int) -> float:
+        arithmetic = tokens * (self.token + self.logits)
+        return self.step + rows * self.row + max(self.reading(tokens), arithmetic)
+
+    @property
+    def attending(self) -> float:
+        """To read the context for one token that is written, by token of context."""
+        if self.proposing is None:
+            return self.context
+        proposing = self.proposing
+        proposed = proposing.tokens * proposing.costs.context
+        return (self.context + proposed) / proposing.written
 
     def decoding(self, steps: int, rows: int, context: int) -> float:
         """So many steps of ``rows`` requests of ``context`` tokens in all, each of which lengthens
         every context by one: k a + b (k C + B k (k - 1) / 2), with B rows of C tokens in all.
         """
         read = steps * context + rows * steps * (steps - 1) / 2
-        return steps * self.decode(rows) + read * self.context
+        return steps * self.decode(rows) + read * self.attending
 
     def steps_within(self, seconds: float, rows: int, context: int) -> int:
         """The fewest of these steps that take at least so long."""
-        square = self.context * rows / 2
-        linear = self.decode(rows) + self.context * context - square
+        attending = self.attending
+        square = attending * rows / 2
+        linear = self.decode(rows) + attending * context - square
         if square == 0.0:
             return math.ceil(seconds / linear - 1e-9)
         root = (math.sqrt(linear**2 + 4 * square * seconds) - linear) / (2 * square)
@@ -240,49 +204,91 @@ class Costs(NamedTuple):
         """
         arithmetic = tokens * self.token + logits * self.logits + pairs * self.pair
         read = context * self.context
-        return self.step + requests * self.row + max(self.weights, arithmetic) + read
+        seconds = self.step + requests * self.row + max(self.reading(tokens), arithmetic) + read
+        if self.proposing:  # it reads along
+            seconds += self.proposing.costs.prefill(requests, tokens, requests, pairs, context)
+        return seconds
 
 
-def cache_tokens(shape: Shape, gpu: Gpu, tensor_parallel: int, memory_fraction: float) -> int:
-    """Tokens whose keys and values fit beside the weights.
+class Proposing(NamedTuple):
+    """A small model that proposes tokens, which the other checks in one pass (speculative decoding,
+    arXiv 2211.17192). It is on the same GPUs, and has its step after the other's.
+    """
+
+    costs: Costs
+    tokens: int
+    """Proposed for each pass."""
+    acceptance: float
+    """Probability that one is kept, if those before it are."""
+
+    @property
+    def written(self) -> float:
+        """Tokens of one pass, in the mean: (1 - a^(n + 1)) / (1 - a) (section 3.1).
+
+        >>> round(Proposing(NO_COSTS, tokens=4, acceptance=0.8).written, 4)
+        3.3616
+        """
+        if self.acceptance == 1.0:
+            return self.tokens + 1.0
+        return float((1 - self.acceptance ** (self.tokens + 1)) / (1 - self.acceptance))
+
+
+NO_COSTS = Costs(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+"""Of a proposal that takes no time, such as one looked up in the text."""
+
+
+def cache_tokens(
+    shape: Shape, gpu: Gpu, tensor_parallel: int, memory_fraction: float, beside: Shape | None
+) -> int:
+    """Tokens that can be kept beside the weights, and those of a model that proposes tokens, which
+    keeps as many.
 
     Raises:
         ConfigError: not even the weights fit.
     """
-    free = gpu.memory * tensor_parallel * memory_fraction - shape.weights * BYTES
-    if free < shape.token_bytes:
+    shapes = [shape, beside] if beside else [shape]
+    weights = sum(each.bytes for each in shapes)
+    kept = sum(each.token_bytes * each.kept_copies(tensor_parallel) for each in shapes)
+    free = gpu.memory * tensor_parallel * memory_fraction - weights
+    if free < kept:
         raise ConfigError(
-            f"{shape.weights * BYTES / 1e9:.0f} GB of weights do not fit {tensor_parallel} GPU(s) "
+            f"{weights / 1e9:.0f} GB of weights do not fit {tensor_parallel} GPU(s) "
             f"of {gpu.memory / 1e9:.0f} GB of which a server may use {memory_fraction:.0%}; take "
-            "more GPUs for each copy (--draft-tensor-parallel, --target-tensor-parallel), or "
-            "larger ones"
+            "more GPUs for each copy (server.tensor_parallel), larger ones, or FP8 weights"
         )
-    return int(free / shape.token_bytes)
+    return int(free / kept)
 
 
 class SharedGpus:
     """The GPUs that one server or several run on; those that have work share the time evenly."""
 
-    def __init__(self) -> None:
+    def __init__(self, parts: Sequence["SharedGpus"] = ()) -> None:
+        """``parts``: what a server takes all of, and others take one of each; a server is as slow
+        as on the slowest.
+        """
+        self._parts = parts or (self,)
         self._works: list[Work] = []
         self._working = 0
 
     @property
     def speed(self) -> float:
         """Of each working server, as a share of what it would have alone."""
-        return 1.0 / max(self._working, 1)
+        return 1.0 / max(1, *(part._working for part in self._parts))
 
     def work_of(self, ended: Callable[[], None]) -> "Work":
         """The work of one more server, which is told whenever some of it has ended."""
         work = Work(self, ended)
-        self._works.append(work)
+        for part in self._parts:
+            part._works.append(work)
         return work
 
     def working(self, change: int) -> None:
         """A server has begun (1) or ceased (-1) to work."""
-        self._working += change
-        for work in self._works:
-            work.retime()
+        for part in self._parts:
+            part._working += change
+        for part in self._parts:
+            for work in part._works:
+                work.retime()
 
 
 class Work:

@@ -18,7 +18,7 @@ from atts.methods.chain import Model, Models
 from atts.runs.pool import Clock, make_chains
 from atts.runs.setup import limited, set_up
 from atts.simulation.deployment import Hardware, SimulatedMethod, make_servers
-from atts.simulation.engine import Script, ScriptTokenizer, SimulatedEngine
+from atts.simulation.engine import Script, ScriptTokenizer, SimulatedClient, SimulatedEngine
 from atts.simulation.workload import Workload
 from atts.types import Author, Chain, Problem, Record
 
@@ -110,6 +110,8 @@ class SimulationOutcome(Record):
     wall_seconds: float
     draft_tokens: int
     target_tokens: int
+    kept_tokens: int
+    """Of both, that became part of a chain."""
     scored_tokens: int
     vain_tokens: int
     """Of the draft's, that were written ahead and thrown away; they count nowhere else."""
@@ -207,9 +209,10 @@ class _Run:
         self.scripts: dict[int, Script] = {}
         self.servers = make_servers(config, self.setup.method.authors, hardware)
         self.engines: dict[Author, Engine] = {}
+        client = SimulatedClient(hardware.client_seconds)
         for author, servers in self.servers.items():
             copies: list[Engine] = [
-                SimulatedEngine(author, server, self.scripts) for server in servers
+                SimulatedEngine(author, server, self.scripts, client) for server in servers
             ]
             engine = copies[0] if len(copies) == 1 else Replicas(copies)
             self.engines[author] = limited(engine, author, config.limits)
@@ -263,6 +266,7 @@ class _Run:
             wall_seconds=wall,
             draft_tokens=tally.tokens["draft"],
             target_tokens=tally.tokens["target"],
+            kept_tokens=tally.kept,
             scored_tokens=tally.scored,
             vain_tokens=self._written("draft") - tally.tokens["draft"],
             tokens_per_second=written / wall if wall else 0.0,
@@ -302,7 +306,8 @@ class _Tally:
     """Sums over finished chains, which are many."""
 
     def __init__(self) -> None:
-        self.chains = self.failed = self.scored = self.take_overs = self.decisions = 0
+        self.chains = self.failed = self.take_overs = self.decisions = 0
+        self.scored = self.kept = 0
         self.tokens: dict[Author, int] = {"draft": 0, "target": 0}
         self.waited = self.seconds = 0.0
         self.first_error: str | None = None
@@ -316,6 +321,7 @@ class _Tally:
             self.first_error = self.first_error or chain.error
         for author in self.tokens:
             self.tokens[author] += chain.written(author)
+            self.kept += chain.kept(author)
         self.scored += chain.scored_tokens
         for _, decision in chain.decisions:
             self.decisions += 1
