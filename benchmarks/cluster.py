@@ -18,8 +18,8 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -72,21 +72,22 @@ def instant_workers(places: int) -> Iterator[Opening]:
     load_ray(is_local=True)
     from ray.cluster_utils import Cluster
 
-    from atts.cluster import crew
+    from atts.cluster import crew, worker
     from atts.cluster.messages import Failure, Opened
     from atts.cluster.run import open_workers
-    from atts.cluster.worker import Worker
 
-    class InstantWorker(Worker):
+    @asynccontextmanager
+    async def instant(config: Config, _: Collection[Author]) -> AsyncIterator[Models]:
+        yield instant_models(config)
+
+    class InstantWorker(worker.Worker):
         """A worker with engines that answer at once."""
 
         async def open(
             self, config: Config, authors: Collection[Author], environment: Mapping[str, str]
         ) -> Opened | Failure:
-            opened = await super().open(config, (), environment)
-            self._models = instant_models(config)
-            assert set(authors) == set(self._models)  # noqa: S101
-            return opened
+            with mock.patch.object(worker, "open_models", instant):
+                return await super().open(config, authors, environment)
 
     cluster = Cluster(
         initialize_head=True, head_node_args={"num_cpus": places, "include_dashboard": False}

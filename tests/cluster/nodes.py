@@ -1,4 +1,4 @@
-"""A cluster of several nodes on this machine, for tests: its head has no place for workers."""
+"""A cluster of several nodes on this machine, for tests."""
 
 import contextlib
 import os
@@ -15,18 +15,21 @@ MARK = "ATTS_TEST_CLUSTER"
 
 
 @contextlib.contextmanager
-def a_cluster(nodes: int, cpus: int = 1) -> Iterator[Any]:
-    """Ray's ``Cluster``, on the loopback address."""
+def a_cluster(nodes: int, at_head: int = 0) -> Iterator[Any]:
+    """Ray's ``Cluster`` of a head and so many nodes with a processor each, on the loopback address.
+
+    ``at_head`` processors are the head's.
+    """
     load_ray(is_local=True)
     os.environ[MARK] = f"{os.getpid()}-{time.monotonic_ns()}"
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
+        initialize_head=True, head_node_args={"num_cpus": at_head, "include_dashboard": False}
     )
     try:
         for _ in range(nodes):
-            cluster.add_node(num_cpus=cpus)
+            cluster.add_node(num_cpus=1)
         yield cluster
     finally:
         cluster.shutdown()

@@ -74,7 +74,7 @@ async def reports(worker: Worker, chains: int) -> list[Report]:
     """What a worker tells, until so many chains have ended."""
     found: list[Report] = []
     while sum(len(report.chains) for report in found) < chains:
-        found.append(await worker.report())
+        found.append(await worker.report(0.02))
     return found
 
 
@@ -118,7 +118,7 @@ async def test_a_worker_makes_the_chains_that_it_is_given_and_counts(
     assert not isinstance(load, Failure)
     # All that was told of is on record once the next report is asked for.
     assert (await worker.hold()).decided
-    await worker.report()
+    await worker.report(0.02)
     assert not (await worker.hold()).decided
     await worker.close()
 
@@ -157,7 +157,7 @@ async def test_errors_are_told_and_name_the_worker(urls: dict[Author, str]) -> N
     await worker.add([Share(f"p{n}", [0, 1, 2, 3]) for n in range(3)])
     heard: list[Report] = []
     while not (heard and heard[-1].failure):
-        heard.append(await worker.report())
+        heard.append(await worker.report(0.02))
     chains = [Chain.model_validate_json(line) for report in heard for line in report.chains]
     assert all(chain.error and chain.error.endswith("(worker 3 on there)") for chain in chains)
     assert heard[-1].failure

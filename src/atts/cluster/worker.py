@@ -33,8 +33,6 @@ from atts.types import Author, Chain, ChainKey, Problem
 
 LONGEST_SECONDS = 0.5
 """A report waits so long for something to tell."""
-GATHER_SECONDS = 0.02
-"""Once there is something, it waits so long for more, which then costs no call of its own."""
 
 
 class Noted(Activity):
@@ -167,14 +165,17 @@ class Worker:
             self._failure = Failure.of(error)
         self._news.set()
 
-    async def report(self) -> Report:
-        """What has happened since the last report, of which all is written down by now."""
+    async def report(self, gather: float) -> Report:
+        """What has happened since the last report, of which all is written down by now.
+
+        Once there is something, more is waited for ``gather`` seconds: it costs no call then.
+        """
         for key in self._delivered:
             self._client.forget(key)
         with suppress(TimeoutError):
             async with asyncio.timeout(LONGEST_SECONDS):
                 await self._news.wait()
-        await asyncio.sleep(GATHER_SECONDS)
+        await asyncio.sleep(gather)
         self._news.clear()
         ended, self._ended = self._ended, []
         self._delivered = [chain.key for chain in ended]
