@@ -44,6 +44,8 @@ from atts.types import Author, Chain, ChainKey
 
 WORKERS = (2, 4, 8)
 SAMPLES = 16
+MARK = "ATTS_BENCHMARK"
+"""The environment variable by which the processes of a cluster are found."""
 
 
 class ShortEngine(InstantEngine):
@@ -89,6 +91,7 @@ def instant_workers(places: int) -> Iterator[Opening]:
             with mock.patch.object(worker, "open_models", instant):
                 return await super().open(config, authors, environment)
 
+    os.environ[MARK] = str(time.monotonic_ns())
     cluster = Cluster(
         initialize_head=True, head_node_args={"num_cpus": places, "include_dashboard": False}
     )
@@ -138,7 +141,7 @@ def used() -> dict[str, Used]:
             if kind:
                 times, memory = process.cpu_times(), process.memory_info()
                 found[kind].append((times.user + times.system, memory.rss / 1e6))
-        except (psutil.Error, IndexError):
+        except (psutil.Error, OSError, IndexError):
             continue
     return {
         kind: Used(sum(s for s, _ in each), max(m for _, m in each), len(each))
@@ -150,6 +153,8 @@ def kind_of(process: psutil.Process) -> str | None:
     if process.pid == os.getpid():
         return "driver"
     words = process.cmdline()
+    if MARK not in os.environ or process.environ().get(MARK) != os.environ[MARK]:
+        return None
     if words[0].startswith("ray::InstantWorker"):
         return "worker"
     if words[0].startswith("ray::ControlActor"):

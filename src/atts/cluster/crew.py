@@ -36,7 +36,7 @@ GATHER_SECONDS = 0.02
 REPORTS_A_SECOND = 250
 """Most that the driver takes, of all workers together: each costs it about a millisecond, and
 mostly as much again for what it hands out then."""
-LOOK_SECONDS = 5.0
+LOOK_SECONDS = 2.0
 """How often new nodes are looked for."""
 AGAIN_SECONDS = 1.0
 """Before a lost worker's place is given to another; its node may be gone."""
