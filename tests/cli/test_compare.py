@@ -14,7 +14,7 @@ from atts.analysis.comparison import Comparison
 from atts.config import Config
 from atts.errors import EngineError
 from atts.methods.chain import Models
-from atts.runs import candidates
+from atts.runs import setup
 
 Invoke = Callable[..., Result]
 
@@ -25,12 +25,12 @@ def broken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> set[str]:
     broken: set[str] = set()
 
     @asynccontextmanager
-    async def open_models(config: Config) -> AsyncIterator[Models]:
+    async def open_models(config: Config, _: object) -> AsyncIterator[Models]:
         if config.method in broken:
             raise EngineError("no server\x1b there")
         yield make_models(0.0)
 
-    monkeypatch.setattr(candidates, "open_models", open_models)
+    monkeypatch.setattr(setup, "open_models", open_models)
     lines = [json.dumps({"id": f"p{i}", "question": f"{i}?", "answer": "4"}) for i in range(3)]
     (tmp_path / "p.jsonl").write_text("\n".join(lines) + "\n")
     (tmp_path / "my.yaml").write_text(
@@ -83,10 +83,10 @@ def test_ctrl_c_says_how_to_go_on(
 ) -> None:
     assert not broken
 
-    def stopped(_: object) -> None:
+    def stopped(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(candidates, "open_models", stopped)
+    monkeypatch.setattr(setup, "open_models", stopped)
     given = ("--csv", "a b.csv", "--budget", "50")
     result = invoke("compare", "target-only", "-c", "my.yaml", *given)
     assert result.exit_code == 130

@@ -26,7 +26,7 @@ class World:
         monkeypatch.setattr(module, "open_models", self.open_models)
 
     @asynccontextmanager
-    async def open_models(self, config: Config) -> AsyncIterator[Models]:
+    async def open_models(self, config: Config, _: object) -> AsyncIterator[Models]:
         if config.method == self.broken:
             raise EngineError("no server there")
         self.opened.append(config.method)

@@ -56,9 +56,9 @@ Ray = Annotated[
     str | None,
     typer.Option(
         "--ray",
-        metavar="auto|local|HOST:PORT",
-        help="Make the chains on the nodes of a Ray cluster: auto is the one that this machine "
-        "belongs to, local one of its own cores alone. Goes on with what was begun without it, and "
+        metavar="ADDRESS",
+        help="Make the chains on the nodes of a Ray cluster: HOST:PORT; auto is the one that this "
+        "machine belongs to, local one of its own cores alone. Goes on with what was begun without it, and "
         "the other way round. See docs/cluster.md.",
         show_default="in this process",
     ),

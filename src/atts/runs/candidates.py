@@ -135,7 +135,7 @@ async def run_missing(
     grader: Grader,
     observe: Observe,
     say: Callable[[str], None],
-    opening: Opening = open_models,
+    opening: Opening | None = None,
 ) -> list[str]:
     """Make the runs that are missing, one after the other; names those that could not be made.
 
@@ -146,12 +146,13 @@ async def run_missing(
         grader: compares the answers of all runs.
         observe: gives an observer for a named job.
         say: is told what goes wrong; the others go on.
-        opening: opens the models of a run, or what makes its chains elsewhere.
+        opening: opens the models of a run, or what makes its chains elsewhere; None: opens them in
+            this process.
     """
     failed = []
     for name, (directory, setup) in plan.missing.items():
         try:
-            async with opening(setup.config, None) as models:
+            async with (opening or open_models)(setup.config, None) as models:
                 made = await complete(setup, models, directory, grader, observe, name)
                 plan.recorded[name] = made.graded.run
         except AttsError as error:

@@ -116,7 +116,7 @@ async def run_suite(
     directory: Path,
     say: Say,
     observe: Observe,
-    opening: Opening = open_models,
+    opening: Opening | None = None,
 ) -> list[EntryOutcome]:
     """Run all entries, pair by pair; what is finished is not done again.
 
@@ -128,7 +128,8 @@ async def run_suite(
         directory: where to: ``PAIR/PROBLEMS/METHOD`` is a run directory.
         say: is told what happens, in a line.
         observe: gives an observer for a named job.
-        opening: opens the models of a pair, or what makes its chains elsewhere.
+        opening: opens the models of a pair, or what makes its chains elsewhere; None: opens them in
+            this process.
 
     Raises:
         StoreError: another process runs a suite there.
@@ -152,7 +153,7 @@ async def run_suite(
             if setups:
                 await asyncio.to_thread(_end_left, directory, folder, say)
                 outcomes += await _run_pair(
-                    list(setups.values()), folder, grader, say, observe, opening
+                    list(setups.values()), folder, grader, say, observe, opening or open_models
                 )
         await asyncio.to_thread(_end_left, directory, None, say)
     return outcomes
