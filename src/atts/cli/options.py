@@ -58,8 +58,8 @@ Ray = Annotated[
         "--ray",
         metavar="ADDRESS",
         help="Make the chains on the nodes of a Ray cluster: HOST:PORT; auto is the one that this "
-        "machine belongs to, local one of its own cores alone. Goes on with what was begun without it, and "
-        "the other way round. See docs/cluster.md.",
+        "machine belongs to, local one of its own cores alone. Goes on with what was begun without "
+        "it, and the other way round. See docs/cluster.md.",
         show_default="in this process",
     ),
 ]
