@@ -23,7 +23,7 @@ from atts.cluster.places import (
 )
 from atts.cluster.worker import Worker
 from atts.config import Config
-from atts.errors import AttsError, ConfigError, EngineGoneError
+from atts.errors import AttsError, ConfigError, EngineGoneError, EngineUnavailableError
 from atts.package import DISTRIBUTION
 from atts.types import Author, ChainKey
 
@@ -109,7 +109,7 @@ class Crew:
         self._own_models = in_process(config, authors)
         self._hired = 0
         self._is_ending = False
-        self._homes: dict[str, list[asyncio.Task[None]]] = {}  # by node, a task for each place
+        self._homes: set[asyncio.Task[None]] = set()  # one for each place
         self._watching: asyncio.Task[None] | None = None
         self._failure: AttsError | None = None
         self._changed = asyncio.Event()
@@ -159,7 +159,7 @@ class Crew:
         """End them."""
         self._is_ending = True
         members = list(self.members)
-        tasks = [task for home in self._homes.values() for task in home]
+        tasks = list(self._homes)
         if self._watching:
             tasks.append(self._watching)
         for task in tasks:
@@ -229,12 +229,20 @@ class Crew:
 
     def _home(self, place: Place) -> None:
         task = asyncio.create_task(self.watched(self._live(place)))
-        self._homes.setdefault(place.node.id, []).append(task)
+        self._homes.add(task)
+        task.add_done_callback(self._homes.discard)
 
     async def _live(self, place: Place) -> None:
         """A place on a node: a worker, and another when it is lost, while the node is there."""
         while True:
-            await self._work(place)
+            try:
+                await self._work(place)
+            except EngineUnavailableError as error:
+                if self._watching is None:
+                    raise
+                if self.follower:  # which has others, or gives up when it has had none for long
+                    self.follower.warn(str(error))
+                await asyncio.sleep(LOOK_SECONDS)
             await asyncio.sleep(AGAIN_SECONDS)
             if place.node.id not in {node.id for node in await self._nodes()}:
                 return
@@ -326,7 +334,7 @@ class Crew:
             nodes = await self._nodes()
             new = [node for node in nodes if node.id not in known]
             known |= {node.id for node in new}
-            room = self._config.limits.chains - sum(map(len, self._homes.values()))
+            room = self._config.limits.chains - len(self._homes)
             for place in places(new, self._own_models, max(room, 0)):
                 self._home(place)
             if self.members:
