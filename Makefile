@@ -76,9 +76,19 @@ test-wheel: .venv/.dev
 test-kills: .venv/.dev
 	$(BIN)/python tests/kills/campaign.py
 
-# Workers, nodes, deciders and drivers of runs on a Ray cluster killed at random moments, 20 times.
-test-ray: .venv/.dev
+# Workers, nodes, deciders and drivers of runs on a Ray cluster killed at random moments, 20 times;
+# servers on nodes that go, and atts serve --ray, for which Ray Serve has an environment of its own.
+RAY_ENV ?= $(HOME)/.cache/atts/ray
+test-ray: .venv/.dev $(RAY_ENV)/.built
 	PYTHONPATH=tests:tests/kills:tests/cluster $(BIN)/python tests/cluster/ray_kills.py
+	$(BIN)/pytest tests/cluster/ray_servers.py
+	PYTHONPATH=src $(RAY_ENV)/bin/python -m pytest tests/cluster/ray_serve.py
+
+$(RAY_ENV)/.built: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(RAY_ENV)
+	$(RAY_ENV)/bin/python -m pip install --quiet $(TORCH)
+	$(RAY_ENV)/bin/python -m pip install --quiet -c constraints.txt httpx -e '.[inprocess,serve-ray,test]'
+	touch $@
 
 # On real vLLM servers, on a CPU. The environment (3.5 GB) is built once, outside of the clone.
 VLLM := 0.32.0

@@ -13,7 +13,13 @@ from placing import make_config, stand_in, stand_ins, started_cluster, until
 from atts.cluster import servers as placing
 from atts.engines.loading import server_urls
 from atts.engines.servers.keeper import Kept
-from atts.engines.servers.placed import located, read_placement
+from atts.engines.servers.placed import (
+    PlacedServer,
+    Placement,
+    located,
+    read_placement,
+    write_placement,
+)
 from atts.errors import ServerError
 from atts.types import Author
 
@@ -80,6 +86,28 @@ async def test_servers_are_placed_found_kept_and_ended(
     assert placing.down(folder) == []
     assert placing.status(folder, "draft") == []
     until(lambda: ray.available_resources().get("GPU") == 4.0)
+
+
+async def test_what_a_cluster_that_is_gone_has_left_stands_in_nobody_s_way(
+    cluster: Any,  # noqa: ANN401
+    python: str,
+    folder: Path,
+) -> None:
+    config = make_config(python)
+    left = Placement(
+        author="draft",
+        engine="vllm",
+        model="tiny",
+        settings="",
+        cluster="127.0.0.1:1",
+        group="gone",
+        servers=(PlacedServer(name="gone-0", node="", url=""),),
+    )
+    for where in (left.cluster, cluster.address):
+        write_placement(folder, left.model_copy(update={"cluster": where}))
+        (placed,) = await placing.up(config, BOTH[:1], folder, cluster.address, lambda *_: None)
+        assert placed.group != "gone"
+        assert placing.down(folder) == [placed]
 
 
 async def test_what_has_no_room_or_cannot_start_is_told_and_leaves_nothing(

@@ -146,6 +146,9 @@ async def test_a_replica_has_a_folder_of_its_own(
 ) -> None:
     opened: list[Path] = []
 
+    async def app(*_: object) -> None:
+        pass
+
     @asynccontextmanager
     async def open_gateway(
         _config: Config, how: ServeOptions, figures: object
@@ -154,14 +157,14 @@ async def test_a_replica_has_a_folder_of_its_own(
         opened.append(how.directory)
         metrics = Metrics()
         metrics.aborted(len(opened))
-        yield Opened(Any, [], Any, metrics)  # type: ignore[arg-type]
+        yield Opened(app, [], Any, metrics)  # type: ignore[arg-type]
         opened.append(Path("closed"))
 
     monkeypatch.setattr(replicated, "open_gateway", open_gateway)
     monkeypatch.chdir(tmp_path)
     how = ServeOptions(directory=Path("serve"))
     made = [HeldGateway(Config(), how) for _ in range(2)]
-    assert [await each.app() for each in made] == [Any, Any]
+    assert [await each.app() for each in made] == [app, app]
     assert opened == [Path("serve/replica-1"), Path("serve/replica-2")]
     told = dict([await each.figures() for each in made])
     text = of_replicas(told).decode()

@@ -220,7 +220,8 @@ def down(directory: EveryDirectory = None, only: Only = None) -> None:
         say(f"Ended the {record.author}'s server, {record.model} at {record.url}")
     for placement in placed:
         count = len(placement.servers)
-        say(f"Ended the {placement.author}'s {count} servers, {placement.model}, on the cluster")
+        servers = f"{count} servers" if count > 1 else "server"
+        say(f"Ended the {placement.author}'s {servers}, {placement.model}, on the cluster")
     if not ended and not placed:
         say(f"No server of {_named(folders)} was running.")
 

@@ -39,7 +39,7 @@ def connected(address: str) -> Iterator[ModuleType]:
             "HOST:PORT"
         )
     if address not in ("auto", LOCAL):
-        _knock(address)
+        knock(address)
     ray = load_ray(address == LOCAL)
     if ray.is_initialized():  # by a program that uses atts, which keeps it
         yield ray
@@ -68,8 +68,12 @@ def connected(address: str) -> Iterator[ModuleType]:
         ray.shutdown()
 
 
-def _knock(address: str) -> None:
-    """See that somebody listens: Ray would try for a minute, and say so on standard error."""
+def knock(address: str) -> None:
+    """See that somebody listens: Ray would try for a minute, and say so on standard error.
+
+    Raises:
+        ConfigError: nobody does.
+    """
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), KNOCK_SECONDS).close()

@@ -8,7 +8,6 @@ its node; everything else that a server can die of, the keeper mends.
 import asyncio
 import logging
 import secrets
-import socket
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -16,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from atts.cluster.connection import LOCAL, connected
+from atts.cluster.connection import LOCAL, connected, knock
 from atts.cluster.placement_plan import PlacementPlan, plan_placements
 from atts.config import Config, ModelOptions
 from atts.engines.servers.keeper import Keeper, Kept
@@ -36,7 +35,8 @@ from atts.types import Author
 
 NAMESPACE = "atts"
 POLL_SECONDS = 0.5
-CONNECT_SECONDS = 10.0
+QUIET_SECONDS = 3.0
+"""Room that is there is given within it."""
 REPLY_SECONDS = 60.0
 """An actor that does not reply for so long is on a node that is gone, or hangs."""
 END_SECONDS = 2 * TERMINATE_SECONDS + CHILD_SECONDS + 5.0
@@ -78,13 +78,13 @@ async def up(
             "--ray local: that cluster ends with the command, and servers are to go on; leave "
             "--ray out on one machine"
         )
-    for author in authors:
-        if read_placement(directory, author) or is_running(directory, author):
-            raise ServerError(
-                f"the {author}'s servers of {directory} are up already; end them with atts servers "
-                "down"
-            )
     with connected(address) as ray:
+        for author in authors:
+            if _are_placed(ray, directory, author) or is_running(directory, author):
+                raise ServerError(
+                    f"the {author}'s servers of {directory} are up already; end them with atts "
+                    "servers down"
+                )
         alone = _is_alone(ray)
         plans = plan_placements(config, authors, alone, ray.cluster_resources().get("GPU", 0.0) > 0)
         placed: list[Placement] = []
@@ -124,6 +124,22 @@ def _placement(plan: PlacementPlan, cluster: str, settings: str) -> Placement:
     )
 
 
+def _are_placed(ray: ModuleType, directory: Path, author: Author) -> bool:
+    """Whether servers were placed from a folder and may still run: not where their cluster is gone,
+    as after a batch job that was ended.
+    """
+    placement = read_placement(directory, author)
+    if placement is None:
+        return False
+    if placement.cluster != ray.get_runtime_context().gcs_address:
+        try:
+            knock(placement.cluster)
+        except ConfigError:
+            return False
+        return True
+    return any(_actor(ray, server.name) for server in placement.servers)
+
+
 async def _started(
     ray: ModuleType,
     plan: PlacementPlan,
@@ -157,7 +173,8 @@ async def _started(
                 f"the cluster has no room for the {plan.author}'s servers after {seconds:.0f} s: "
                 f"they need {need}, each on one node; {room}"
             )
-        progress(plan.author, f"waits for room: {need}; {room}", seconds)
+        if seconds > QUIET_SECONDS:
+            progress(plan.author, f"waits for room: {need}; {room}", seconds)
     actors = [
         ray.remote(PlacedKeeper)
         .options(
@@ -327,11 +344,8 @@ def _reached(placement: Placement, directory: Path) -> Iterator[ModuleType]:
     """
     with ExitStack() as stack:
         try:
-            # Ray itself would try for minutes.
-            host, _, port = placement.cluster.rpartition(":")
-            socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
             ray = stack.enter_context(connected(placement.cluster))
-        except (ConfigError, OSError, ValueError) as error:
+        except ConfigError as error:
             raise ServerError(
                 f"the {placement.author}'s servers were placed on the Ray cluster at "
                 f"{placement.cluster}, which does not answer. If that cluster has ended, so have "

@@ -240,7 +240,7 @@ class HeldGateway:
 class Replica:
     """One replica, as Ray Serve makes it, calls it and ends it."""
 
-    async def __init__(
+    async def __init__(  # type: ignore[misc]  # Ray Serve awaits it
         self,
         config: Config,
         options: ServeOptions,

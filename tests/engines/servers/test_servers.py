@@ -362,7 +362,7 @@ def test_everything_in_the_way_is_said_before_anything_is_started(
         "target: sglang is not installed for",
         "tensor_parallel is 2, but server.gpus has only 1",
         f"there is no model in the folder {tmp_path / 'nothing'}",
-        "the environment variable A_KEY is not set",
+        "the environment variable A_KEY of api_key_env is not set",
         f"both have port {port}",
     ):
         assert part in message
