@@ -36,8 +36,8 @@ from atts.conformal.factory import make_control
 from atts.engines.base import Completion, GenerateRequest
 from atts.methods.chain import Model, Models
 from atts.runs import jobs
-from atts.runs.jobs import SilentObserver
 from atts.runs.making import Opening
+from atts.runs.observer import SilentObserver
 from atts.runs.setup import limited
 from atts.store.run_directory import read_run
 from atts.types import Author, Chain, ChainKey

@@ -15,7 +15,7 @@ from atts.models.model_files import model_path
 from atts.models.prompts import Tokenizer
 from atts.problems.arithmetic import stories
 from atts.runs import jobs
-from atts.runs.jobs import SilentObserver
+from atts.runs.observer import SilentObserver
 from atts.runs.setup import open_models
 from atts.store.run_directory import read_run
 from atts.types import Chain, ChainKey, Problem

@@ -36,6 +36,7 @@ from atts.errors import (
 from atts.grading.grader import Grader
 from atts.package import DISTRIBUTION
 from atts.runs import jobs, setup
+from atts.runs.observer import Observer
 from atts.runs.setup import Setup
 from atts.store.run_directory import RecordedRun, RunStore
 from atts.types import Chain, Decision, Problem, Timings, Turn
@@ -88,7 +89,7 @@ class FakeJobs:
         config: Config | Setup,
         _models: object,
         directory: Path,
-        observer: jobs.Observer | None,
+        observer: Observer | None,
     ) -> Calibration:
         config = config.config if isinstance(config, Setup) else config
         self.asked.append(("calibrate", config, directory))
@@ -106,7 +107,7 @@ class FakeJobs:
         models: object,
         directory: Path,
         _grader: Grader,
-        observer: jobs.Observer | None,
+        observer: Observer | None,
         retry_failed: bool = True,
     ) -> jobs.MadeRun:
         summary = await self.run(setup, models, directory, observer, retry_failed)
@@ -117,7 +118,7 @@ class FakeJobs:
         setup: Setup,
         _models: object,
         directory: Path,
-        observer: jobs.Observer | None,
+        observer: Observer | None,
         retry_failed: bool = False,
     ) -> Summary:
         config = setup.config
@@ -126,7 +127,7 @@ class FakeJobs:
         chains = self._observe(observer, config)
         return summarised(config, PROBLEMS, chains)
 
-    def _observe(self, observer: jobs.Observer | None, config: Config) -> list[Chain]:
+    def _observe(self, observer: Observer | None, config: Config) -> list[Chain]:
         chains = [make_chain(n, failed=n < self.failed) for n in range(min(config.samples, 4))]
         if observer:
             observer.started(len(chains), 1)

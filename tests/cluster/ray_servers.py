@@ -5,7 +5,7 @@ from typing import Any
 
 import psutil
 import pytest
-from cluster.placing import make_config, stand_in, stand_ins, started_cluster, until
+from placing import make_config, stand_in, stand_ins, started_cluster, until
 from typer.testing import CliRunner, Result
 
 from atts.cli.app import app

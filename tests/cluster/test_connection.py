@@ -14,6 +14,12 @@ def test_without_ray_the_command_that_adds_it_is_named(monkeypatch: pytest.Monke
         pass
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere", "127.0.0.1:99999999"])
+def test_where_no_cluster_is_the_command_that_starts_one_is_named(address: str) -> None:
+    with pytest.raises(ConfigError, match="ray start --head"), connected(address):
+        pass
+
+
 def test_a_client_that_is_no_node_is_refused() -> None:
     with pytest.raises(ConfigError, match="must run on a node"), connected("ray://10.0.0.1:10001"):
         pass

@@ -17,7 +17,7 @@ from atts.cluster.connection import connected
 from atts.config import Config, parse_config
 from atts.errors import EngineConnectionError, EngineGoneError
 from atts.runs import jobs
-from atts.runs.jobs import SilentObserver
+from atts.runs.observer import SilentObserver
 from atts.runs.setup import open_models
 from atts.store.contents import CALIBRATION, CHAINS
 from atts.store.run_directory import config_yaml, read_run

@@ -8,7 +8,7 @@ from typing import Any
 
 import psutil
 import pytest
-from cluster.placing import make_config, stand_in, stand_ins, started_cluster, until
+from placing import make_config, stand_in, stand_ins, started_cluster, until
 
 from atts.cluster import servers as placing
 from atts.engines.loading import server_urls

@@ -112,7 +112,7 @@ def start(tmp_path: Path, served_config: Config) -> Start:
         }
         models = {author: Model(engine, byte_tokenizer()) for author, engine in engines.items()}
         opts = replace(ServeOptions(directory=tmp_path / "serve"), **options)
-        async with open_gateway(config, opts, models) as (app, names, solver):
+        async with open_gateway(config, opts, models) as (app, names, solver, _):
             if on_socket:
                 async with listening(app) as url, httpx.AsyncClient(base_url=url) as client:
                     yield Running(client, solver, engines, names, url)

@@ -14,7 +14,7 @@ from atts.grading.grader import Grader
 from atts.methods.chain import Models
 from atts.runs import candidates as module
 from atts.runs.candidates import Candidate, named_runs, parse_candidates, prepare, run_missing
-from atts.runs.jobs import SilentObserver
+from atts.runs.observer import SilentObserver
 
 
 class World:

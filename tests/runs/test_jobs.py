@@ -20,7 +20,7 @@ from atts.errors import CalibrationError, ConfigError, EngineError, ProblemError
 from atts.methods.chain import Model
 from atts.reports.summary_table import _rows, tokens_a_pass
 from atts.runs import jobs, setup
-from atts.runs.jobs import SilentObserver
+from atts.runs.observer import SilentObserver
 from atts.store.contents import CALIBRATION, CHAINS
 from atts.store.environment import ENVIRONMENT
 from atts.store.run_directory import read_run

@@ -18,7 +18,7 @@ from atts.errors import EngineConnectionError, EngineGoneError
 from atts.methods.chain import Model, Models
 from atts.models.model_files import model_path
 from atts.runs import jobs
-from atts.runs.jobs import SilentObserver
+from atts.runs.observer import SilentObserver
 from atts.simulation.simulate import run_virtually
 from atts.store.contents import CHAINS, SUMMARY
 from atts.store.run_directory import read_run

@@ -11,7 +11,8 @@ from atts.config import Config, parse_config
 from atts.errors import CalibrationError, ProblemError
 from atts.grading.grader import Grader
 from atts.runs import setup
-from atts.runs.jobs import SilentObserver, complete
+from atts.runs.jobs import complete
+from atts.runs.observer import SilentObserver
 from atts.runs.setup import finished_run, lacks_calibration, prepare_run
 from atts.store.contents import CALIBRATION, CHAINS
 from atts.types import Chain

@@ -19,7 +19,7 @@ from atts.files import to_jsonl
 from atts.grading.grader import Grader
 from atts.methods.chain import Model, Models
 from atts.runs import suite
-from atts.runs.jobs import SilentObserver
+from atts.runs.observer import SilentObserver
 from atts.runs.suite import load_suite, run_suite
 from atts.store.run_directory import lock_run, read_run
 from atts.types import Author, Problem

@@ -29,7 +29,7 @@ from atts.reports.html import render_page
 from atts.runs import regrade as regrading
 from atts.runs import tuning
 from atts.runs.candidates import named_runs, parse_candidates, prepare, reference_name, run_missing
-from atts.runs.jobs import SilentObserver
+from atts.runs.observer import SilentObserver
 from atts.runs.regrade import ExtractBy, JudgeBy, Regraded
 from atts.runs.setup import open_models
 from atts.runs.tuning import Tuning, prepare_tuning

@@ -11,10 +11,12 @@ from atts.analysis.summary import summarise
 from atts.cli.commands import command_line, new_app
 from atts.cli.options import ConfigFile, Settings
 from atts.cli.problems import Folder
-from atts.cli.terminal import EXIT_CODES, print_tables, say
+from atts.cli.terminal import EXIT_CODES, out, print_tables, say
 from atts.config import FORMER_DEFAULTS, Config, flatten, load_config, parse_config
 from atts.errors import StoreError
 from atts.exchange.calibration import calibration_from
+from atts.exchange.hub import dataset, send
+from atts.exchange.inspect_log import inspect_log
 from atts.exchange.reference import read_folder, read_settings, write_folder
 from atts.exchange.tables import read_records, write_parquet
 from atts.files import atomic_write
@@ -35,6 +37,8 @@ EXPORT_EXAMPLES = f"""Examples:
 
     atts export runs/atts-1234 chains.parquet --format parquet
     atts export runs/atts-1234 results/atts-1234 --format reference
+    atts export runs/atts-1234 logs/atts-1234.json --format inspect && inspect view --log-dir logs
+    atts export runs/atts-1234 OWNER/NAME --to hub --dry-run
 
 {EXIT_CODES}"""
 
@@ -92,24 +96,64 @@ def import_(
 @app.command(epilog=EXPORT_EXAMPLES)
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="The folder or file to write.")],
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="OUT", help="The folder or file to write; with --to hub, OWNER/NAME."
+        ),
+    ],
     kind: Annotated[
-        Literal["reference", "jsonl", "parquet"],
+        Literal["reference", "jsonl", "parquet", "inspect"],
         typer.Option(
             "--format",
             help="reference: a folder of problem_XXXX.json files; jsonl and parquet: a row per "
-            "chain, e.g. for datasets.load_dataset.",
+            "chain, e.g. for datasets.load_dataset; inspect: a log that inspect view opens.",
         ),
     ] = "jsonl",
+    to: Annotated[
+        Literal["file", "hub"],
+        typer.Option(
+            "--to",
+            help="hub: a dataset of the Hugging Face hub, with a row a chain, the configuration "
+            "without paths and addresses, the figures and a card.",
+        ),
+    ] = "file",
+    public: Annotated[
+        bool, typer.Option("--public", help="A new dataset of the hub is for all to see.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be sent to the hub; send nothing.")
+    ] = False,
 ) -> None:
     """Write a run in another format, with its answers as they were graded last."""
-    if kind == "reference":
-        recorded = read_run(run)
+    if to == "hub":
+        _send(run, target, public, dry_run)
+    else:
+        _write(run, Path(target), kind)
+
+
+def _send(run: Path, repository: str, public: bool, dry_run: bool) -> None:
+    files = dataset(grade_run(read_run(run)), run.resolve().name)
+    if dry_run:
+        for name, data in files.files.items():
+            out().print(f"{name:<14} {len(data):>12,} bytes", markup=False)
+        say(f"Would send {files.chains} chains to the dataset {repository}; nothing was sent")
+        return
+    say(f"Sent {files.chains} chains to {send(files, repository, private=not public)}")
+
+
+def _write(run: Path, target: Path, kind: str) -> None:
+    if kind == "inspect":
+        recorded = grade_run(read_run(run))
+        atomic_write(target, json.dumps(inspect_log(recorded, run), allow_nan=False))
+        count = len(recorded.run.chains)
+    elif kind == "reference":
+        as_made = read_run(run)
         _refuse_filled(target)
         count = write_folder(
-            recorded.problems,
-            sorted(recorded.chains_as_graded(), key=lambda chain: chain.key),
-            recorded.config.samples,
+            as_made.problems,
+            sorted(as_made.chains_as_graded(), key=lambda chain: chain.key),
+            as_made.config.samples,
             lambda name, text: atomic_write(target / name, text),
         )
     else:

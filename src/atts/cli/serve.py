@@ -73,12 +73,31 @@ def serve(
     drain_seconds: Annotated[
         float, typer.Option(min=0.0, help="How long replies may go on after SIGTERM.")
     ] = 60.0,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            "--ray",
+            metavar="auto|local|HOST:PORT",
+            help="Serve from replicas on the nodes of a Ray cluster, by Ray Serve.",
+            show_default="in this process",
+        ),
+    ] = None,
+    replicas: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="With --ray: how many. Limits, --waiting among them, are those of each. Each "
+            "decides by what it has answered itself, and holds the take-over rate over that.",
+        ),
+    ] = 1,
 ) -> None:
     """Answer questions behind OpenAI's API, streamed as they are decided.
 
     Chat completions, with and without stream; several chains as choices, or voted to one. The
     configuration's limits.chains says how many chains are in flight. docs/endpoint.md has the rest.
     """
+    if replicas > 1 and not cluster:
+        raise ConfigError(f"--replicas {replicas} needs --ray: this process is one")
     try:
         from atts.gateway.access import read_key
         from atts.gateway.server import ServeOptions
@@ -101,4 +120,9 @@ def serve(
         say(f"Serving {', '.join(names)} at {address}/v1")
 
     config = load_config(config_file, settings, DEFAULTS)
+    if cluster:
+        from atts.gateway.replicated import serve_replicated
+
+        ending.run(serve_replicated(config, options, cluster, replicas, started))
+        return
     ending.run(serve_until_ended(config, options, started))

@@ -4,6 +4,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from atts.package import install
 
 LOCAL = "local"
 """The address for a cluster of this machine alone, which ends with the command."""
+
+KNOCK_SECONDS = 5.0
 
 
 @contextmanager
@@ -35,6 +38,8 @@ def connected(address: str) -> Iterator[ModuleType]:
             f"--ray {address}: the command must run on a node of the cluster, and be given auto or "
             "HOST:PORT"
         )
+    if address not in ("auto", LOCAL):
+        _knock(address)
     ray = load_ray(address == LOCAL)
     if ray.is_initialized():  # by a program that uses atts, which keeps it
         yield ray
@@ -49,11 +54,7 @@ def connected(address: str) -> Iterator[ModuleType]:
             configure_logging=False,
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ConfigError(
-            f"--ray {address}: there is no such Ray cluster: {str(error).splitlines()[0]}\n"
-            "Start one with ray start --head, join it from other machines with ray start "
-            "--address HOST:PORT; or give --ray local for the cores of this machine alone"
-        ) from None
+        raise _none_there(address, error) from None
     else:
         # What Ray says of lost workers would stand in the middle of standard output; we say it.
         ray._private.worker._worker_logs_enabled = False
@@ -65,6 +66,23 @@ def connected(address: str) -> Iterator[ModuleType]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """See that somebody listens: Ray would try for a minute, and say so on standard error."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), KNOCK_SECONDS).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise _none_there(address, error) from None
+
+
+def _none_there(address: str, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"--ray {address}: there is no such Ray cluster: {str(error).partition(chr(10))[0]}\n"
+        "Start one with ray start --head, join it from other machines with ray start "
+        "--address HOST:PORT; or give --ray local for the cores of this machine alone"
+    )
 
 
 def load_ray(is_local: bool = False) -> ModuleType:

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from typing import Any, Protocol
@@ -146,7 +146,8 @@ class Crew:
         except BaseException:
             await self.__aexit__()
             raise
-        self._watching = asyncio.create_task(self._watch({node.id for node in nodes}))
+        known = {node.id for node in nodes}
+        self._watching = asyncio.create_task(self.watched(self._watch(known)))
         return self
 
     async def __aexit__(self, *_exception: object) -> None:
@@ -191,10 +192,27 @@ class Crew:
                 )
             )
 
+    def check(self) -> None:
+        """Refuse to go on where nothing more can be made.
+
+        Raises:
+            AttsError: why.
+        """
+        if self._failure:
+            raise self._failure
+
+    async def watched(self, job: Coroutine[Any, Any, None], where: str = "the cluster") -> None:
+        """Do something beside the run, which ends if that fails."""
+        try:
+            await job
+        except AttsError as error:
+            self._fail(error)
+        except Exception as error:  # else the run would wait for ever
+            self._fail(AttsError(f"{where}: {type(error).__name__}: {error}"))
+
     async def _until(self, holds: Callable[[], bool]) -> None:
         while not holds():
-            if self._failure:
-                raise self._failure
+            self.check()
             self._changed.clear()
             await self._changed.wait()
 
@@ -205,19 +223,16 @@ class Crew:
             self.follower.fail(error)
 
     def _home(self, place: Place) -> None:
-        task = asyncio.create_task(self._live(place))
+        task = asyncio.create_task(self.watched(self._live(place)))
         self._homes.setdefault(place.node.id, []).append(task)
 
     async def _live(self, place: Place) -> None:
         """A place on a node: a worker, and another when it is lost, while the node is there."""
-        try:
-            while True:
-                await self._work(place)
-                await asyncio.sleep(AGAIN_SECONDS)
-                if place.node.id not in {node.id for node in await self._nodes()}:
-                    return
-        except AttsError as error:
-            self._fail(error)
+        while True:
+            await self._work(place)
+            await asyncio.sleep(AGAIN_SECONDS)
+            if place.node.id not in {node.id for node in await self._nodes()}:
+                return
 
     async def _work(self, place: Place) -> None:
         """One worker, until it is lost.

@@ -5,10 +5,12 @@ import copy
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import groupby
 from typing import Any
 
 import ray
+from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from atts.cluster.crew import Crew, Member
@@ -53,6 +55,7 @@ class HandingOut:
 
     async def begin(self) -> None:
         """Let the workers begin with the job."""
+        self._crew.check()
         job = self._job
         if job.stopping:
             known = (problem.id for problem in self._setup.problems)
@@ -215,22 +218,18 @@ class HandingOut:
         """Records of a problem's chains, for those that are ranked with them."""
         if not self._together:
             return ()
-        known = {**self._job.done, **self._made}
-        chains = [chain for key, chain in known.items() if key.problem_id == problem_id]
-        return [to_jsonl([chain]).encode() for chain in chains]
+        keys = [ChainKey(problem_id, sample) for sample in range(self._setup.config.samples)]
+        found = [self._made.get(key) or self._job.done.get(key) for key in keys]
+        return [to_jsonl([chain]).encode() for chain in found if chain]
 
     def _do(self, member: Member, call: Any) -> None:  # noqa: ANN401 - Ray's reference
-        """See that a call does not fail for another reason than the loss of its worker."""
+        """Let a call fail by the loss of its worker, and by nothing else."""
 
-        async def watched() -> None:
-            try:
+        async def called() -> None:
+            with suppress(RayActorError):
                 await call
-            except ray.exceptions.RayActorError:
-                return
-            except ray.exceptions.RayError as error:
-                self.fail(AttsError(f"{member.name}: {error}"))
 
-        self._keep(asyncio.create_task(watched()))
+        self._keep(asyncio.create_task(self._crew.watched(called(), member.name)))
 
     def _keep(self, task: "asyncio.Task[None]") -> None:
         self._tasks.add(task)
@@ -257,7 +256,7 @@ class HandingOut:
     def _renew_soon(self) -> None:
         if not self._is_stale:
             self._is_stale = True
-            self._keep(asyncio.create_task(self._renew_decider()))
+            self._keep(asyncio.create_task(self._crew.watched(self._renew_decider())))
 
     async def _renew_decider(self) -> None:
         """A decider with the state that the records give, and the chains that are in flight.

@@ -40,7 +40,7 @@ def check_host(host: str, key: str | None) -> None:
     Raises:
         ConfigError: there is none, and ``host`` is not this machine's own address.
     """
-    if key is None and not _is_loopback(host):
+    if key is None and not is_loopback(host):
         raise ConfigError(
             f"--host {host} lets other machines in: set an API key, in the environment variable "
             f"{KEY_VARIABLE} or by --api-key-file"
@@ -67,7 +67,7 @@ class Access:
     def _refusal(self, scope: Scope) -> RequestError | None:
         headers = Headers(scope=scope)
         if self._key is None:
-            if _is_loopback(_name_of(headers.get("host", ""))):
+            if is_loopback(_name_of(headers.get("host", ""))):
                 return None
             return RequestError(
                 "without an API key only requests to this machine's own address are answered",
@@ -100,7 +100,8 @@ def _name_of(host: str) -> str:
     return host.partition(":")[0]
 
 
-def _is_loopback(name: str) -> bool:
+def is_loopback(name: str) -> bool:
+    """Whether a name or address is this machine's own."""
     if name.lower() == "localhost":
         return True
     try:

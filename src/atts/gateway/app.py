@@ -3,7 +3,7 @@
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any, NamedTuple
@@ -40,6 +40,9 @@ CLIENT_GONE = 499
 
 _SEEDS = 2**53
 
+Figures = Callable[[], Awaitable[bytes]]
+"""Gives what ``/metrics`` shows, in Prometheus's format."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -71,12 +74,18 @@ class Gateway:
     """Answers clients by a solver, which is open already."""
 
     def __init__(
-        self, solver: Solver, served: Served, metrics: Metrics, recorder: Recorder | None = None
+        self,
+        solver: Solver,
+        served: Served,
+        metrics: Metrics,
+        recorder: Recorder | None = None,
+        figures: Figures | None = None,
     ) -> None:
         self._solver = solver
         self._served = served
         self._metrics = metrics
         self._recorder = recorder
+        self._figures = figures
         self._created = int(time.time())
         self._chain_seconds = 1.0  # smoothed
 
@@ -115,7 +124,8 @@ class Gateway:
 
     async def measured(self, request: Request) -> Response:  # noqa: ARG002
         """``GET /metrics``."""
-        return Response(self._metrics.text(), media_type="text/plain; version=0.0.4")
+        text = await self._figures() if self._figures else self._metrics.text()
+        return Response(text, media_type="text/plain; version=0.0.4")
 
     async def chat(self, request: Request) -> Response:
         """``POST /v1/chat/completions``."""

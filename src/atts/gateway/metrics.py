@@ -1,11 +1,12 @@
 """What a server measures of itself, for Prometheus."""
 
 from collections import Counter as Tally
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from atts.analysis.spans import offsets, phase_seconds
@@ -105,6 +106,32 @@ class Metrics:
     def text(self) -> bytes:
         """In Prometheus's format."""
         return generate_latest(self.registry)
+
+
+def of_replicas(texts: Mapping[str, bytes]) -> bytes:
+    """What several replicas have measured, as one text: each sample says whose it is.
+
+    ``texts`` are those of ``Metrics.text``, by the names of the replicas.
+    """
+    together: dict[str, Metric] = {}
+    for name, text in sorted(texts.items()):
+        for family in text_string_to_metric_families(text.decode()):
+            empty = Metric(family.name, family.documentation, family.type)
+            kept = together.setdefault(family.name, empty)
+            for sample in family.samples:
+                labels = {**sample.labels, "replica": name}
+                kept.add_sample(sample.name, labels, sample.value)
+    registry = CollectorRegistry()
+    registry.register(_Collected(list(together.values())))
+    return generate_latest(registry)
+
+
+class _Collected(Collector):
+    def __init__(self, families: Sequence[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
 
 
 class _OfPool(Collector):

@@ -7,7 +7,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 from atts.config import Config
 from atts.errors import ConfigError
 from atts.gateway.access import check_host
-from atts.gateway.app import Gateway
+from atts.gateway.app import Figures, Gateway
 from atts.gateway.metrics import Metrics
 from atts.gateway.recording import Recorder
 from atts.gateway.served import Served
@@ -42,7 +42,7 @@ class ServeOptions:
 
     host: str = "127.0.0.1"
     port: int = 8000
-    key: str | None = None
+    key: str | None = field(default=None, repr=False)
     directory: Path
     """Where what the deciders have learnt outlives the process."""
     record: bool = False
@@ -60,13 +60,19 @@ class Opened(NamedTuple):
     names: list[str]
     """Of the models that clients may ask for."""
     solver: Solver
+    metrics: Metrics
 
 
 @asynccontextmanager
 async def open_gateway(
-    config: Config, options: ServeOptions, models: Models | None = None
+    config: Config,
+    options: ServeOptions,
+    models: Models | None = None,
+    figures: Figures | None = None,
 ) -> AsyncIterator[Opened]:
     """The application, with what it stands on; what the deciders have learnt is kept at the end.
+
+    ``figures`` gives what is measured, where that is not this application's alone.
 
     Raises:
         ConfigError, CalibrationError, EngineError, StoreError: see ``Solver``.
@@ -88,8 +94,8 @@ async def open_gateway(
                 _log.warning("%s", warning)
             served = Served(config, solver.variant)
             metrics.watch(solver)
-            app = Gateway(solver, served, metrics, recorder).app(options.key)
-            yield Opened(app, served.names, solver)
+            app = Gateway(solver, served, metrics, recorder, figures).app(options.key)
+            yield Opened(app, served.names, solver, metrics)
 
 
 async def serve(
@@ -109,7 +115,7 @@ async def serve(
     check_host(options.host, options.key)
     config = with_room(config, options)
     with _listen(options.host, options.port) as listener:
-        async with open_gateway(config, options) as (app, names, _):
+        async with open_gateway(config, options) as (app, names, *_):
             server = _Server(
                 uvicorn.Config(
                     app,
@@ -175,15 +181,22 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        both = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
-        # What was ignored from the beginning, as by nohup, stays ignored.
-        before = {each: handler for each, handler in both.items() if handler != signal.SIG_IGN}
-        for each in before:
-            loop.add_signal_handler(each, self.handle_exit, each, None)
-        try:
+        with told_to_end(lambda number: self.handle_exit(number, None)):
             yield
-        finally:
-            for each, handler in before.items():
-                loop.remove_signal_handler(each)
-                signal.signal(each, handler)
+
+
+@contextlib.contextmanager
+def told_to_end(handle: Callable[[int], None]) -> Iterator[None]:
+    """Inside, SIGTERM and SIGINT call ``handle`` in the running loop, with their number."""
+    loop = asyncio.get_running_loop()
+    both = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+    # What was ignored from the beginning, as by nohup, stays ignored.
+    before = {each: handler for each, handler in both.items() if handler != signal.SIG_IGN}
+    for each in before:
+        loop.add_signal_handler(each, handle, each)
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            loop.remove_signal_handler(each)
+            signal.signal(each, handler)

@@ -10,8 +10,9 @@ from atts.config import Config, load_config, method_and_settings
 from atts.errors import AttsError, ConfigError
 from atts.grading.grader import Grader
 from atts.methods import METHODS
-from atts.runs.jobs import Observe, complete
+from atts.runs.jobs import complete
 from atts.runs.making import Opening
+from atts.runs.observer import Observe
 from atts.runs.setup import Setup, finished_run, open_models, prepare_run
 from atts.store.run_directory import RecordedRun, read_run
 from atts.types import Problem

@@ -1,10 +1,10 @@
 """The two jobs: calibrate, and run a method over a problem set. Both resume."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from atts.analysis.graded_run import GradedRun, grade_run
 from atts.analysis.summary import Summary, drift_alarm, summarise
@@ -16,8 +16,9 @@ from atts.engines.base import speculation_of
 from atts.files import atomic_write
 from atts.grading.grader import Grader, Progress, VerdictCache
 from atts.methods.chain import Models
-from atts.runs.activity import Activity
+from atts.runs.events import telling
 from atts.runs.making import Here, Job, Maker
+from atts.runs.observer import Observe, Observer
 from atts.runs.pool import Clock
 from atts.runs.setup import Setup, prepare_calibration, prepare_run
 from atts.runs.stopping import Stopping
@@ -26,52 +27,6 @@ from atts.store.environment import read_speculation, record_environment, record_
 from atts.store.grades import read_grades
 from atts.store.run_directory import RecordedRun, RunStore
 from atts.types import Author, Chain, ChainKey, Speculation
-
-
-class Observer(Protocol):
-    """Watches a job, e.g. to show its progress."""
-
-    activity: Activity
-    """What the chains are doing: the job counts, the observer looks when it likes."""
-
-    def started(self, total: int, done: int) -> None:
-        """The job has ``total`` chains, of which ``done`` were there before."""
-        ...
-
-    def chain_done(self, chain: Chain) -> None:
-        """A chain has ended and is written down."""
-        ...
-
-    def warned(self, message: str) -> None:
-        """Something should be known while the job goes on."""
-        ...
-
-    def grading(self, done: int, total: int) -> None:
-        """So many answers that need algebra are compared; the chains are all there."""
-        ...
-
-
-class SilentObserver:
-    """Watches a job and says nothing; whoever wants to know something overrides it."""
-
-    def __init__(self) -> None:
-        self.activity = Activity()
-
-    def started(self, total: int, done: int) -> None:
-        pass
-
-    def chain_done(self, chain: Chain) -> None:
-        pass
-
-    def warned(self, message: str) -> None:
-        pass
-
-    def grading(self, done: int, total: int) -> None:
-        pass
-
-
-Observe = Callable[[str], Observer]
-"""Gives an observer for a named job."""
 
 
 class MadeRun(NamedTuple):
@@ -123,12 +78,14 @@ async def make_run(
     ``grader`` compares the answers of all of them.
     """
     parts = (setup.config, setup.problems, setup.calibration)
-    with RunStore.open(directory, *parts, shard=setup.shard) as store:
+    async with AsyncExitStack() as stack:
+        store = stack.enter_context(RunStore.open(directory, *parts, shard=setup.shard))
+        told = await stack.enter_async_context(telling(directory, setup.config, observer))
         record_environment(directory, setup.config)
         if setup.certificate:
             store.write_certificate(setup.certificate)
         before = await _speculation(models)
-        await _make_missing(setup, models, store, grader, observer, retry_failed)
+        await _make_missing(setup, models, store, grader, told, retry_failed)
         record_speculation(directory, await _speculation(models, before))
         chains = tuple(store.chains.values())
         recorded = RecordedRun(
@@ -140,19 +97,22 @@ async def make_run(
             read_grades(directory, chains),
             read_speculation(directory),
         )
-        with _telling(grader, observer.grading if observer else None):
+        with _telling(grader, told.grading):
             graded = grade_run(recorded, grader)
         summary = summarise(graded)
         store.write_summary(summary)
+        told.summary = summary
     return MadeRun(graded, summary)
 
 
 async def _speculation(
-    models: Models, before: Mapping[Author, Speculation] = MappingProxyType({})
+    models: Models | Maker, before: Mapping[Author, Speculation] = MappingProxyType({})
 ) -> dict[Author, Speculation]:
-    """How the engines' speculative decoding went since ``before``, where there is any."""
+    """How the engines' speculative decoding went since ``before``, where there is any; engines
+    elsewhere are not asked.
+    """
     found: dict[Author, Speculation] = {}
-    for author, model in models.items():
+    for author, model in models.items() if isinstance(models, dict) else ():
         if told := await speculation_of(model.engine):
             found[author] = told.since(before.get(author, Speculation()))
     return found

@@ -24,8 +24,9 @@ from atts.errors import AttsError, ConfigError, EngineGoneError
 from atts.grading.grader import Grader, VerdictCache
 from atts.methods import METHODS, authors_of
 from atts.methods.chain import Models
-from atts.runs.jobs import Observe, complete
+from atts.runs.jobs import complete
 from atts.runs.making import Maker, Opening
+from atts.runs.observer import Observe
 from atts.runs.setup import Setup, finished_run, open_models, prepare_run
 from atts.store.run_directory import former_defaults, lock_run
 from atts.types import Author

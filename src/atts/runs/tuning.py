@@ -22,7 +22,8 @@ from atts.grading.intervals import Interval, ratio_interval
 from atts.methods import METHODS
 from atts.methods.chain import Models
 from atts.problems import calibration_problems, load_problems
-from atts.runs.jobs import Observer, calibrate, make_run
+from atts.runs.jobs import calibrate, make_run
+from atts.runs.observer import Observer
 from atts.runs.setup import Setup, prepare_calibration, set_up
 from atts.store.contents import CALIBRATION, CERTIFICATE
 from atts.types import Problem, Record
