@@ -17,7 +17,8 @@ from atts.conformal.control import Control, Verdict
 from atts.conformal.factory import make_control
 from atts.engines.base import Completion, GenerateRequest, Scored, ScoreRequest
 from atts.methods.atts import take_turns
-from atts.methods.chain import ChainOverError, Model, OpenChain
+from atts.methods.chain import ChainOverError, Model, Models, OpenChain
+from atts.methods.sync_ranking import Ranking
 from atts.types import Chain, FinishReason, Problem
 
 PROBLEM = Problem(id="p", question="1+1?", answer="2")
@@ -269,3 +270,35 @@ def test_what_is_scored_along_does_not_pass() -> None:
     assert all(each.gate is None for each in decisions if each.with_former)
     assert sum(each.scored_tokens for each in decisions) == sum(target.scored)
     assert chain.written("draft") == draft.written
+
+
+def test_ranked_chains_wait_segment_by_segment() -> None:
+    def ranked(at_once: int) -> list[Chain]:
+        config = config_of(
+            method="sync-ranking",
+            samples=3,
+            turns={
+                "draft_tokens": 4,
+                "target_tokens": 3,
+                "max_turns": 6,
+                "draft_segments": at_once,
+            },
+        )
+        decider = Ranking("p", config, open_samples=range(3))
+
+        async def solve(sample: int) -> Chain:
+            models: Models = {
+                "draft": Model(Certain(f"d{sample}"), byte_tokenizer()),
+                "target": Model(Certain(f"t{sample}"), byte_tokenizer()),
+            }
+            chain = OpenChain(PROBLEM, sample, models, config, decider)
+            return chain.record(await take_turns(chain), 0.0, 1.0)
+
+        async def every() -> list[Chain]:
+            return await asyncio.gather(*map(solve, range(3)))
+
+        return asyncio.run(every())
+
+    one, many = ranked(1), ranked(4)
+    assert [told(chain) for chain in many] == [told(chain) for chain in one]
+    assert any(segment.with_former for chain in many for segment in chain.segments)
