@@ -84,15 +84,17 @@ class _Connection(asyncio.Protocol):
 
 
 def _serve(text: Sequence[int], ready: Connection) -> None:
-    async def forever() -> None:
-        loop, replies = asyncio.get_running_loop(), _Replies(text)
+    async def until_the_pipe_ends() -> None:
+        loop, replies, over = asyncio.get_running_loop(), _Replies(text), asyncio.Event()
         server = await loop.create_server(
             lambda: _Connection(replies), "127.0.0.1", 0, backlog=16_384
         )
         ready.send(server.sockets[0].getsockname()[1])
-        await server.serve_forever()
+        loop.add_reader(ready.fileno(), over.set)  # its other end goes with the process there
+        await over.wait()
+        server.close()
 
-    asyncio.run(forever())
+    asyncio.run(until_the_pipe_ends())
 
 
 @contextmanager
@@ -103,8 +105,9 @@ def instant_server(text: Sequence[int]) -> Iterator[str]:
         target=_serve, args=(list(text), there), daemon=True
     )
     process.start()
+    there.close()
     try:
         yield f"http://127.0.0.1:{here.recv()}"
     finally:
-        process.terminate()
+        here.close()
         process.join()
