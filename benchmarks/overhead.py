@@ -60,6 +60,8 @@ IN_FLIGHT = (16, 256, 1_000, 10_000)
 FEWEST_CHAINS = 320
 SAMPLES = 16
 VOCABULARY = 32_000
+MOST_TOKEN_IDS = 1_000_000
+"""More than any tokenizer has."""
 CORPUS_BYTES = 12_000_000
 AUTHORS: tuple[Author, ...] = ("draft", "target")
 NOW = Timings(queued=0.0, started=0.0, first_token=0.0, done=0.0)
@@ -247,7 +249,7 @@ class Served:
             ids = tokenizer.encode(text)
             if http:
                 url = stack.enter_context(instant_server(ids))
-                self._engines[author] = functools.partial(remote, url, max(ids) + 1_000)
+                self._engines[author] = functools.partial(remote, url)
             else:
                 engine = InstantEngine(ids, tokens)
                 self._engines[author] = functools.partial(_same, engine)
@@ -279,10 +281,10 @@ class Served:
                 await model.engine.aclose()
 
 
-def remote(url: str, vocabulary: int) -> Engine:
+def remote(url: str) -> Engine:
     """The engine of SGLang over a server."""
     options = ModelOptions(model="m", engine="sglang", urls=(url,))
-    return SGLangEngine(HttpClient(url, "m"), options, vocabulary, frozenset())
+    return SGLangEngine(HttpClient(url, "m"), options, MOST_TOKEN_IDS, frozenset())
 
 
 def _same(engine: Engine) -> Engine:
