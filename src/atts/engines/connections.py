@@ -1,7 +1,7 @@
 """Kept-open HTTP/1.1 connections to one server, each with one request at a time.
 
 asyncio's transports carry the bytes and llhttp reads them, by httptools: a general client spends
-two to three times the processor time on a request (``benchmarks/client.py``), for redirects,
+nearly three times the processor time on a request (``benchmarks/client.py``), for redirects,
 cookies, proxies, forms and tracing, none of which an engine wants.
 """
 
