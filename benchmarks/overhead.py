@@ -1,10 +1,13 @@
 """Our own processor time for a turn of a chain, with more and more chains in flight.
 
     python benchmarks/overhead.py [--in-flight 16 --in-flight 10000] [--vocabulary bundled] [--json]
+        [--http] [--tokens 48 --turns 40] [--vocabulary FOLDER]
 
 A whole ``atts run`` (runner, limits, tokenizers, scores, decision, drift alarm, store) with engines
 that answer at once: segments of 500 tokens, 8 turns a chain, and no chain finds an answer, so none
-ends early. Every size is run twice: as it is, for the total, and with a timer around each part,
+ends early. With ``--http`` the engines are those of SGLang, and a server in another process answers
+at once: the client, JSON and the checks of replies are part of a turn then.
+Every size is run twice: as it is, for the total, and with a timer around each part,
 which costs something itself, for the breakdown. All times are those of the processor, so other
 processes disturb little. They should not depend on the number of chains.
 
@@ -30,6 +33,7 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import numpy as np
+from instant import instant_server
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -41,8 +45,10 @@ import atts.methods.chain
 from atts.config import FORMER_DEFAULTS, Config, ModelOptions, parse_config
 from atts.conformal.drift import DriftAlarm
 from atts.conformal.online import OnlineControl
-from atts.engines.base import Completion, GenerateRequest, Scored, ScoreRequest
+from atts.engines.base import Completion, Engine, GenerateRequest, Scored, ScoreRequest
+from atts.engines.http import HttpClient
 from atts.engines.limits import LimitedEngine
+from atts.engines.sglang import SGLangEngine
 from atts.methods.chain import Model, Models, OpenChain
 from atts.models.prompts import Tokenizer
 from atts.runs import jobs
@@ -52,10 +58,10 @@ from atts.types import Author, Chain, Timings
 
 IN_FLIGHT = (16, 256, 1_000, 10_000)
 FEWEST_CHAINS = 320
-TURNS = 8
-TOKENS = 500
 SAMPLES = 16
 VOCABULARY = 32_000
+MOST_TOKEN_IDS = 1_000_000
+"""More than any tokenizer has."""
 CORPUS_BYTES = 12_000_000
 AUTHORS: tuple[Author, ...] = ("draft", "target")
 NOW = Timings(queued=0.0, started=0.0, first_token=0.0, done=0.0)
@@ -67,7 +73,7 @@ PARTS: tuple[tuple[Any, str, str], ...] = (
     (atts.methods.atts, "all_scores", "scores"),
     (OnlineControl, "decide", "decision"),
     (atts.methods.chain, "seed_at", "seeds"),
-    (atts.methods.chain, "extract_answer", "answer"),
+    (atts.methods.chain, "find_answer", "answer"),
     (OpenChain, "record", "record"),
     (RunStore, "append", "store"),
     (DriftAlarm, "chain_done", "drift alarm"),
@@ -80,9 +86,9 @@ ENGINES = "(the benchmark's engines)"
 class InstantEngine:
     """Answers at once, with a piece of a given text and with given log-probabilities."""
 
-    def __init__(self, text: list[int]) -> None:
+    def __init__(self, text: list[int], tokens: int) -> None:
         self._pieces = [
-            tuple(text[at : at + TOKENS]) for at in range(0, len(text) - TOKENS, TOKENS // 2)
+            tuple(text[at : at + tokens]) for at in range(0, len(text) - tokens, tokens // 2)
         ]
         self._logprobs: NDArray[np.float64] = -np.random.default_rng(0).gamma(2.0, 0.3, 100_000)
 
@@ -195,65 +201,102 @@ class Figures(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--in-flight", type=int, action="append")
-    parser.add_argument("--vocabulary", choices=("bundled", "32k"), action="append")
+    parser.add_argument(
+        "--vocabulary", action="append", help="bundled, 32k, or a folder with a model's tokenizer"
+    )
+    parser.add_argument("--http", action="store_true", help="by SGLang's protocol, in a process")
+    parser.add_argument("--tokens", type=int, default=500, help="of a segment")
+    parser.add_argument("--turns", type=int, default=8, help="of a chain")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--profile", action="store_true", help="print the functions' own times")
     arguments = parser.parse_args()
     sizes = arguments.in_flight or IN_FLIGHT
     found: dict[str, dict[int, Figures]] = {}
     for vocabulary in arguments.vocabulary or ("bundled", "32k"):
-        with TemporaryDirectory() as folder:
-            models = make_models(vocabulary, Path(folder))
+        with ExitStack() as stack:
+            served = Served(vocabulary, arguments.tokens, arguments.turns, arguments.http, stack)
             if arguments.profile:
                 profile = cProfile.Profile()
-                profile.runcall(run, models, min(sizes))
+                profile.runcall(served.run, min(sizes))
                 pstats.Stats(profile).sort_stats("tottime").print_stats(30)
                 continue
-            run(models, 16)  # warms up
-            found[vocabulary] = {size: measure(models, size) for size in sizes}
+            served.run(16)  # warms up
+            found[vocabulary] = {size: measure(served, size) for size in sizes}
         if not arguments.json:
             show(vocabulary, found[vocabulary])
     if arguments.json:
         print(json.dumps({v: {n: f._asdict() for n, f in fs.items()} for v, fs in found.items()}))
 
 
-def make_models(vocabulary: str, folder: Path) -> dict[Author, tuple[InstantEngine, Tokenizer]]:
-    """An engine and a tokenizer for each author."""
-    if vocabulary == "32k":
-        train(folder)
-    text = some_reasoning(random.Random(0), 200_000)
-    models = {}
-    for author in AUTHORS:
-        name = str(folder) if vocabulary == "32k" else f"bundled/{author}"
-        tokenizer = Tokenizer.load(ModelOptions(model=name))
-        models[author] = (InstantEngine(tokenizer.encode(text)), tokenizer)
-    return models
+class Served:
+    """A pair of models, and runs with them."""
 
+    def __init__(
+        self, vocabulary: str, tokens: int, turns: int, http: bool, stack: ExitStack
+    ) -> None:
+        """``stack`` ends the servers."""
+        self._tokens, self._turns = tokens, turns
+        text = some_reasoning(random.Random(0), 200_000)
+        folder = Path(vocabulary)
+        if vocabulary == "32k":
+            folder = Path(stack.enter_context(TemporaryDirectory()))
+            train(folder)
+        self._tokenizers: dict[Author, Tokenizer] = {}
+        self._engines: dict[Author, Callable[[], Engine]] = {}
+        for author in AUTHORS:
+            name = f"bundled/{author}" if vocabulary == "bundled" else str(folder)
+            tokenizer = self._tokenizers[author] = Tokenizer.load(ModelOptions(model=name))
+            ids = tokenizer.encode(text)
+            if http:
+                url = stack.enter_context(instant_server(ids))
+                self._engines[author] = functools.partial(remote, url)
+            else:
+                engine = InstantEngine(ids, tokens)
+                self._engines[author] = functools.partial(_same, engine)
 
-def run(models: dict[Author, tuple[InstantEngine, Tokenizer]], in_flight: int) -> Watch:
-    """A run of at least as many chains as are in flight."""
-    config = configuration(in_flight)
-    limits = config.limits
-    with TemporaryDirectory() as folder:
-        served: Models = {
-            author: Model(
-                LimitedEngine(engine, in_flight, limits.attempts, limits.backoff_seconds),
-                tokenizer,
-            )
-            for author, (engine, tokenizer) in models.items()
-        }
+    def run(self, in_flight: int) -> Watch:
+        """A run of at least as many chains as are in flight."""
         watch = Watch()
         gc.collect()
-        asyncio.run(jobs.run(config, served, Path(folder) / "run", watch))
-    return watch
+        with TemporaryDirectory() as folder:
+            asyncio.run(self._run(in_flight, Path(folder) / "run", watch))
+        return watch
+
+    async def _run(self, in_flight: int, directory: Path, watch: Watch) -> None:
+        config = configuration(in_flight, self._tokens, self._turns)
+        limits = config.limits
+        served: Models = {
+            author: Model(
+                LimitedEngine(
+                    self._engines[author](), in_flight, limits.attempts, limits.backoff_seconds
+                ),
+                tokenizer,
+            )
+            for author, tokenizer in self._tokenizers.items()
+        }
+        try:
+            await jobs.run(config, served, directory, watch)
+        finally:
+            for model in served.values():
+                await model.engine.aclose()
 
 
-def configuration(in_flight: int) -> Config:
+def remote(url: str) -> Engine:
+    """The engine of SGLang over a server."""
+    options = ModelOptions(model="m", engine="sglang", urls=(url,))
+    return SGLangEngine(HttpClient(url, "m"), options, MOST_TOKEN_IDS, frozenset())
+
+
+def _same(engine: Engine) -> Engine:
+    return engine
+
+
+def configuration(in_flight: int, tokens: int, turns: int) -> Config:
     return parse_config(
         {
             "problems": {"count": -(-max(in_flight, FEWEST_CHAINS) // SAMPLES)},
             "samples": SAMPLES,
-            "turns": {"max_turns": TURNS, "draft_tokens": TOKENS, "target_tokens": TOKENS},
+            "turns": {"max_turns": turns, "draft_tokens": tokens, "target_tokens": tokens},
             "take_over": {"control": "online"},
             "limits": {
                 "chains": in_flight,
@@ -266,12 +309,12 @@ def configuration(in_flight: int) -> Config:
     )
 
 
-def measure(models: dict[Author, tuple[InstantEngine, Tokenizer]], in_flight: int) -> Figures:
+def measure(served: Served, in_flight: int) -> Figures:
     """The total of a run as it is, and the parts of another one."""
-    plain = run(models, in_flight)
+    plain = served.run(in_flight)
     timers = Timers()
     with timers.around_parts():
-        watch = run(models, in_flight)
+        watch = served.run(in_flight)
     parts = {part: 1e6 * seconds / watch.turns for part, seconds in timers.seconds.items()}
     parts[REST] = 1e6 * watch.cpu / watch.turns - sum(parts.values())
     return Figures(1e6 * plain.cpu / plain.turns, parts)

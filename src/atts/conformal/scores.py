@@ -77,7 +77,7 @@ def mean_nll(segment: SegmentLogprobs, options: ScoreOptions) -> float:  # noqa:
     >>> mean_nll(SegmentLogprobs(np.array([-1.0, -3.0])), ScoreOptions())
     2.0
     """
-    return -float(segment.target.mean())
+    return -float(np.add.reduce(segment.target) / len(segment.target))
 
 
 def worst_window(segment: SegmentLogprobs, options: ScoreOptions) -> float:
@@ -89,7 +89,8 @@ def worst_window(segment: SegmentLogprobs, options: ScoreOptions) -> float:
     >>> worst_window(logprobs, ScoreOptions(window=2))
     4.0
     """
-    return -float(_window_sums(segment, options).min()) / min(options.window, len(segment.target))
+    sums = _window_sums(segment, options)
+    return -float(np.minimum.reduce(sums)) / min(options.window, len(segment.target))
 
 
 def worst_window_begins(segment: SegmentLogprobs, options: ScoreOptions) -> int:
@@ -104,7 +105,9 @@ def worst_window_begins(segment: SegmentLogprobs, options: ScoreOptions) -> int:
 
 def _window_sums(segment: SegmentLogprobs, options: ScoreOptions) -> Floats:
     window = min(options.window, len(segment.target))
-    sums: Floats = np.cumsum(np.concatenate([[0.0], segment.target.astype(np.float64)]))
+    sums = np.zeros(len(segment.target) + 1)
+    sums[1:] = segment.target
+    np.add.accumulate(sums, out=sums)
     return sums[window:] - sums[:-window]
 
 
@@ -115,7 +118,7 @@ def unlikely_share(segment: SegmentLogprobs, options: ScoreOptions) -> float:
     >>> unlikely_share(logprobs, ScoreOptions(floor=-2.0))
     0.5
     """
-    return float((segment.target < options.floor).mean())
+    return int(np.count_nonzero(segment.target < options.floor)) / len(segment.target)
 
 
 def surprises(segment: SegmentLogprobs, options: ScoreOptions) -> Floats:  # noqa: ARG001
@@ -173,7 +176,7 @@ def largest(tokens: Tokens) -> Callable[[SegmentLogprobs, ScoreOptions], float]:
     """The score that is the largest value of a token."""
 
     def of(segment: SegmentLogprobs, options: ScoreOptions) -> float:
-        return float(tokens(segment, options).max())
+        return float(np.maximum.reduce(tokens(segment, options)))
 
     return of
 

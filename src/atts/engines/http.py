@@ -1,8 +1,6 @@
 """The HTTP client of the engines: JSON to one server, and one typed error for each fault.
 
-aiohttp, because httpx spends several times the processor time per request and does not bear
-thousands of open requests (``benchmarks/client.py``); orjson, because a chain of thousands of
-token ids crosses with every request.
+orjson, because a chain of thousands of token ids crosses with every request.
 """
 
 import errno
@@ -13,13 +11,20 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeAlias
+from urllib.parse import urlsplit
 
-import aiohttp
 import orjson
 
 from atts.config.addresses import server_address
 from atts.config.secrets import hide
 from atts.engines.base import ChainMark
+from atts.engines.connections import (
+    MOST_OF_AN_ERROR,
+    BrokenReplyError,
+    Connections,
+    DisconnectedError,
+    Reply,
+)
 from atts.errors import (
     ConfigError,
     ContextLengthError,
@@ -35,15 +40,8 @@ from atts.errors import (
 Json: TypeAlias = Any
 """Parsed JSON, of which nothing is known yet."""
 
-CONNECT_SECONDS = 15.0
-KEEP_ALIVE_SECONDS = 4.0
-"""Idle connections are closed before uvicorn closes them, which is after five seconds."""
-
 MOST_BYTES = 4 * 2**20
 """Of a reply, unpacked, unless a request says otherwise."""
-
-_MOST_OF_AN_ERROR = 65_536
-"""Bytes that are read of a reply with another status than 200."""
 
 NO_JSON_NUMBER = "Out of range float values"
 """What a server in Python says, with a status of 400 or 500, that would have sent NaN."""
@@ -66,17 +64,6 @@ _QUOTED = 300
 """Characters of a server's own words that a message quotes."""
 
 _NUMBER = re.compile(r"-?(?:nan|inf(?:inity)?|[0-9][0-9.e+]*)", re.IGNORECASE)
-
-
-class _Connector(aiohttp.TCPConnector):
-    """Counts its connections. aiohttp's tracing tells, too, for a tenth of a request's time."""
-
-    opened = 0
-
-    async def _create_connection(self, *args: Any) -> Any:  # noqa: ANN401 - aiohttp's own types
-        connection = await super()._create_connection(*args)
-        self.opened += 1
-        return connection
 
 
 class HttpClient:
@@ -108,20 +95,30 @@ class HttpClient:
         except ValueError as error:
             raise ConfigError(f"{model}: {error}") from None
         self._model = model
-        # Whatever else a server may pack by would have to be unpacked with an eye on the size.
-        self._headers = {"Content-Type": "application/json", "Accept-Encoding": "gzip"}
         self._secrets = (api_key,) if api_key else ()
+        parts = urlsplit(self.url)
+        self._prefix = parts.path
+        headers = {
+            "Host": parts.netloc.encode("idna").decode()
+            if not parts.netloc.isascii()
+            else parts.netloc,
+            "Accept": "*/*",
+            # Whatever else a server may pack by would have to be unpacked with an eye on the size.
+            "Accept-Encoding": "gzip",
+            "Content-Type": "application/json",
+            "User-Agent": "atts",
+        }
         if api_key:
-            self._headers["Authorization"] = f"Bearer {api_key}"
+            headers["Authorization"] = f"Bearer {api_key}"
+        self._headers = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         self._timeout_seconds = timeout_seconds
-        self._session: aiohttp.ClientSession | None = None
-        self._connector: _Connector | None = None
+        self._connections: Connections | None = None
         self._closed = False
 
     @property
     def connections(self) -> int:
         """How many were opened so far; a new one may lead to another server than those before."""
-        return self._connector.opened if self._connector else 0
+        return self._connections.opened if self._connections else 0
 
     async def get(self, path: str, timeout_seconds: float | None = None) -> Json:
         """What a GET request brings back, parsed; None if it is empty. Raises as ``post`` does."""
@@ -161,8 +158,8 @@ class HttpClient:
     async def aclose(self) -> None:
         """Close every connection; requests that are in flight fail."""
         self._closed = True
-        if self._session:
-            await self._session.close()
+        if self._connections:
+            await self._connections.aclose()
 
     async def _request(
         self,
@@ -175,19 +172,21 @@ class HttpClient:
     ) -> bytes:
         what = f"{method} {path}" + ("" if body is None else f", {len(body):,} bytes")
         seconds = timeout_seconds or self._timeout_seconds
+        request = self._head(method, path, body, chain) + (body or b"")
         fresh = False
         while True:
             if self._closed:
                 raise EngineError(f"{self._at()}: the engine is closed")
+            if self._connections is None:  # here, because they belong to the loop that runs them
+                self._connections = Connections(self.url)
             try:
-                return await self._once(
-                    method, path, body, seconds, what, _headers(chain), most_bytes
-                )
-            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+                reply = await self._connections.send(request, most_bytes, seconds)
+                break
+            except (DisconnectedError, ConnectionResetError, BrokenPipeError) as error:
                 # Most often an idle connection that the server closed at this very moment, or
                 # while this process was busy, so that the request never reached it. The second
-                # failure is a real one, as is one to connect.
-                if self._closed or fresh or isinstance(error, aiohttp.ClientConnectorError):
+                # failure is a real one.
+                if self._closed or fresh:
                     raise self._broken(what, error) from error
                 fresh = True
             except TimeoutError as error:
@@ -195,40 +194,28 @@ class HttpClient:
                     f"{self._at()}: {what}: no reply within {seconds:g} s; does the server hang? "
                     "Look at its log, or raise timeout_seconds"
                 ) from error
-            except (aiohttp.ClientError, OSError) as error:
+            except (BrokenReplyError, OSError) as error:
                 raise self._broken(what, error) from error
+        return self._content(what, reply, most_bytes)
 
-    async def _once(
-        self,
-        method: str,
-        path: str,
-        body: bytes | None,
-        seconds: float,
-        what: str,
-        headers: dict[str, str],
-        most_bytes: int,
-    ) -> bytes:
-        timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT_SECONDS)
-        async with self._open().request(
-            method,
-            self.url + path,
-            data=body,
-            headers=headers,
-            timeout=timeout,
-            allow_redirects=False,
-        ) as reply:
-            if reply.status != 200:
-                try:
-                    content, _ = await _read(reply, _MOST_OF_AN_ERROR)
-                except _PackedError:
-                    content = b""
-                raise self._refused(what, reply.status, reply.headers, content)
+    def _head(self, method: str, path: str, body: bytes | None, chain: ChainMark | None) -> bytes:
+        length = "" if body is None else f"Content-Length: {len(body)}\r\n"
+        headers = f"{self._headers}{_headers(chain)}{length}"
+        return f"{method} {self._prefix}{path} HTTP/1.1\r\n{headers}\r\n".encode()
+
+    def _content(self, what: str, reply: Reply, most_bytes: int) -> bytes:
+        if reply.status != 200:
             try:
-                content, is_whole = await _read(reply, most_bytes)
-            except _PackedError as error:
-                raise EngineReplyError(
-                    f"{self._at()}: {what}: the reply {error}; does a proxy in between pack it?"
-                ) from error
+                content, _ = _unpacked(reply, MOST_OF_AN_ERROR)
+            except _PackedError:
+                content = b""
+            raise self._refused(what, reply.status, reply.headers, content)
+        try:
+            content, is_whole = _unpacked(reply, most_bytes)
+        except _PackedError as error:
+            raise EngineReplyError(
+                f"{self._at()}: {what}: the reply {error}; does a proxy in between pack it?"
+            ) from error
         if not is_whole:
             raise EngineReplyError(
                 f"{self._at()}: {what}: the reply is longer than {most_bytes:,} bytes, and what "
@@ -260,17 +247,6 @@ class HttpClient:
             )
         return tree
 
-    def _open(self) -> aiohttp.ClientSession:
-        if self._session is None:  # here, because a session belongs to the loop that runs it
-            self._connector = _Connector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS)
-            self._session = aiohttp.ClientSession(
-                connector=self._connector,
-                headers=self._headers,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,  # it would unpack whatever comes, whole
-            )
-        return self._session
-
     def _at(self) -> str:
         return f"{self.url} ({self._model})"
 
@@ -297,7 +273,7 @@ class HttpClient:
             error = EngineBusyError(
                 f"{words}; the server has no capacity now: lower limits.*_requests"
             )
-            error.retry_after = seconds_to_wait(headers.get("Retry-After"))
+            error.retry_after = seconds_to_wait(headers.get("retry-after"))
             return error
         if status >= 500:
             return EngineServerError(f"{words}; look at the server's log")
@@ -306,7 +282,7 @@ class HttpClient:
                 f"{words}; name the environment variable with the API key in api_key_env"
             )
         if 300 <= status < 400:
-            target = quoted(headers.get("Location", ""), self._secrets)
+            target = quoted(headers.get("location", ""), self._secrets)
             return RequestRefusedError(
                 f"{words}; it redirects to {target}, which is not followed: give the address "
                 "that the server itself answers at"
@@ -341,42 +317,37 @@ def seconds_to_wait(retry_after: str | None) -> float | None:
     return max(seconds, 0.0) if math.isfinite(seconds) else None
 
 
-def _headers(chain: ChainMark | None) -> dict[str, str]:
+def _headers(chain: ChainMark | None) -> str:
     """What tells a router in front of several servers which chain a request belongs to.
 
     The first is read by vLLM's router, the second by SGLang's with ``--policy consistent_hashing``
     or ``manual``; a server passes over both.
     """
-    return {"X-Session-ID": chain.name, "X-SMG-Routing-Key": chain.name} if chain else {}
+    if chain is None:
+        return ""
+    return f"X-Session-ID: {chain.name}\r\nX-SMG-Routing-Key: {chain.name}\r\n"
 
 
 class _PackedError(Exception):
     """A body cannot be unpacked."""
 
 
-async def _read(reply: aiohttp.ClientResponse, most_bytes: int) -> tuple[bytes, bool]:
+def _unpacked(reply: Reply, most_bytes: int) -> tuple[bytes, bool]:
     """Of a body, unpacked, no more than so many bytes, and whether that is all."""
-    chunks, size = [], 0
-    async for chunk in reply.content.iter_any():
-        chunks.append(chunk)
-        size += len(chunk)
-        if size > most_bytes:
-            reply.close()  # the rest is on its way
-            break
-    content = b"".join(chunks)
-    packing = reply.headers.get("Content-Encoding", "identity").lower()
+    content, is_whole = reply.body, reply.is_whole
+    packing = reply.headers.get("content-encoding", "identity").lower()
     if packing == "gzip" and content:
         unpacker = zlib.decompressobj(16 + zlib.MAX_WBITS)
         try:
             unpacked = unpacker.decompress(content, most_bytes + 1)
         except zlib.error as error:
             raise _PackedError(f"cannot be unpacked ({error})") from error
-        if len(unpacked) <= most_bytes and not unpacker.eof:
+        if is_whole and len(unpacked) <= most_bytes and not unpacker.eof:
             raise _PackedError("cannot be unpacked (its end is missing)")
         content = unpacked
     elif packing not in ("identity", "gzip"):
         raise _PackedError(f"is packed by {packing[:_QUOTED]!r}, which was not asked for")
-    return content[:most_bytes], len(content) <= most_bytes
+    return content[:most_bytes], is_whole and len(content) <= most_bytes
 
 
 def _no_number(error: orjson.JSONDecodeError) -> str | None:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import secrets
+from itertools import count
 from typing import Any
 
 from atts.config import ModelOptions
@@ -15,7 +16,7 @@ from atts.engines.remote import (
     WrittenTokens,
     reply_bytes,
 )
-from atts.engines.replies import UnusableError, checked_load, field, is_count, numbers
+from atts.engines.replies import UnusableError, checked_load, column, field, is_count, numbers
 from atts.engines.served import ModelCard, model_cards
 from atts.errors import (
     EngineError,
@@ -52,6 +53,7 @@ class SGLangEngine(RemoteEngine):
     ) -> None:
         super().__init__(client, options, vocab_size, end_ids)
         self._aborts: set[asyncio.Task[None]] = set()
+        self._rid, self._sent = secrets.token_hex(8), count()
         self._info: dict[str, Any] = {}  # what the server said of itself when it was asked last
         self._speculation: Speculation | None = None  # of what was written here
 
@@ -193,7 +195,7 @@ class SGLangEngine(RemoteEngine):
         if request.logprobs:
             entries = field(reply, "meta_info", "output_token_logprobs")
             if isinstance(entries, list):
-                logprobs = [field(entry, 0) for entry in entries[: len(written)]]
+                logprobs = column(entries[: len(written)], 0)
         cached = field(reply, "meta_info", "cached_tokens")
         return WrittenTokens(written, reason, cached, logprobs)
 
@@ -218,14 +220,14 @@ class SGLangEngine(RemoteEngine):
             raise UnusableError(
                 f"{found} input_token_logprobs, {len(ids) - start + 1} were asked for"
             )
-        pairs = [(field(entry, 0), field(entry, 1)) for entry in entries[1:]]
+        theirs, ours = column(entries[1:], 1), ids[start:]
         # The server shows the last id of the vocabulary, and what lies beyond, as 0.
-        if any(
-            theirs != ours and ours < self.vocab_size - 1
-            for (_, theirs), ours in zip(pairs, ids[start:], strict=True)
+        if theirs != ours and any(
+            their != our and our < self.vocab_size - 1
+            for their, our in zip(theirs, ours, strict=True)
         ):
             raise UnusableError("its log-probabilities belong to other tokens")
-        logprobs = numbers([logprob for logprob, _ in pairs])
+        logprobs = numbers(column(entries[1:], 0))
         cached = field(reply, "meta_info", "cached_tokens")
         if not request.top:
             return FoundLogprobs(logprobs, cached)
@@ -240,7 +242,7 @@ class SGLangEngine(RemoteEngine):
     async def _send(self, body: dict[str, Any], chain: ChainMark | None) -> Json:
         # The server aborts every request whose id begins with the given one, so no id may be
         # the beginning of another: all have one length.
-        rid = secrets.token_hex(16)
+        rid = f"{self._rid}{next(self._sent):016x}"
         tokens = len(body["input_ids"]) + body["sampling_params"]["max_new_tokens"]
         most_bytes = reply_bytes(tokens, body.get("top_logprobs_num", 0))
         try:

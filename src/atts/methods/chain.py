@@ -8,8 +8,6 @@ model's prefix cache hits.
 from collections import Counter
 from typing import NamedTuple, Protocol
 
-import numpy as np
-
 from atts.config import Config
 from atts.engines.base import (
     ChainMark,
@@ -20,6 +18,7 @@ from atts.engines.base import (
     Sampling,
     Scored,
     ScoreRequest,
+    all_finite,
 )
 from atts.errors import EngineError
 from atts.grading.answers import find_answer
@@ -307,7 +306,7 @@ class OpenChain:
         """
         request = ScoreRequest(ids, start, self.mark, self.turn, purpose, top=top)
         scored = await self.models["target"].engine.score(request)
-        if len(scored.logprobs) != len(ids) - start or not np.isfinite(scored.logprobs).all():
+        if len(scored.logprobs) != len(ids) - start or not all_finite(scored.logprobs):
             raise EngineError(
                 f"the target scored {len(scored.logprobs)} of {len(ids) - start} tokens, mean "
                 f"{scored.logprobs.mean()}: these are not usable log-probabilities"

@@ -22,7 +22,7 @@ from atts.package import DISTRIBUTION
 from atts.types import Author, Record, Speculation
 
 ENVIRONMENT = "environment.json"
-_PACKAGES = (DISTRIBUTION, "torch", "transformers", "tokenizers", "numpy", "aiohttp", "pydantic")
+_PACKAGES = (DISTRIBUTION, "torch", "transformers", "tokenizers", "numpy", "httptools", "pydantic")
 
 
 class Environment(Record):
