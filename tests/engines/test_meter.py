@@ -61,6 +61,11 @@ vllm:kv_cache_usage_perc{engine="1",model_name="a"} 0.5
 # TYPE vllm:prompt_tokens counter
 vllm:prompt_tokens_total{engine="0",model_name="a"} 1.0e6
 """
+ROOM = """\
+# TYPE vllm:cache_config_info gauge
+vllm:cache_config_info{block_size="16",engine="0",num_gpu_blocks="100"} 1.0
+vllm:cache_config_info{block_size="16",engine="1",num_gpu_blocks="200"} 1.0
+"""
 SGLANG = """{"loads": [
   {"dp_rank": 0, "num_running_reqs": 30, "num_waiting_reqs": 5, "token_usage": 0.75},
   {"dp_rank": 1, "num_running_reqs": 2, "num_waiting_reqs": 0, "token_usage": 0.5}]}"""
@@ -70,6 +75,14 @@ SGLANG = """{"loads": [
     ("kind", "path", "text", "load"),
     [
         ("vllm", "/metrics", VLLM, Load(32, 5, 0.75)),
+        ("vllm", "/metrics", VLLM + ROOM, Load(32, 5, 0.75, room=4800)),
+        ("vllm", "/metrics", VLLM + ROOM.replace("100", "None"), Load(32, 5, 0.75)),
+        (
+            "sglang",
+            "/v1/loads",
+            SGLANG.replace('"dp', '"max_total_num_tokens": 900, "dp'),
+            Load(32, 5, 0.75, room=1800),
+        ),
         ("sglang", "/v1/loads", SGLANG, Load(32, 5, 0.75)),
         # Of a router, of a server that measures nothing, and none at all.
         ("vllm", "/metrics", "# TYPE router_requests counter\nrouter_requests_total 3\n", None),
@@ -159,7 +172,7 @@ async def test_a_load_of_sglang_that_is_none_is_no_load(figure: str) -> None:
 
 async def test_the_in_process_engine_counts_what_it_works_on() -> None:
     engine = InProcessEngine(tiny_llama(eos_token_id=None), cache_tokens=1000)
-    assert await engine.meter() == Load(0, 0, 0.0)
+    assert await engine.meter() == Load(0, 0, 0.0, room=1000)
     work = [
         asyncio.create_task(
             engine.generate(GenerateRequest(some_ids(40, seed), sampled(200, seed)))
@@ -173,7 +186,7 @@ async def test_the_in_process_engine_counts_what_it_works_on() -> None:
     for task in work:
         task.cancel()
     await asyncio.wait(work)
-    assert await engine.meter() == Load(0, 0, 0.0)
+    assert await engine.meter() == Load(0, 0, 0.0, room=1000)
     await engine.aclose()
 
 

@@ -154,6 +154,14 @@ class Load(NamedTuple):
     cache_use: float
     """Share of the key-value cache that the running requests take up, in [0, 1]; what is merely
     kept for later does not count."""
+    room: int | None = None
+    """Tokens whose keys and values fit, over all copies of the model; None if it does not tell."""
+
+
+def room_of(loads: Sequence[Load]) -> int | None:
+    """The room of several copies together; None if one does not tell its own."""
+    rooms = [load.room for load in loads if load.room is not None]
+    return sum(rooms) if rooms and len(rooms) == len(loads) else None
 
 
 @runtime_checkable

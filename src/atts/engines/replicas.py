@@ -21,6 +21,7 @@ from atts.engines.base import (
     Metered,
     Scored,
     ScoreRequest,
+    room_of,
     speculation_of,
 )
 from atts.errors import ConfigError, EngineConnectionError, EngineTimeoutError
@@ -69,6 +70,7 @@ class Replicas:
             running=sum(load.running for load in loads),
             waiting=sum(load.waiting for load in loads),
             cache_use=max(load.cache_use for load in loads),
+            room=room_of(loads),
         )
 
     async def speculation(self) -> Speculation | None:

@@ -119,12 +119,13 @@ class SGLangEngine(RemoteEngine):
             waiting = [rank["num_waiting_reqs"] for rank in ranks]
             # Without what could be evicted: that is only kept for later.
             cache_use = [rank["token_usage"] for rank in ranks]
-        except (KeyError, TypeError):
+            room = [rank.get("max_total_num_tokens") for rank in ranks]
+        except (KeyError, TypeError, AttributeError):
             return None
         if not running:
             return None
         with self.about("asked for its load"):
-            return checked_load(running, waiting, cache_use)
+            return checked_load(running, waiting, cache_use, room)
 
     async def speculation(self) -> Speculation | None:
         return self._speculation
