@@ -4,13 +4,15 @@ import asyncio
 
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import TestServer
 from engines.stand_ins import SGLangStandIn, VllmStandIn, serve_stand_in, serving
 from engines.test_servers import engine_for
 from engines.tiny import sampled, some_ids, tiny_llama
 from fakes import FakeEngine
 
-from atts.engines.base import GenerateRequest, Load, Metered
+from atts.engines.base import GenerateRequest, Load, Metered, emptied
 from atts.engines.inprocess.engine import InProcessEngine
+from atts.engines.limits import LimitedEngine
 from atts.engines.replicas import Replicas
 from atts.errors import EngineConnectionError, EngineReplyError
 from atts.runs import pool
@@ -202,3 +204,20 @@ async def test_replicas_are_metered_together() -> None:
     assert await replicas(one, MeteredEngine(None)).meter() is None
     with pytest.raises(EngineConnectionError, match="no server"):
         await replicas(down, down).meter()
+
+
+@pytest.mark.parametrize(
+    ("kind", "path"), [("sglang", "/flush_cache"), ("vllm", "/reset_prefix_cache")]
+)
+async def test_a_cache_is_emptied_where_the_server_has_a_route_for_it(kind: str, path: str) -> None:
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_route("*", path, answer)
+    for served, expected in ((app, True), (web.Application(), False)):
+        async with TestServer(served) as server:
+            engine = engine_for(str(server.make_url("")).rstrip("/"), kind)
+            assert await emptied(LimitedEngine(Replicas([engine]), 1, 1, 0.0)) is expected
+            await engine.aclose()
+    assert not await emptied(LimitedEngine(FakeEngine(), 1, 1, 0.0))

@@ -402,6 +402,9 @@ class LimitsOptions(Options):
     many as ``chains``, or more, keeps it fixed."""
     cache_use: float = Field(default=0.85, gt=0.0, le=1.0)
     """Share of an engine's key-value cache in use from which on no chain begins."""
+    empty_caches: bool = False
+    """Whether servers are told to forget what they cached before a run or a calibration begins, so
+    that wall times can be compared; for servers that nobody else uses."""
     draft_requests: int = Field(default=128, ge=1)
     """Requests in flight on the draft's engine."""
     target_requests: int = Field(default=128, ge=1)

@@ -265,6 +265,30 @@ class Engine(Protocol):
         ...
 
 
+@runtime_checkable
+class Emptying(Protocol):
+    """An engine that may forget what it keeps of earlier requests."""
+
+    async def empty_cache(self) -> bool:
+        """Forget it; whether that was done, which needs an engine without requests.
+
+        Raises:
+            EngineError: the engine does not answer.
+        """
+        ...
+
+
+async def emptied(engine: "Engine") -> bool:
+    """Have an engine forget what it cached; whether it did."""
+    if not isinstance(engine, Emptying):
+        return False
+    try:
+        return await engine.empty_cache()
+    except EngineError as error:
+        _log.warning("a cache was not emptied: %s", error)
+        return False
+
+
 class _Made(NamedTuple):
     request: GenerateRequest
     need: Need

@@ -21,6 +21,7 @@ from atts.engines.base import (
     Metered,
     Scored,
     ScoreRequest,
+    emptied,
     room_of,
     speculation_of,
 )
@@ -78,6 +79,10 @@ class Replicas:
         told = await asyncio.gather(*map(speculation_of, self._engines))
         found = [each for each in told if each is not None]
         return sum(found[1:], found[0]) if found else None
+
+    async def empty_cache(self) -> bool:
+        """Whether all did."""
+        return all(await asyncio.gather(*map(emptied, self._engines)))
 
     async def aclose(self) -> None:
         await asyncio.gather(*(engine.aclose() for engine in self._engines))

@@ -144,6 +144,15 @@ class SGLangEngine(RemoteEngine):
         told = Speculation(passes=passes, proposed=proposed, accepted=accepted)
         self._speculation = told if self._speculation is None else self._speculation + told
 
+    async def empty_cache(self) -> bool:
+        # It refuses while it has requests; a router has no such route.
+        try:
+            await self.client.get_text("/flush_cache", ABORT_SECONDS)
+        except RequestRefusedError as error:
+            _log.warning("%s: its cache was not emptied: %s", self.client.url, error)
+            return False
+        return True
+
     async def _server_info(self) -> dict[str, Any]:
         for path in ("/server_info", "/get_server_info"):  # the older name goes away
             try:

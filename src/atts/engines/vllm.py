@@ -122,6 +122,14 @@ class VllmEngine(RemoteEngine):
         except UnusableError:
             return None
 
+    async def empty_cache(self) -> bool:
+        try:  # a server has the route only with VLLM_SERVER_DEV_MODE=1
+            await self.client.post("/reset_prefix_cache", {}, PROBE_SECONDS)
+        except RequestRefusedError as error:
+            _log.warning("%s: its cache was not emptied: %s", self.client.url, error)
+            return False
+        return True
+
     async def _speculation(self) -> Speculation | None:
         """Of all that the server has written, for whomever; None: it has no such counters."""
         found = await self._metrics(METRICS + SPECULATION)
