@@ -3,7 +3,7 @@
     python benchmarks/full_cache.py http://127.0.0.1:40000 --rounds 6 [--flush] [--segment 48]
 
 Each round writes new chains in short segments, each sent with all tokens before it, and abandons a
-part of the segments, as a chain does that the target takes over. Rounds differ in their tokens alone.
+part of the segments, as a chain does that the target takes over. Rounds differ in tokens alone.
 SGLang (0.5.12) looks at every evictable leaf of its prefix tree whenever it must evict, which is in
 nearly every step once the cache is full; each abandoned segment is a leaf. With ``--flush``
 the cache is emptied before each round. To compare, run both on servers that were just started.
