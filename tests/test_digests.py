@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from atts.config import load_config
+from atts.config import differing_keys, load_config
 
 EVERY_KEY = Path(__file__).parent / "config_before.yaml"
 """What that version printed as its defaults: all keys that it had."""
@@ -70,3 +70,13 @@ def test_digests_have_not_changed(settings: list[str], digest: str, fingerprint:
     assert config.digest() == digest
     keys = yaml.safe_dump(config.calibration_fingerprint(), sort_keys=True)
     assert hashlib.sha256(keys.encode()).hexdigest()[:16] == fingerprint
+
+
+@pytest.mark.parametrize("setting", ["quantization=fp8", "cache_dtype=fp8_e4m3"])
+def test_a_calibration_is_bound_to_what_the_cache_is_made_of(setting: str) -> None:
+    plain = load_config(None, [])
+    other = load_config(None, [f"target.server.{setting}"])
+    key = f"target.server.{setting.partition('=')[0]}"
+    ours, theirs = plain.calibration_fingerprint(), other.calibration_fingerprint()
+    assert differing_keys(ours, theirs) == [key]
+    assert plain.digest() != other.digest()

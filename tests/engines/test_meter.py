@@ -4,13 +4,15 @@ import asyncio
 
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import TestServer
 from engines.stand_ins import SGLangStandIn, VllmStandIn, serve_stand_in, serving
 from engines.test_servers import engine_for
 from engines.tiny import sampled, some_ids, tiny_llama
 from fakes import FakeEngine
 
-from atts.engines.base import GenerateRequest, Load, Metered
+from atts.engines.base import GenerateRequest, Load, Metered, emptied
 from atts.engines.inprocess.engine import InProcessEngine
+from atts.engines.limits import LimitedEngine
 from atts.engines.replicas import Replicas
 from atts.errors import EngineConnectionError, EngineReplyError
 from atts.runs import pool
@@ -61,6 +63,11 @@ vllm:kv_cache_usage_perc{engine="1",model_name="a"} 0.5
 # TYPE vllm:prompt_tokens counter
 vllm:prompt_tokens_total{engine="0",model_name="a"} 1.0e6
 """
+ROOM = """\
+# TYPE vllm:cache_config_info gauge
+vllm:cache_config_info{block_size="16",engine="0",num_gpu_blocks="100"} 1.0
+vllm:cache_config_info{block_size="16",engine="1",num_gpu_blocks="200"} 1.0
+"""
 SGLANG = """{"loads": [
   {"dp_rank": 0, "num_running_reqs": 30, "num_waiting_reqs": 5, "token_usage": 0.75},
   {"dp_rank": 1, "num_running_reqs": 2, "num_waiting_reqs": 0, "token_usage": 0.5}]}"""
@@ -70,6 +77,14 @@ SGLANG = """{"loads": [
     ("kind", "path", "text", "load"),
     [
         ("vllm", "/metrics", VLLM, Load(32, 5, 0.75)),
+        ("vllm", "/metrics", VLLM + ROOM, Load(32, 5, 0.75, room=4800)),
+        ("vllm", "/metrics", VLLM + ROOM.replace("100", "None"), Load(32, 5, 0.75)),
+        (
+            "sglang",
+            "/v1/loads",
+            SGLANG.replace('"dp', '"max_total_num_tokens": 900, "dp'),
+            Load(32, 5, 0.75, room=1800),
+        ),
         ("sglang", "/v1/loads", SGLANG, Load(32, 5, 0.75)),
         # Of a router, of a server that measures nothing, and none at all.
         ("vllm", "/metrics", "# TYPE router_requests counter\nrouter_requests_total 3\n", None),
@@ -159,7 +174,7 @@ async def test_a_load_of_sglang_that_is_none_is_no_load(figure: str) -> None:
 
 async def test_the_in_process_engine_counts_what_it_works_on() -> None:
     engine = InProcessEngine(tiny_llama(eos_token_id=None), cache_tokens=1000)
-    assert await engine.meter() == Load(0, 0, 0.0)
+    assert await engine.meter() == Load(0, 0, 0.0, room=1000)
     work = [
         asyncio.create_task(
             engine.generate(GenerateRequest(some_ids(40, seed), sampled(200, seed)))
@@ -173,7 +188,7 @@ async def test_the_in_process_engine_counts_what_it_works_on() -> None:
     for task in work:
         task.cancel()
     await asyncio.wait(work)
-    assert await engine.meter() == Load(0, 0, 0.0)
+    assert await engine.meter() == Load(0, 0, 0.0, room=1000)
     await engine.aclose()
 
 
@@ -189,3 +204,20 @@ async def test_replicas_are_metered_together() -> None:
     assert await replicas(one, MeteredEngine(None)).meter() is None
     with pytest.raises(EngineConnectionError, match="no server"):
         await replicas(down, down).meter()
+
+
+@pytest.mark.parametrize(
+    ("kind", "path"), [("sglang", "/flush_cache"), ("vllm", "/reset_prefix_cache")]
+)
+async def test_a_cache_is_emptied_where_the_server_has_a_route_for_it(kind: str, path: str) -> None:
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_route("*", path, answer)
+    for served, expected in ((app, True), (web.Application(), False)):
+        async with TestServer(served) as server:
+            engine = engine_for(str(server.make_url("")).rstrip("/"), kind)
+            assert await emptied(LimitedEngine(Replicas([engine]), 1, 1, 0.0)) is expected
+            await engine.aclose()
+    assert not await emptied(LimitedEngine(FakeEngine(), 1, 1, 0.0))

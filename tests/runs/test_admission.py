@@ -94,6 +94,26 @@ async def test_the_number_follows_the_load(
     assert await sizes(script, ending=ending) == (expected, [])
 
 
+async def test_no_more_chains_begin_than_the_smallest_cache_holds() -> None:
+    room = Capacity(4)
+    loads = [Load(9, 3, 0.1, room=8_000), Load(9, 0, 0.1, room=90_000)]
+    admission = Admission(room, [], 4, 40, 0.8, limit=1_000)
+    assert admission._next_size(loads) == 16  # half of what a chain may become
+    assert admission._next_size([Load(9, 0, 0.9, room=8_000), *loads[1:]]) == 4  # used up
+    for tokens in (100, 300) * 8:
+        room.leave(tokens, seconds=1.0)
+    assert admission._next_size(loads) == 32  # 250 tokens: the open ones are the long ones
+    admission._in_flight_seconds = 32.0  # those that are open have been so for long
+    assert admission._next_size(loads) == 16
+    assert admission._next_size([*loads, Load(1, 0, 0.1)]) == room.size
+
+
+async def test_a_chain_that_tells_no_length_changes_no_expectation() -> None:
+    room = Capacity(4)
+    room.leave()
+    assert (room.left, room.known, room.tokens) == (1, 0, 0)
+
+
 async def test_without_a_load_the_number_is_fixed_and_that_is_said_once() -> None:
     found, warnings = await sizes([IDLE, None, IDLE])
     assert found == [4, 8, 40]

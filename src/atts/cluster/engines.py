@@ -5,7 +5,7 @@ from typing import Any
 
 from atts.cluster.crew import Crew
 from atts.cluster.messages import Failure
-from atts.engines.base import Load
+from atts.engines.base import Load, room_of
 from atts.errors import EngineConnectionError
 from atts.types import Author
 
@@ -81,4 +81,5 @@ class FarEngine:
             sum(load.running for load in loads),
             sum(load.waiting for load in loads) + waiting,
             max(load.cache_use for load in loads),
+            room_of(loads),
         )

@@ -28,6 +28,7 @@ ChatFormatName = Literal["template", "harmony", "deepseek-v3.2"]
 EngineName = Literal["inprocess", "sglang", "vllm", "openai", "llamacpp"]
 IN_THIS_PROCESS: frozenset[EngineName] = frozenset({"inprocess", "llamacpp"})
 """The engines that compute here, and not on a server."""
+CacheDtype = Literal["auto", "fp8_e4m3", "fp8_e5m2"]
 StopRule = Literal["never", "majority", "adaptive"]
 SpeculativeMethod = Literal["off", "draft", "eagle3", "ngram"]
 
@@ -140,6 +141,12 @@ class ServerOptions(Options):
     null leaves the server's default."""
     context_length: int | None = Field(default=None, ge=1)
     """Longest chain in tokens; null takes the model's own."""
+    quantization: Literal["fp8"] | None = None
+    """``fp8`` halves the weights of a model that was published in 16 bits when it is loaded; null
+    leaves them as they were published."""
+    cache_dtype: CacheDtype = "auto"
+    """Of the key-value cache: ``auto`` is the model's own, in FP8 twice as many tokens fit. Scores
+    change with it, and with ``quantization``, so a calibration is bound to both."""
     speculative: SpeculativeOptions = SpeculativeOptions()
     executable: str = "python3"
     """The Python that SGLang or vLLM is installed for; a name is looked up in PATH."""
@@ -390,10 +397,14 @@ class LimitsOptions(Options):
     chains: int = Field(default=128, ge=1)
     """Most chains in flight, over all problems."""
     chains_min: int = Field(default=32, ge=1)
-    """Chains in flight to begin with, and at least. Between this and ``chains`` their number
-    follows the load of the engines; as many as ``chains``, or more, keeps it fixed."""
+    """Chains in flight to begin with, and at least, but for what the caches hold. Between this and
+    ``chains`` their number follows the load of the engines, and their room where they tell it; as
+    many as ``chains``, or more, keeps it fixed."""
     cache_use: float = Field(default=0.85, gt=0.0, le=1.0)
     """Share of an engine's key-value cache in use from which on no chain begins."""
+    empty_caches: bool = False
+    """Whether servers are told to forget what they cached before a run or a calibration begins, so
+    that wall times can be compared; for servers that nobody else uses."""
     draft_requests: int = Field(default=128, ge=1)
     """Requests in flight on the draft's engine."""
     target_requests: int = Field(default=128, ge=1)

@@ -37,14 +37,17 @@ from atts.errors import ConfigError
 
 _WHERE_IT_IS_SERVED: dict[str, Any] = {
     **dict.fromkeys(("urls", "api_key_env", "served_as", "timeout_seconds"), True),
-    "server": dict.fromkeys(ServerOptions.model_fields.keys() - {"speculative"}, True),
+    "server": dict.fromkeys(
+        ServerOptions.model_fields.keys() - {"speculative", "quantization", "cache_dtype"}, True
+    ),
 }
 """Keys of a model that change no result, so that a run may go on with other servers. Speculative
 decoding changes none, either, but what it is worth is what two runs are compared for."""
 
-_WHAT_A_CALIBRATION_IS_BOUND_TO = {
-    *("model", "gguf", "dtype", "thinking", "thought_ends", "sampling"),
-    *("chat_template_kwargs", "chat_format"),
+_WHAT_A_CALIBRATION_IS_BOUND_TO: dict[str, Any] = {
+    **dict.fromkeys(("model", "gguf", "dtype", "thinking", "thought_ends", "sampling"), True),
+    **dict.fromkeys(("chat_template_kwargs", "chat_format"), True),
+    "server": {"quantization": True, "cache_dtype": True},
 }
 
 _WHAT_TURNS_ARE = TurnsOptions.model_fields.keys() - {"draft_segments"}
@@ -73,6 +76,10 @@ _ADDED = {
     "turns.draft_tokens_max": None,
     "turns.draft_tokens_min": None,
     "turns.opening": "draft",
+    "draft.server.quantization": None,
+    "target.server.quantization": None,
+    "draft.server.cache_dtype": "auto",
+    "target.server.cache_dtype": "auto",
     "turns.draft_segments": 1,
     **{
         f"{author}.server.speculative.{key}": default

@@ -154,6 +154,14 @@ class Load(NamedTuple):
     cache_use: float
     """Share of the key-value cache that the running requests take up, in [0, 1]; what is merely
     kept for later does not count."""
+    room: int | None = None
+    """Tokens whose keys and values fit, over all copies of the model; None if it does not tell."""
+
+
+def room_of(loads: Sequence[Load]) -> int | None:
+    """The room of several copies together; None if one does not tell its own."""
+    rooms = [load.room for load in loads if load.room is not None]
+    return sum(rooms) if rooms and len(rooms) == len(loads) else None
 
 
 @runtime_checkable
@@ -265,6 +273,30 @@ class Engine(Protocol):
     async def aclose(self) -> None:
         """Abort what is in flight and free the model."""
         ...
+
+
+@runtime_checkable
+class Emptying(Protocol):
+    """An engine that may forget what it keeps of earlier requests."""
+
+    async def empty_cache(self) -> bool:
+        """Forget it; whether that was done, which needs an engine without requests.
+
+        Raises:
+            EngineError: the engine does not answer.
+        """
+        ...
+
+
+async def emptied(engine: "Engine") -> bool:
+    """Have an engine forget what it cached; whether it did."""
+    if not isinstance(engine, Emptying):
+        return False
+    try:
+        return await engine.empty_cache()
+    except EngineError as error:
+        _log.warning("a cache was not emptied: %s", error)
+        return False
 
 
 class _Made(NamedTuple):

@@ -18,6 +18,7 @@ from atts.engines.base import (
     Need,
     Scored,
     ScoreRequest,
+    emptied,
     speculation_of,
 )
 from atts.engines.outage import PATIENCE_SECONDS, Outage
@@ -127,6 +128,9 @@ class LimitedEngine:
 
     async def speculation(self) -> Speculation | None:
         return await speculation_of(self._engine)
+
+    async def empty_cache(self) -> bool:
+        return await emptied(self._engine)
 
     async def aclose(self) -> None:
         await self._engine.aclose()

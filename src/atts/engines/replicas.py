@@ -21,6 +21,8 @@ from atts.engines.base import (
     Metered,
     Scored,
     ScoreRequest,
+    emptied,
+    room_of,
     speculation_of,
 )
 from atts.errors import ConfigError, EngineConnectionError, EngineTimeoutError
@@ -69,6 +71,7 @@ class Replicas:
             running=sum(load.running for load in loads),
             waiting=sum(load.waiting for load in loads),
             cache_use=max(load.cache_use for load in loads),
+            room=room_of(loads),
         )
 
     async def speculation(self) -> Speculation | None:
@@ -76,6 +79,10 @@ class Replicas:
         told = await asyncio.gather(*map(speculation_of, self._engines))
         found = [each for each in told if each is not None]
         return sum(found[1:], found[0]) if found else None
+
+    async def empty_cache(self) -> bool:
+        """Whether all did."""
+        return all(await asyncio.gather(*map(emptied, self._engines)))
 
     async def aclose(self) -> None:
         await asyncio.gather(*(engine.aclose() for engine in self._engines))

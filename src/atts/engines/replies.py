@@ -124,12 +124,25 @@ def checked_cached(found: Json, sent: int) -> int:
     return min(int(found), sent)
 
 
-def checked_load(running: list[Json], waiting: list[Json], cache_use: list[Json]) -> Load:
-    """What the copies of a model in one server tell of their load, as that of the server."""
+def checked_load(
+    running: list[Json], waiting: list[Json], cache_use: list[Json], room: Sequence[Json] = ()
+) -> Load:
+    """What the copies of a model in one server tell of their load, as that of the server.
+
+    ``room`` holds the tokens that the caches hold; what is no count there counts as not told.
+    """
     figures = (*running, *waiting, *cache_use)
     if any(type(each) not in (int, float) or not 0 <= each < math.inf for each in figures):
         raise UnusableError(f"its load is {quoted(figures)}")
-    return Load(int(sum(running)), int(sum(waiting)), min(float(max(cache_use)), 1.0))
+    told = (
+        bool(room) and len(room) == len(running) and all(is_count(each) and each for each in room)
+    )
+    return Load(
+        int(sum(running)),
+        int(sum(waiting)),
+        min(float(max(cache_use)), 1.0),
+        sum(room) if told else None,
+    )
 
 
 def _named(value: Json) -> str:

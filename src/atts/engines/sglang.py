@@ -121,12 +121,13 @@ class SGLangEngine(RemoteEngine):
             waiting = [rank["num_waiting_reqs"] for rank in ranks]
             # Without what could be evicted: that is only kept for later.
             cache_use = [rank["token_usage"] for rank in ranks]
-        except (KeyError, TypeError):
+            room = [rank.get("max_total_num_tokens") for rank in ranks]
+        except (KeyError, TypeError, AttributeError):
             return None
         if not running:
             return None
         with self.about("asked for its load"):
-            return checked_load(running, waiting, cache_use)
+            return checked_load(running, waiting, cache_use, room)
 
     async def speculation(self) -> Speculation | None:
         return self._speculation
@@ -144,6 +145,15 @@ class SGLangEngine(RemoteEngine):
             return
         told = Speculation(passes=passes, proposed=proposed, accepted=accepted)
         self._speculation = told if self._speculation is None else self._speculation + told
+
+    async def empty_cache(self) -> bool:
+        # It refuses while it has requests; a router has no such route.
+        try:
+            await self.client.get_text("/flush_cache", ABORT_SECONDS)
+        except RequestRefusedError as error:
+            _log.warning("%s: its cache was not emptied: %s", self.client.url, error)
+            return False
+        return True
 
     async def _server_info(self) -> dict[str, Any]:
         for path in ("/server_info", "/get_server_info"):  # the older name goes away

@@ -50,6 +50,7 @@ SPECULATION = (
     "vllm:spec_decode_num_draft_tokens_total",
     "vllm:spec_decode_num_accepted_tokens_total",
 )
+ROOM = "vllm:cache_config_info"
 METRICS = ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc")
 
 _log = logging.getLogger(__name__)
@@ -108,18 +109,26 @@ class VllmEngine(RemoteEngine):
 
     async def meter(self) -> Load | None:
         try:
-            found = await self._metrics(METRICS)
+            found = await self._metrics((*METRICS, ROOM))
             running, waiting, cache_use = (found[name] for name in METRICS)
         except (KeyError, UnusableError):
             return None
         with self.about("asked for its load"):
-            return checked_load(running, waiting, cache_use)
+            return checked_load(running, waiting, cache_use, found.get(ROOM, ()))
 
     async def speculation(self) -> Speculation | None:
         try:
             return await self._speculation()
         except UnusableError:
             return None
+
+    async def empty_cache(self) -> bool:
+        try:  # a server has the route only with VLLM_SERVER_DEV_MODE=1
+            await self.client.post("/reset_prefix_cache", {}, PROBE_SECONDS)
+        except RequestRefusedError as error:
+            _log.warning("%s: its cache was not emptied: %s", self.client.url, error)
+            return False
+        return True
 
     async def _speculation(self) -> Speculation | None:
         """Of all that the server has written, for whomever; None: it has no such counters."""
@@ -147,7 +156,10 @@ class VllmEngine(RemoteEngine):
             for family in text_string_to_metric_families("\n".join(lines)):
                 for sample in family.samples:
                     if sample.name in names:
-                        found.setdefault(sample.name, []).append(sample.value)
+                        value = sample.value
+                        if sample.name == ROOM:  # its value is 1; what it tells are its labels
+                            value = _blocks_in_tokens(sample.labels)
+                        found.setdefault(sample.name, []).append(value)
         except ValueError as error:
             raise UnusableError("its /metrics cannot be read") from error
         return found
@@ -337,6 +349,12 @@ class VllmEngine(RemoteEngine):
     ) -> Json:
         most_bytes = reply_bytes(len(ids) + options["max_tokens"])
         return await self.client.post(path, body, chain=chain, most_bytes=most_bytes)
+
+
+def _blocks_in_tokens(labels: dict[str, str]) -> int:
+    """Tokens that the cache of one copy holds; 0 where the labels do not tell."""
+    blocks, size = labels.get("num_gpu_blocks", ""), labels.get("block_size", "")
+    return int(blocks) * int(size) if blocks.isdecimal() and size.isdecimal() else 0
 
 
 def _by_token_ids(ids: list[int], start: int, reuse: bool) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from atts.config import Config
 from atts.conformal.calibration import Calibration
 from atts.conformal.factory import calibrating_control
 from atts.conformal.split import rounds
-from atts.engines.base import speculation_of
+from atts.engines.base import emptied, speculation_of
 from atts.files import atomic_write
 from atts.grading.grader import Grader, Progress, VerdictCache
 from atts.methods.chain import Models
@@ -23,7 +23,12 @@ from atts.runs.pool import Clock
 from atts.runs.setup import Setup, prepare_calibration, prepare_run
 from atts.runs.stopping import Stopping
 from atts.store.contents import CALIBRATION
-from atts.store.environment import read_speculation, record_environment, record_speculation
+from atts.store.environment import (
+    read_speculation,
+    record_emptied,
+    record_environment,
+    record_speculation,
+)
 from atts.store.grades import read_grades
 from atts.store.run_directory import RecordedRun, RunStore
 from atts.types import Author, Chain, ChainKey, Speculation
@@ -84,6 +89,7 @@ async def make_run(
         record_environment(directory, setup.config)
         if setup.certificate:
             store.write_certificate(setup.certificate)
+        record_emptied(directory, await _emptied(setup.config, models))
         before = await _speculation(models)
         await _make_missing(setup, models, store, grader, told, retry_failed)
         record_speculation(directory, await _speculation(models, before))
@@ -103,6 +109,13 @@ async def make_run(
         store.write_summary(summary)
         told.summary = summary
     return MadeRun(graded, summary)
+
+
+async def _emptied(config: Config, models: Models | Maker) -> dict[Author, bool]:
+    """Have the engines forget what they cached, where that is asked for; which of them did."""
+    if not (config.limits.empty_caches and isinstance(models, dict)):
+        return {}
+    return {author: await emptied(model.engine) for author, model in models.items()}
 
 
 async def _speculation(
@@ -180,6 +193,7 @@ async def calibrate(
         if observer:
             already = sum(chain.end != "failed" for chain in store.chains.values())
             observer.started(len(setup.keys), already)
+        await _emptied(config, models)
         earlier: set[ChainKey] = set()
         for keys in rounds([problem.id for problem in setup.problems], config.samples):
             made = [store.chains[key] for key in earlier]

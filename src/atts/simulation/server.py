@@ -124,6 +124,7 @@ class Server:
             running=len(self._running) + len(self._batch),
             waiting=len(self._waiting),
             cache_use=self._cache.in_use / self.options.cache_tokens,
+            room=self.options.cache_tokens,
         )
 
     def submit(self, request: SimulatedRequest) -> None:

@@ -42,6 +42,8 @@ class Environment(Record):
     speculation: dict[Author, Speculation] = Field(default_factory=dict)
     """How speculative decoding went, where a server did; empty where the start was broken off. Of
     a vLLM server it is that of all its requests meanwhile, whoever made them."""
+    caches_emptied: dict[Author, bool] = Field(default_factory=dict)
+    """Whether the engines forgot what they had cached before this start; empty: not asked to."""
 
     @classmethod
     def now(cls, config: Config) -> "Environment":
@@ -93,6 +95,18 @@ def record_speculation(directory: Path, speculation: Mapping[Author, Speculation
     if speculation:
         *earlier, newest = read_environments(directory)
         told = newest.model_copy(update={"speculation": dict(speculation)})
+        write_environments(directory, [*earlier, told])
+
+
+def record_emptied(directory: Path, emptied: Mapping[Author, bool]) -> None:
+    """Add to the newest entry whose caches were emptied.
+
+    Raises:
+        StoreError: the file is corrupt, or cannot be written.
+    """
+    if emptied:
+        *earlier, newest = read_environments(directory)
+        told = newest.model_copy(update={"caches_emptied": dict(emptied)})
         write_environments(directory, [*earlier, told])
 
 

@@ -410,6 +410,7 @@ def test_token_ids_are_asked_for_where_vllm_knows_the_flag(
 
 def test_the_command_of_each_kind_of_server(python: str) -> None:
     options = {"tensor_parallel": 2, "memory_fraction": 0.4, "context_length": 900}
+    options |= {"quantization": "fp8", "cache_dtype": "fp8_e4m3"}
     config = make_config(python, options, options | {"arguments": ["--more"]})
     config = config.model_copy(
         update={"target": config.target.model_copy(update={"engine": "sglang"})}
@@ -419,12 +420,14 @@ def test_the_command_of_each_kind_of_server(python: str) -> None:
         "-m vllm.entrypoints.openai.api_server --model /",
         "--tensor-parallel-size 2 --gpu-memory-utilization 0.4 --max-model-len 900",
         f"--host 127.0.0.1 --port {config.draft.server.port}",
+        "--quantization fp8 --kv-cache-dtype fp8_e4m3",
         "--enable-scale-out --enable-prompt-tokens-details",
     ):
         assert part in vllm
     for part in (
         "-m sglang.launch_server --model-path /",
         "--tp-size 2 --mem-fraction-static 0.4 --context-length 900",
+        "--quantization fp8 --kv-cache-dtype fp8_e4m3",
         f"--host 127.0.0.1 --port {config.target.server.port} --more",
     ):
         assert part in sglang

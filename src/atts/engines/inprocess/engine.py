@@ -154,7 +154,7 @@ class InProcessEngine:
         """How busy the engine is. No request counts as waiting: they are gathered to join."""
         tokens = sum(len(each.token_ids) + len(each.written) for each in self._requests)
         use = min(tokens / self._cache_tokens, 1.0) if self._cache_tokens else 0.0
-        return Load(running=len(self._requests), waiting=0, cache_use=use)
+        return Load(len(self._requests), 0, use, room=self._cache_tokens or None)
 
     async def aclose(self) -> None:
         with self._closing:

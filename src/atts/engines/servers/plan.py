@@ -214,6 +214,7 @@ def is_loopback(host: str) -> bool:
 
 def _command(options: ModelOptions) -> tuple[str, ...]:
     server, path = options.server, model_path(options.model)
+    cache_dtype = None if server.cache_dtype == "auto" else server.cache_dtype
     words: dict[str, object]
     if options.engine == "sglang":
         words = {
@@ -221,6 +222,8 @@ def _command(options: ModelOptions) -> tuple[str, ...]:
             "--tp-size": server.tensor_parallel,
             "--mem-fraction-static": server.memory_fraction,
             "--context-length": server.context_length,
+            "--quantization": server.quantization,
+            "--kv-cache-dtype": cache_dtype,
             "--served-model-name": options.served_as,
             # There is no other way to give it; on the machine itself, ps shows it.
             "--api-key": api_key(options),
@@ -233,6 +236,8 @@ def _command(options: ModelOptions) -> tuple[str, ...]:
             "--tensor-parallel-size": server.tensor_parallel,
             "--gpu-memory-utilization": server.memory_fraction,
             "--max-model-len": server.context_length,
+            "--quantization": server.quantization,
+            "--kv-cache-dtype": cache_dtype,
             "--served-model-name": options.served_as,
             "--speculative-config": _speculation_of_vllm(server.speculative),
         }
