@@ -160,9 +160,8 @@ def test_run_uses_a_folder_named_after_its_configuration(invoke: Invoke, fake: F
     assert (fake.opened, fake.closed, fake.retried) == ([None], 1, [False])
 
 
-def test_a_new_run_of_many_chains_says_so_before_it_begins(
-    invoke: Invoke, fake: FakeJobs, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("fake")
+def test_a_new_run_of_many_chains_says_so_before_it_begins(invoke: Invoke, tmp_path: Path) -> None:
     samples = 1_000 // len(PROBLEMS) + 1
     many = ("run", "--set", "method=draft-only", "--set", f"samples={samples}", "--out", "here")
     said = invoke(*many).stderr
