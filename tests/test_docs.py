@@ -1,5 +1,6 @@
 """The documentation: what it tells to type, look at and follow is there."""
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -135,6 +136,28 @@ def test_links_lead_somewhere(page: Path) -> None:
         goal = (page.parent / path).resolve() if path else page
         assert goal.exists(), link
         assert not anchor or anchor in anchors(goal), link
+
+
+def test_the_table_of_the_readme_is_that_of_the_runs() -> None:
+    runs = json.loads(text_of(ROOT / "benchmarks" / "real" / "report.json"))["runs"]
+    whole = runs["target-only"]["a_chain"]["target_written"]
+    rows = re.findall(
+        r"^\| (.+) \| ([\d.]+ \(.+\)) \| (\d+) \|$", text_of(ROOT / "README.md"), re.M
+    )
+    told = [(accuracy, share) for _, accuracy, share in rows]
+    names = (
+        "target-only", "d16-t4-07", "best-0.7-t16-grow", "rewind-largest-0.7", "rewind-coin-0.7",
+        "continue-mean-0.4", "draft-only",
+    )  # fmt: skip
+    assert told == [
+        (
+            "{estimate:.1f} ({low:.1f}-{high:.1f})".format(
+                **{key: 100 * value for key, value in runs[name]["accuracy"].items()}
+            ),
+            f"{100 * runs[name]['a_chain']['target_written'] / whole:.0f}",
+        )
+        for name in names
+    ]
 
 
 def test_the_navigation_of_the_site_has_every_page() -> None:
