@@ -35,11 +35,12 @@ fix: .venv/.dev
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-# The documentation as a site in build/site: open its index.html, no server and no network are needed.
-# Warnings are errors, so a link to what is not there fails.
+# The documentation as a site in build/site, which needs no network; only its search needs a web server.
+# Warnings are errors, so a link to what is not there fails (with --quiet they would not be counted).
 DOCS_ENV ?= $(HOME)/.cache/atts/docs
 docs: $(DOCS_ENV)/.built
-	NO_MKDOCS_2_WARNING=1 $(DOCS_ENV)/bin/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(DOCS_ENV)/bin/mkdocs build --strict
+	@echo 'To look at it: python3 -m http.server --bind 127.0.0.1 --directory build/site'
 
 $(DOCS_ENV)/.built:
 	$(PYTHON) -m venv $(DOCS_ENV)
