@@ -14,6 +14,7 @@ turn what a worker costs on a core of its own.
 import argparse
 import asyncio
 import os
+import random
 import subprocess
 import sys
 import time
@@ -26,15 +27,16 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import psutil
-from overhead import NOW, InstantEngine, make_models
+from overhead import AUTHORS, NOW, InstantEngine, some_reasoning
 from rich.console import Console
 from rich.table import Table
 
 from atts.cluster.connection import connected, load_ray
-from atts.config import FORMER_DEFAULTS, Config, parse_config
+from atts.config import FORMER_DEFAULTS, Config, ModelOptions, parse_config
 from atts.conformal.factory import make_control
 from atts.engines.base import Completion, GenerateRequest
 from atts.methods.chain import Model, Models
+from atts.models.prompts import Tokenizer
 from atts.runs import jobs
 from atts.runs.making import Opening
 from atts.runs.observer import SilentObserver
@@ -44,6 +46,8 @@ from atts.types import Author, Chain, ChainKey
 
 WORKERS = (2, 4, 8)
 SAMPLES = 16
+MOST_TOKENS = 500
+"""That a segment may have."""
 MARK = "ATTS_BENCHMARK"
 """The environment variable by which the processes of a cluster are found."""
 
@@ -59,11 +63,11 @@ class ShortEngine(InstantEngine):
 
 def instant_models(config: Config) -> Models:
     """Models of the bundled pair's vocabulary whose engines answer at once."""
-    with TemporaryDirectory() as folder:
-        made = make_models("bundled", Path(folder))
+    text = some_reasoning(random.Random(0), 200_000)
     models: Models = {}
-    for author, (engine, tokenizer) in made.items():
-        engine.__class__ = ShortEngine
+    for author in AUTHORS:
+        tokenizer = Tokenizer.load(ModelOptions(model=f"bundled/{author}"))
+        engine = ShortEngine(tokenizer.encode(text), MOST_TOKENS)
         models[author] = Model(limited(engine, author, config.limits), tokenizer)
     return models
 

@@ -409,8 +409,13 @@ def test_token_ids_are_asked_for_where_vllm_knows_the_flag(
 
 
 def test_the_command_of_each_kind_of_server(python: str) -> None:
-    options = {"tensor_parallel": 2, "memory_fraction": 0.4, "context_length": 900}
-    options |= {"quantization": "fp8", "cache_dtype": "fp8_e4m3"}
+    options: dict[str, Any] = {
+        "tensor_parallel": 2,
+        "memory_fraction": 0.4,
+        "context_length": 900,
+        "quantization": "fp8",
+        "cache_dtype": "fp8_e4m3",
+    }
     config = make_config(python, options, options | {"arguments": ["--more"]})
     config = config.model_copy(
         update={"target": config.target.model_copy(update={"engine": "sglang"})}
