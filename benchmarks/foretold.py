@@ -122,8 +122,8 @@ def main() -> None:
             )
 
 
-def rows(name: str, workload: Workload, levels: list[int]) -> Iterator[Row]:
-    """A pair's methods with several numbers in flight."""
+def on_servers(name: str) -> tuple[Config, Hardware]:
+    """A pair, and what serves it."""
     draft, target, ours, theirs, shared = PAIRS[name]
     hardware = Hardware(
         gpu="h200",
@@ -134,18 +134,22 @@ def rows(name: str, workload: Workload, levels: list[int]) -> Iterator[Row]:
     config = parse_config(
         {"samples": 4, "draft": {"model": draft}, "target": {"model": target}}, name, OF_A_TRACE
     )
+    return config, hardware
+
+
+def rows(name: str, workload: Workload, levels: list[int]) -> Iterator[Row]:
+    """A pair's methods with several numbers in flight."""
+    config, hardware = on_servers(name)
     for method in METHODS:
         contender = SimulatedMethod.parse(method)
         for n in levels:
             each = contender.config(config, n)
-            # Both servers are up in the probe; where the target is alone it has the same ones.
-            place = hardware.for_run(each)
             chains: list[Chain] = []
             outcome = simulate(
                 contender,
                 config,
                 workload,
-                place,
+                hardware,
                 n,
                 max(8, min(CHAINS, 4 * n) // 4),
                 1.0,
@@ -154,7 +158,7 @@ def rows(name: str, workload: Workload, levels: list[int]) -> Iterator[Row]:
             check(outcome)
             kept = [chain.kept("draft") + chain.kept("target") for chain in chains]
             context = 100 + sum(k * k for k in kept) // (2 * sum(kept))
-            prices = prices_of(hardware.for_run(contender.config(config, n)), each, LEVELS, context)
+            prices = prices_of(hardware, each, LEVELS, context)
             chains.sort(key=lambda chain: chain.started)
             tokens = count_tokens(each, chains)
             circle = Circle.of(tokens, each.overlaps)

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import atts
 from atts.advice.advice import ADVICE, Advice, Prediction
-from atts.advice.advising import advise_on_runs, read_advice
+from atts.advice.advising import advise_on_runs, foretold, read_advice
 from atts.advice.pilot import DRAFT, TARGET
 from atts.analysis.comparison import NamedRun
 from atts.analysis.report import read_report
@@ -88,8 +88,7 @@ async def measure(options: argparse.Namespace) -> None:
     if options.rival:
         contenders.append(Contender("rival", TARGET, options.rival))
     if options.auto:
-        name = f"auto:auto.advice={place / ADVICE}"
-        contenders.append(Contender("auto", name, options.config))
+        contenders.append(Contender("auto", automatic(advice, way), options.config))
     done = {(row["way"], row.get("in_flight")) for row in read_rows(rows)}
     todo = [
         (level, each)
@@ -127,6 +126,14 @@ def chosen(advice: Advice) -> str:
     others = [way for way in advice.ways[1:] if way.name != DRAFT]
     able = [way for way in others if way.loss and way.loss.estimate >= -advice.bound] or others
     return min(able, key=lambda way: min(one.seconds.estimate for one in way.predictions)).name
+
+
+def automatic(advice: Advice, way: str) -> str:
+    """``auto`` with a way's settings, told what is predicted of it."""
+    settings = method_and_settings(way)[1]
+    told = foretold(advice, next(each for each in advice.ways if each.name == way))
+    settings += [f"auto.{key}={json.dumps(value)}".replace('"', "") for key, value in told.items()]
+    return f"auto:{','.join(settings)}"
 
 
 def affordable(advice: Advice, way: str, level: int, seconds: float) -> int:
@@ -196,9 +203,9 @@ async def run(
     }
     if summary.accuracy:
         row["accuracy"] = summary.accuracy.model_dump()
-    arms = [arm for chain in chains if (arm := getattr(chain, "arm", None))]
-    if arms:
-        row["arms"] = {arm: arms.count(arm) for arm in sorted({*arms})}
+    decided = sum(1 for chain in chains for _ in chain.decisions)
+    row["decisions"] = decided / summary.chains
+    row["by_target_alone"] = sum(not any(chain.decisions) for chain in chains) / summary.chains
     for author, told in report.run.speculation.items():
         row[f"{author}_tokens_a_pass"] = told.tokens_a_pass
     return row

@@ -19,6 +19,7 @@ from atts.analysis.comparison import NamedRun
 from atts.config import Config, load_config
 from atts.errors import ConfigError, ProblemError, StoreError
 from atts.grading.grader import Grader, VerdictCache
+from atts.methods.auto import AutoOptions
 from atts.methods.chain import Models
 from atts.runs.observer import SilentObserver
 
@@ -87,6 +88,11 @@ async def test_where_the_target_is_dear_the_other_way_is_recommended(
     made = recommended(planned, dear)
     assert (made.method, made.take_over.rate, made.limits.chains) == ("atts", 0.4, 4)
     assert made.problems == planned.problems
+    follows = recommended(planned, dear, auto=True)
+    assert (follows.method, follows.take_over.rate) == ("auto", 0.4)
+    told = follows.of(AutoOptions)
+    assert set(told.advised) == set(told.alone) == {1, 4}
+    assert told.advised[4] > 1.0
 
     cheap = advise(found[:2], 6, priced(target=0.001, draft=0.01), asked)
     assert cheap.choice is None

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from atts.advice.advice import ADVICE, Advice, Asked, advise, advise_relatively
+from atts.advice.advice import ADVICE, Advice, Advised, Asked, advise, advise_relatively
 from atts.advice.pilot import Found, Pilot, findings, fly, prepare_pilot, segments_of
 from atts.advice.probe import Texts, probe
 from atts.analysis.comparison import NamedRun
@@ -183,14 +183,33 @@ def write_advice(path: Path, advice: Advice) -> None:
     atomic_write(path, advice.model_dump_json(indent=2) + "\n")
 
 
-def recommended(config: Config, advice: Advice) -> Config:
-    """The configuration with what was chosen: the way, and the number in flight."""
+def recommended(config: Config, advice: Advice, auto: bool = False) -> Config:
+    """The configuration with what was chosen: the way, and the number in flight; with ``auto``, the
+    method that begins so and goes on measuring.
+    """
     tree = config.model_dump()
     settings = advice.choice.settings if advice.choice else ("method=target-only",)
     for setting in settings:
         apply_setting(tree, setting)
+    if auto and tree["method"] == "atts":
+        chosen = next(
+            way for way in advice.ways if advice.choice and way.name == advice.choice.name
+        )
+        tree["method"] = "auto"
+        tree["auto"] = foretold(advice, chosen)
     if advice.in_flight is not None:
         tree["limits"]["chains"] = advice.in_flight
         for name in ("draft_requests", "target_requests"):
             tree["limits"][name] = max(tree["limits"][name], advice.in_flight)
     return parse_config(tree, "what is recommended")
+
+
+def foretold(advice: Advice, way: Advised) -> dict[str, dict[int, float]]:
+    """What ``method=auto`` is told of a way: the speedup by chains in flight, and the target's own
+    speed.
+    """
+    alone = advice.ways[0].predictions
+    return {
+        "advised": {one.in_flight: one.speedup.estimate for one in way.predictions},
+        "alone": {one.in_flight: one.tokens_per_second.estimate for one in alone},
+    }

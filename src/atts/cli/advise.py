@@ -115,6 +115,13 @@ def advise(
         Path | None,
         typer.Option("--write", metavar="FILE", help="Write the recommended configuration."),
     ] = None,
+    auto: Annotated[
+        bool,
+        typer.Option(
+            "--auto",
+            help="With --write: method=auto, which begins as advised and goes on measuring.",
+        ),
+    ] = False,
     form: Format = "text",
     as_json: AsJson = False,
 ) -> None:
@@ -147,7 +154,7 @@ def advise(
         print_tables(tables(advice), form)
     say(advice.why)
     if write:
-        atomic_write(write, config_yaml(recommended(config, advice)))
+        atomic_write(write, config_yaml(recommended(config, advice, auto)))
         say(f"Wrote {write}: atts run -c {write}")
 
 

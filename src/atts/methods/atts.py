@@ -6,7 +6,7 @@ over: it does iff p is at most the take-over rate.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -32,25 +32,38 @@ async def take_turns(chain: OpenChain) -> ChainEnd:
     Raises:
         EngineError: a model could not serve a request.
     """
+    return await turns_while(chain, lambda: True) or "turns"
+
+
+async def turns_while(chain: OpenChain, goes_on: Callable[[], bool]) -> ChainEnd | None:
+    """The same, as long as ``goes_on`` says so before a request of the draft; None where it ended.
+
+    Raises:
+        EngineError: a model could not serve a request.
+    """
     if chain.decider is None:
         raise ValueError(
             "this chain has nothing to decide by: no control, and no others to be ranked with"
         )
     ahead = Prefetch()
     try:
-        return await _take_turns(chain, chain.decider, ahead)
+        return await _take_turns(chain, chain.decider, ahead, goes_on)
     finally:
         chain.discarded = await ahead.drop() or chain.discarded
         chain.decider.leave(chain.sample)
 
 
-async def _take_turns(chain: OpenChain, decider: Decider, ahead: Prefetch) -> ChainEnd:
+async def _take_turns(
+    chain: OpenChain, decider: Decider, ahead: Prefetch, goes_on: Callable[[], bool]
+) -> ChainEnd | None:
     turns = chain.config.turns
-    if turns.opening == "target" and (end := await _target_begins(chain)):
+    if turns.opening == "target" and not chain.turn and (end := await _target_begins(chain)):
         return end
     longest, stretch = turns.draft_tokens, Stretch()
-    for _ in range(turns.max_turns):
+    for _ in range(turns.max_turns - chain.turn):
         if not stretch:
+            if not goes_on():
+                return None
             stretch = await _draft(chain, longest, ahead, decider)
         written = stretch.take()
         if written.is_empty:

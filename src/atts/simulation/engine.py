@@ -38,6 +38,9 @@ class ScriptTurn(NamedTuple):
     """Of the draft's segment: mean negative log-likelihood, in nats."""
     surprises: tuple[float, ...] = ()
     """Of each of its tokens, in nats; empty where they were not recorded."""
+    alone: int = 0
+    """Tokens that the target writes in its place where it goes on by itself; 0: as it takes
+    over."""
 
     def logprobs(self, tokens: int) -> NDArray[np.float64]:
         """What the target thinks of the segment's first tokens; shape (tokens,)."""
@@ -57,6 +60,10 @@ class Script(NamedTuple):
     turns: tuple[ScriptTurn, ...]
     answer: str | None
     """What stands in the box that ends the chain; None: it ends without."""
+
+    def left(self, turn: int) -> int:
+        """Tokens from a turn on, where the target writes them all."""
+        return sum(each.alone for each in self.turns[turn:])
 
     def ends_with(self, segment: int) -> bool:
         """Whether a segment is one of the last turn."""
@@ -168,6 +175,10 @@ class SimulatedEngine:
         tokens = min(whole, sampling.max_tokens)
         segment = segment_id(number, self._author)
         ends = script.ends_with(segment) and tokens == whole
+        if self._author == "target" and request.purpose == "write" and turn.alone:
+            left = script.left(number)
+            ends = sampling.max_tokens >= left
+            tokens = left if ends else min(turn.alone, sampling.max_tokens)
         finish: FinishReason = "stop" if ends else "length"
         done = await self._serve(script, token_ids, None, tokens, sampling.max_tokens, segment)
         return Completion((segment,) * tokens, finish, done.cached, _timings(done))

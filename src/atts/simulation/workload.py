@@ -170,7 +170,8 @@ class Workload:
         surprises = turn.surprises
         if config.take_over.mode == "rewind" and not surprises:
             surprises = self._modelled(turn.draft_tokens, score, config, position)
-        return ScriptTurn(turn.draft_tokens, max(1, target_tokens), score, surprises)
+        alone = turn.draft_tokens + (turn.target_tokens or 0)
+        return ScriptTurn(turn.draft_tokens, max(1, target_tokens), score, surprises, alone)
 
     def _modelled(
         self, tokens: int, score: float, config: Config, position: tuple[int, int, int]

@@ -1,0 +1,127 @@
+"""``method: auto``: what a chain goes by, told by its turns; and that its settings are checked."""
+
+from pathlib import Path
+
+import pytest
+from fakes import FakeEngine, by_control, byte_tokenizer
+
+from atts.config import Config, load_config, parse_config
+from atts.conformal.factory import make_control
+from atts.errors import ConfigError
+from atts.methods import METHODS
+from atts.methods import auto as method
+from atts.methods.balance import Balance
+from atts.methods.chain import Model, Models, OpenChain
+from atts.runs.jobs import run
+from atts.simulation.deployment import Hardware, SimulatedMethod
+from atts.simulation.simulate import simulate
+from atts.simulation.workload import load_workload
+from atts.types import Problem
+
+PROBLEM = Problem(id="p", question="2 + 2?", answer="4")
+
+
+def models() -> Models:
+    return {
+        "draft": Model(FakeEngine(lambda _: "d" * 9), byte_tokenizer()),
+        "target": Model(FakeEngine(lambda _: "t" * 99, lambda _: -1.0), byte_tokenizer()),
+    }
+
+
+def config(**auto: object) -> Config:
+    return parse_config(
+        {
+            "method": "auto",
+            "auto": auto,
+            "turns": {"max_turns": 4, "draft_tokens": 8, "target_tokens": 4},
+            "samples": 1,
+        },
+        "a test",
+    )
+
+
+def opened(made: Models, settings: Config) -> OpenChain:
+    decider = by_control(make_control(settings.take_over, None))
+    return OpenChain(PROBLEM, 0, made, settings, decider)
+
+
+async def test_without_advice_chains_begin_by_the_target() -> None:
+    made = models()
+    chain = opened(made, config())
+    record = chain.record(await method.solve(chain), 0.0, 1.0)
+    assert [turn.decision for turn in record.turns] == [None]
+    assert record.kept("target") == 4 * 12
+    draft = made["draft"].engine
+    assert isinstance(draft, FakeEngine)
+    assert not draft.generated
+
+
+async def test_as_advised_they_begin_by_atts() -> None:
+    chain = opened(models(), config(advised={1: 2.0}))
+    record = chain.record(await method.solve(chain), 0.0, 1.0)
+    assert len(record.turns) == 4
+    assert all(turn.decision for turn in record.turns)
+
+
+async def test_a_chain_goes_on_by_the_target_from_any_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    moves = iter(["atts", "piece", "atts", "rest"])
+    monkeypatch.setattr(Balance, "move", lambda *_: next(moves))
+    chain = opened(models(), config(advised={1: 2.0}))
+    record = chain.record(await method.solve(chain), 0.0, 1.0)
+    assert [bool(turn.decision) for turn in record.turns] == [True, False, True, False]
+    assert [turn.segments[0].author for turn in record.turns] == [
+        "draft", "target", "draft", "target",
+    ]  # fmt: skip
+    assert sum(segment.kept_tokens for segment in record.segments) <= 4 * 12
+    balance = method._BALANCES[chain.models["target"].engine]
+    assert balance.in_flight == 0
+
+
+async def test_a_chain_that_fails_is_no_longer_in_flight() -> None:
+    made = models()
+    chain = opened(made, config())
+    engine = made["target"].engine
+    assert isinstance(engine, FakeEngine)
+    engine.write = lambda _: 1 / 0  # type: ignore[assignment,return-value]
+    with pytest.raises(ZeroDivisionError):
+        await method.solve(chain)
+    assert method._BALANCES[engine].in_flight == 0
+
+
+@pytest.mark.parametrize("wrong", ["advised={0: 1.2}", "alone={4: 0.0}"])
+def test_what_cannot_be_advice_is_refused(wrong: str) -> None:
+    with pytest.raises(ConfigError, match="positive numbers"):
+        load_config(settings=["method=auto", f"auto.{wrong}"])
+
+
+async def test_a_run_is_like_any_other(tmp_path: Path) -> None:
+    source = tmp_path / "p.jsonl"
+    source.write_text('{"id": "p", "question": "2 + 2?", "answer": "4"}\n')
+    settings = [f"problems.source={source}", "method=auto", "samples=6", "turns.max_turns=3"]
+    summary = await run(load_config(settings=settings), models(), tmp_path / "run")
+    assert (summary.chains, summary.failed) == (6, 0)
+    assert METHODS["auto"].authors == ("draft", "target")
+
+
+def test_simulated_it_is_hardly_slower_than_the_target_and_as_fast_as_advised(
+    shared_data: Path,
+) -> None:
+    workload = load_workload(next((shared_data / "traces").glob("*.gz")))
+    pair = parse_config(
+        {
+            "samples": 4,
+            "draft": {"model": "Qwen3-1.7B"},
+            "target": {"model": "Qwen3-32B"},
+            "turns": {"max_turns": 15, "draft_tokens": 500, "target_tokens": 500},
+            "take_over": {"mode": "continue", "rate": 0.1, "score": {"kind": "mean"}},
+        },
+        "a test",
+    )
+
+    def seconds(name: str) -> float:
+        contender = SimulatedMethod.parse(name)
+        return simulate(contender, pair, workload, Hardware(), 8, 8).wall_seconds
+
+    alone = seconds("target-only")
+    assert seconds("auto") < alone / 0.95
+    assert seconds("auto:auto.advised={8: 3.0}") < alone / 2
