@@ -17,9 +17,10 @@ from atts.engines.base import Load
 from atts.engines.limits import LimitedEngine
 from atts.errors import EngineConnectionError
 from atts.methods.chain import Model
-from atts.runs import jobs, pool
+from atts.runs import admission as module
+from atts.runs import jobs
 from atts.runs.activity import Activity
-from atts.runs.pool import Admission, Capacity
+from atts.runs.admission import Admission, Capacity
 from atts.types import Chain
 
 IDLE, SOME, HALF = Load(9, 0, 0.02), Load(9, 0, 0.2), Load(9, 0, 0.5)
@@ -27,7 +28,7 @@ IDLE, SOME, HALF = Load(9, 0, 0.02), Load(9, 0, 0.2), Load(9, 0, 0.5)
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(module, "POLL_SECONDS", 0.0)
 
 
 class Scripted(FakeEngine):

@@ -404,7 +404,8 @@ class LimitsOptions(Options):
     """Share of an engine's key-value cache in use from which on no chain begins."""
     empty_caches: bool = False
     """Whether servers are told to forget what they cached before a run or a calibration begins, so
-    that wall times can be compared; for servers that nobody else uses."""
+    that wall times can be compared; for servers that nobody else uses. ``compare``, ``suite`` and
+    ``calibrate`` tell those that were started here in any case."""
     draft_requests: int = Field(default=128, ge=1)
     """Requests in flight on the draft's engine."""
     target_requests: int = Field(default=128, ge=1)
