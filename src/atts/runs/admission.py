@@ -22,10 +22,6 @@ class Capacity:
         self.taken = 0
         self.left = 0
         """How many have ended so far."""
-        self.known = 0
-        """Of those, how many are known in length."""
-        self.tokens = self.squares = self.seconds = 0.0
-        """Sums over these: of their tokens, of the squares of those, and of their times."""
         self._changed = asyncio.Event()
         self._next = asyncio.Lock()
 
@@ -40,15 +36,10 @@ class Capacity:
                 await self._changed.wait()
             self.taken += count
 
-    def leave(self, tokens: int = 0, seconds: float = 0.0) -> None:
-        """One has ended, with so many tokens in so many seconds; with 0 it tells nothing."""
+    def leave(self) -> None:
+        """One has ended."""
         self.taken -= 1
         self.left += 1
-        if tokens:
-            self.known += 1
-            self.tokens += tokens
-            self.squares += tokens**2
-            self.seconds += seconds
         self._changed.set()
 
     def resize(self, size: int) -> None:
@@ -67,14 +58,16 @@ class Admission:
       ``limits.cache_use``: no chain begins until a tenth of those in flight have ended.
     - Otherwise, if a request waits anywhere, it stays. More chains would wait too, and meanwhile
       lose what is cached of them.
-    - The engines tell their room, and ``limit`` how long a chain may become: no more chains than
-      fit at the length that is expected of them, and as many at once. See ``_fitting``.
     - Otherwise it grows: by one for each chain that has ended, so that it doubles in the lifetime
       of a chain; by one for four that have ended, once half of that share of the cache is used; and
       it doubles at once as long as next to nothing is. Chains begin short, and grow to ten times
       their length and more: what a young one will take up shows only in its lifetime.
 
     It grows only where it is reached. Fewer never means that a chain is aborted.
+
+    Where every engine tells its room, and ``limit`` how long a chain may become, it begins with as
+    many as the smallest cache holds at half that length, in place of doubling. To hold on to that
+    number costs more than it saves wherever reading a prefix again is cheap (docs/speed.md).
     """
 
     def __init__(
@@ -87,8 +80,7 @@ class Admission:
         limit: int | None = None,
     ) -> None:
         self._limit = limit
-        self._in_flight_seconds = 0.0  # of all chains together
-        self._asked = asyncio.get_running_loop().time()
+        self._by_room = False  # whether it has begun with as many as fit
         self._capacity = capacity
         self._engines = engines
         self._least = min(least, most)
@@ -131,46 +123,23 @@ class Admission:
         capacity, ended = self._capacity, self._capacity.left - self._left
         self._left = capacity.left
         use = max(load.cache_use for load in loads)
-        fitting = self._fitting(loads)
+        self._begin_by_room(loads)
         if use >= self._cache_use or any(load.waiting > load.running for load in loads):
-            least = min(self._least, fitting or self._least)
-            return max(least, min(capacity.size, capacity.taken * 9 // 10))
-        if fitting is not None:
-            return fitting
+            return max(self._least, min(capacity.size, capacity.taken * 9 // 10))
         if any(load.waiting for load in loads) or capacity.taken < capacity.size:
             return capacity.size
-        if use < self._cache_use * NEXT_TO_NOTHING:
+        if use < self._cache_use * NEXT_TO_NOTHING and not self._by_room:
             return min(capacity.size * 2, self._most)
         self._credit += ended if use < self._cache_use / 2 else ended / 4
         grown, self._credit = divmod(self._credit, 1.0)
         return min(capacity.size + int(grown), self._most)
 
-    def _fitting(self, loads: Sequence[Load]) -> int | None:
-        """Chains that the smallest cache holds to their ends; None where one tells no room.
-
-        A chain is taken to become half as long as it may until ``SEEN`` have ended, and then as
-        long as those: the open ones are the long ones, so by the mean weighted by length, and
-        since the first to end are the short ones, by as much longer as all time in flight is
-        longer than that of the ended.
-        """
-        rooms = [load.room for load in loads]
-        known = [room for room in rooms if room is not None]
-        if self._limit is None or not known or len(known) < len(rooms):
-            return None
-        seen, now = self._capacity, asyncio.get_running_loop().time()
-        self._in_flight_seconds += seen.taken * (now - self._asked)
-        self._asked = now
-        expected = half = self._limit / 2
-        if seen.known:
-            ended = min(seen.known / SEEN, 1.0)
-            longer = self._in_flight_seconds / seen.seconds if seen.seconds else 1.0
-            found = seen.squares / seen.tokens * max(longer, 1.0)
-            expected = min(ended * found + (1.0 - ended) * half, float(self._limit))
-        return max(1, min(int(min(known) / max(expected, 1.0)), self._most))
-
-
-SEEN = 16
-"""Chains that have ended, from which on what they needed is what others are expected to need."""
+    def _begin_by_room(self, loads: Sequence[Load]) -> None:
+        rooms = [load.room for load in loads if load.room is not None]
+        if not self._by_room and self._limit and rooms and len(rooms) == len(loads):
+            fitting = 2 * min(rooms) // self._limit
+            self._capacity.resize(min(max(self._capacity.size, fitting), self._most))
+            self._by_room = True
 
 
 def longest(config: Config) -> int:

@@ -128,17 +128,13 @@ async def run_pool(
     """The pool of ``run_chains``, whose chains are solved by ``make``, wherever that is."""
 
     async def one(planned: PlannedChain) -> None:
-        tokens, seconds = 0, 0.0
         try:
             chain = await make(planned)
-            if chain.end != "failed":
-                tokens = sum(segment.kept_tokens for segment in chain.segments)
-                seconds = chain.seconds
             finished(chain)
             if stopping:
                 await stopping.chains_done([chain])
         finally:
-            capacity.leave(tokens, seconds)
+            capacity.leave()
 
     try:
         async with asyncio.TaskGroup() as pool:
