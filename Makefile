@@ -7,7 +7,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .PHONY: demo test check-format lint types pytest coverage fix bench clean \
-  test-newest test-oldest test-wheel test-kills test-ray test-vllm test-sglang test-routers test-clients
+  docs test-newest test-oldest test-wheel test-kills test-ray test-vllm test-sglang test-routers test-clients
 
 demo: .venv/.runtime
 	$(BIN)/atts demo
@@ -34,6 +34,17 @@ coverage: .venv/.dev
 fix: .venv/.dev
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
+
+# The documentation as a site in build/site: open its index.html, no server and no network are needed.
+# Warnings are errors, so a link to what is not there fails.
+DOCS_ENV ?= $(HOME)/.cache/atts/docs
+docs: $(DOCS_ENV)/.built
+	NO_MKDOCS_2_WARNING=1 $(DOCS_ENV)/bin/mkdocs build --quiet --strict
+
+$(DOCS_ENV)/.built:
+	$(PYTHON) -m venv $(DOCS_ENV)
+	$(DOCS_ENV)/bin/python -m pip install --quiet mkdocs==1.6.1 mkdocs-material==9.8.2
+	touch $@
 
 # The tests with the newest versions of everything, and with the least that pyproject.toml claims.
 # Before a release; each makes its environment anew.

@@ -16,7 +16,7 @@ def test_the_public_names_are_pinned() -> None:
     assert atts.__all__ == [
         "AttsError", "Calibration", "Chain", "Completion", "Config", "Engine",
         "GenerateRequest", "Message", "Model", "Problem", "Sampling", "ScoreRequest", "Scored",
-        "Solution", "Solver", "Timings", "Tokenizer", "asolve", "calibrate", "compare",
+        "Solution", "Solver", "Timings", "Tokenizer", "advise", "asolve", "calibrate", "compare",
         "extract_answer", "load_config", "make_control", "open_models", "p_value",
         "read_records", "read_run", "regrade", "report", "run", "same_answer", "simulate", "solve",
         "tune",

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from atts.api.advise import advise
     from atts.api.jobs import compare, regrade, report, same_answer, simulate, tune
     from atts.api.solve import asolve, solve
     from atts.config import Config, load_config
@@ -52,6 +53,7 @@ __all__ = [
     "Solver",
     "Timings",
     "Tokenizer",
+    "advise",
     "asolve",
     "calibrate",
     "compare",
@@ -72,6 +74,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "atts.api.advise": ("advise",),
     "atts.api.jobs": ("compare", "regrade", "report", "same_answer", "simulate", "tune"),
     "atts.api.solve": ("asolve", "solve"),
     "atts.config": ("Config", "load_config"),

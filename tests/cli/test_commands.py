@@ -137,6 +137,7 @@ def stopped(job: Coroutine[Any, Any, object]) -> None:
         (["demo", "--samples", "2", "--out", "here"], "--problems 40 --samples 2 --out here"),
         (["tune", "--rate", "0.3", "--rate", "0.1", "--loss", "0.1", "--out", "here"], None),
         (["suite", "my.yaml"], "my.yaml --out runs/my"),
+        (["advise", "--out", "here", "--way", "atts", "--in-flight", "4"], None),
         (
             ["regrade", "here", "--concurrency", "2", "--timeout", "9.0", "--seconds", "1.5"],
             None,
@@ -163,7 +164,7 @@ def test_every_command_that_can_be_stopped_goes_on_by_that_line() -> None:
     """The commands above are all of those that say how to go on."""
     source = Path(commands_module.__file__).parent
     modules = {path.stem for path in source.glob("*.py") if "resumable(" in path.read_text()}
-    assert modules == {"commands", "runs", "compare", "demo", "tune", "suite", "regrade"}
+    assert modules == {"commands", "runs", "compare", "demo", "tune", "suite", "regrade", "advise"}
 
 
 @pytest.mark.parametrize("name", list(Commands.homes))

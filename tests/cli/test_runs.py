@@ -38,6 +38,7 @@ from atts.package import DISTRIBUTION
 from atts.runs import jobs, setup
 from atts.runs.observer import Observer
 from atts.runs.setup import Setup
+from atts.store.contents import CHAINS
 from atts.store.run_directory import RecordedRun, RunStore
 from atts.types import Chain, Decision, Problem, Timings, Turn
 
@@ -157,6 +158,19 @@ def test_run_uses_a_folder_named_after_its_configuration(invoke: Invoke, fake: F
     assert "accuracy per chain" in result.stdout
     assert f"Everything is in {directory}" in result.stderr
     assert (fake.opened, fake.closed, fake.retried) == ([None], 1, [False])
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_new_run_of_many_chains_says_so_before_it_begins(invoke: Invoke, tmp_path: Path) -> None:
+    samples = 1_000 // len(PROBLEMS) + 1
+    many = ("run", "--set", "method=draft-only", "--set", f"samples={samples}", "--out", "here")
+    said = invoke(*many).stderr
+    told = f"chains: {len(PROBLEMS)} problems x {samples}. atts advise says"
+    assert told in " ".join(said.split())
+    (tmp_path / "here").mkdir(exist_ok=True)
+    (tmp_path / "here" / CHAINS).touch()
+    assert "atts advise says" not in invoke(*many).stderr
+    assert "atts advise says" not in invoke("run", "--set", "samples=2").stderr
 
 
 def test_run_tells_scripts_in_json(invoke: Invoke, fake: FakeJobs) -> None:

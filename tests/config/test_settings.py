@@ -32,7 +32,7 @@ def test_where_both_are_wrong_each_is_told(file: Path) -> None:
     assert first == f"wrong configuration in {file}:"
     assert sorted(faults) == [
         "  samples: Input should be greater than or equal to 1",
-        "  take_over.rate: Input should be less than or equal to 1 (--set take_over.rate=7)",
+        "  take_over.rate: Input should be less than or equal to 1 (of --set take_over.rate)",
     ]
 
 

@@ -26,7 +26,7 @@ class Commands(LazyGroup):
         "Begin": ("demo", "solve", "doctor"),
         "Run": ("calibrate", "run", "merge", "compare", "tune", "suite"),
         "Look at runs": ("report", "profile", "replay", "regrade"),
-        "Plan and serve": ("simulate", "servers", "serve"),
+        "Plan and serve": ("advise", "simulate", "servers", "serve"),
         "Exchange": ("problems", "import", "export"),
     }
     homes: ClassVar[Mapping[str, tuple[str, str]]] = {
@@ -81,6 +81,10 @@ class Commands(LazyGroup):
         "regrade": (
             "atts.cli.regrade",
             "Find and judge the answers of a run again, from its stored reasoning.",
+        ),
+        "advise": (
+            "atts.cli.advise",
+            "Measure a pair and its engines for some minutes, and say whether and how ATTS pays.",
         ),
         "simulate": (
             "atts.cli.simulate",

@@ -31,7 +31,7 @@ from atts.config import Config, load_config
 from atts.conformal.calibration import Calibration
 from atts.reports.summary_table import comparison
 from atts.runs import jobs, setup
-from atts.store.contents import CALIBRATION
+from atts.store.contents import CALIBRATION, CHAINS
 from atts.store.run_directory import config_yaml, former_defaults
 from atts.store.shards import Share
 
@@ -72,6 +72,9 @@ Stopped, killed, or the server was gone? The same command goes on where it was; 
 not done again. Chains that failed are, if it was for want of a server.
 
 {EXIT_CODES}"""
+
+MANY = 1_000
+"""Chains of which a new run says that they are many."""
 
 app = new_app()
 
@@ -179,6 +182,12 @@ def run(
         if share:
             prepared = prepared.share_of(share)
         prepared.check_directory(directory)
+        if len(prepared.keys) >= MANY and not (directory / CHAINS).exists():
+            say(
+                f"{len(prepared.keys):,} chains: {len(prepared.problems):,} problems x "
+                f"{config.samples}. atts advise says beforehand what that takes; --set "
+                "problems.count=20 --set samples=4 is a small run."
+            )
         summary = ending.run(_run(prepared, directory, retry_failed, ray, as_json))
 
     if as_json:

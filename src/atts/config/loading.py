@@ -157,12 +157,11 @@ def _setting_of(location: tuple[int | str, ...], settings: Sequence[str]) -> str
 
 def _said(setting: str) -> str:
     """What a fault's message adds where the value is a setting's."""
-    shown = hide_setting(setting)
-    if not shown or len(shown) > _LONGEST:
-        return ""
     key, _, value = setting.partition("=")
-    if value:
-        return f" (--set {shown})"
+    if not key or len(key) > _LONGEST:
+        return ""
+    if value:  # which may hold a password, and stands in the command
+        return f" (of --set {key})"
     return f" (--set {key}= means null; --set {key}='\"\"' is the empty text)"
 
 

@@ -20,7 +20,7 @@ def tables(replays: Sequence[Replayed], found: Sequence[Separation]) -> Iterator
 
 def rates_table(replays: Sequence[Replayed]) -> Sheet:
     return Sheet(
-        things=_letters(replays),
+        things=letters(replays),
         figures=[
             Figure("control", [each.control for each in replays], is_words=True),
             Figure("nominal", [f"{each.nominal:g}" for each in replays]),
@@ -43,7 +43,7 @@ def rates_table(replays: Sequence[Replayed]) -> Sheet:
 
 def turns_table(replays: Sequence[Replayed]) -> Sheet:
     return Sheet(
-        things=_letters(replays),
+        things=letters(replays),
         figures=[
             Figure(
                 f"{rows[0].group.removeprefix('turn ')} of {rows[0].decisions:,}",
@@ -81,7 +81,7 @@ def _interval(found: Interval) -> str:
     return f"{found.estimate:.3f} ({found.low:.3f}-{found.high:.3f})"
 
 
-def _letters(things: Sequence[object]) -> list[str]:
+def letters(things: Sequence[object]) -> list[str]:
     """A to Z, then AA and on: what names a row of the first table in the others."""
     letters = (map("".join, product(ascii_uppercase, repeat=length)) for length in count(1))
     return list(islice(chain.from_iterable(letters), len(things)))

@@ -1,0 +1,261 @@
+"""What requests to a pair's engines take, by how many are in flight: measured in a minute or two.
+
+Chains are played: each sends one request after the other, as those of a run do, through the same
+client. The text is that of real problems, so that speculative decoding meets what it will meet.
+Times are those of the event loop, so that a simulated engine can be probed in its virtual time.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import cycle, islice
+from typing import NamedTuple
+
+from atts.advice.prices import Level, Line, Prices
+from atts.engines.base import (
+    ChainMark,
+    Engine,
+    GenerateRequest,
+    Metered,
+    Sampling,
+    ScoreRequest,
+)
+from atts.errors import EngineError
+from atts.methods.chain import Models
+from atts.types import Author
+
+LEVELS = (1, 4, 16, 64, 256)
+SHORT, LONG = 8, 64
+"""Tokens of the requests whose times make a line."""
+ROUNDS, MOST_ROUNDS = 3, 8
+
+
+class Played(NamedTuple):
+    """What a chain of the probe is made of."""
+
+    prefix: list[int]
+    ahead: Sequence[int]
+    """What its scored segments are cut from."""
+
+
+class Texts:
+    """Different beginnings for every chain of a probe, in one model's token ids."""
+
+    def __init__(self, ids: Sequence[int], length: int, ahead: int) -> None:
+        """``ids``: of real text, as long as may be; ``length``: tokens of a beginning, and
+        ``ahead``: of what follows it.
+        """
+        self._ids = list(ids)
+        self._digits = sorted({*ids})
+        self._length, self._ahead = length, ahead
+        self._made = 0
+
+    def chains(self, count: int) -> list[Played]:
+        """So many, of which none was given before."""
+        return [self._next() for _ in range(count)]
+
+    def _next(self) -> Played:
+        self._made += 1
+        start = (self._made * 7919) % len(self._ids)
+        around = list(islice(cycle(self._ids), start, start + self._length + self._ahead))
+        # The number of the chain in front: what the text repeats must not be found in the cache.
+        base, number = len(self._digits), self._made
+        digits = [self._digits[number // base**place % base] for place in range(4)]
+        return Played(digits + around[: self._length], around[self._length :])
+
+
+class _Asked(NamedTuple):
+    """One request, or the mean of many."""
+
+    seconds: float
+    tokens: float
+    hit: float
+    """Share of what was there before that was found in the cache."""
+
+
+_Chain = Callable[[int, Played], Awaitable[list[_Asked]]]
+
+
+class _Work:
+    """Requests, and the time of this process that they took."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self._began = time.process_time()
+
+    @property
+    def seconds(self) -> float:
+        """Of each request."""
+        return (time.process_time() - self._began) / max(1, self.requests)
+
+
+async def probe(
+    models: Models,
+    texts: Callable[[Author, int], Texts],
+    segments: tuple[int, int],
+    levels: Sequence[int] = LEVELS,
+    seconds: float = 90.0,
+    client: bool = True,
+    told: Callable[[str], None] = lambda _: None,
+) -> Prices:
+    """Measure what requests take at several numbers in flight.
+
+    Args:
+        models: a draft and a target that are open and have nothing else to do.
+        texts: what the chains of a model are made of, with so many tokens to be scored.
+        segments: tokens of the shortest and the longest segment that is scored: what a token takes
+            is not the same for both, as few are read as fast as one.
+        levels: numbers in flight, rising. Those that would not fit the time are left out.
+        seconds: most time; the first level is measured whatever it takes.
+        client: whether this process only asks, so that its own time is the client's.
+        told: is told what is being measured.
+
+    Raises:
+        EngineError: a model could not serve a request.
+    """
+    draft, target = models["draft"].engine, models["target"].engine
+    clock = asyncio.get_running_loop().time
+    began, last = clock(), 0.0
+    found: list[Level] = []
+    prefill = hits = 0.0
+    own: list[float] = []
+    ahead = ROUNDS * sum(segments)
+    played = {author: texts(author, ahead) for author in models}
+    for number, in_flight in enumerate(levels):
+        # Twice as many take at most twice as long, and mostly far less.
+        if number and last * (in_flight / levels[number - 1]) ** 0.7 > seconds - (clock() - began):
+            break
+        told(f"{in_flight} in flight")
+        level_began, work = clock(), _Work()
+        ours, theirs = (played[author].chains(in_flight) for author in ("draft", "target"))
+        prefill = await _computed(target, theirs)
+        await _computed(draft, ours)
+        drafted = _line(await _writing(draft, ours, work))
+        written = _line(await _writing(target, theirs, work))
+        scores = [
+            await _scoring(target, theirs, tokens, ROUNDS * sum(segments[:place]), work)
+            for place, tokens in enumerate(segments)
+        ]
+        own.append(work.seconds)
+        # The faster one writes again, until the other is done.
+        times = written.seconds(LONG) / max(drafted.seconds(LONG), 1e-9)
+        one, other = await asyncio.gather(
+            _together(_writer(draft, LONG, _rounds(times)), ours, work),
+            _together(_writer(target, LONG, _rounds(1.0 / max(times, 1e-9))), theirs, work),
+        )
+        hits = scores[-1].hit
+        found.append(
+            Level(
+                in_flight=in_flight,
+                draft=drafted,
+                target=written,
+                score=_line(scores),
+                draft_beside=_slower(one, drafted),
+                target_beside=_slower(other, written),
+            )
+        )
+        last = clock() - level_began
+    return Prices(
+        levels=tuple(found),
+        client_seconds=min(own) if client else 0.0,
+        prefill_token=prefill,
+        cached=hits,
+        draft_room=await _room(draft),
+        target_room=await _room(target),
+    )
+
+
+def _rounds(times: float) -> int:
+    return min(MOST_ROUNDS, max(1, round(times)))
+
+
+def _slower(asked: _Asked, line: Line) -> float:
+    alone = line.seconds(asked.tokens)
+    return max(1.0, asked.seconds / alone) if alone > 0.0 else 1.0
+
+
+def _line(asked: Sequence[_Asked]) -> Line:
+    short, long = asked
+    return Line.through((short.tokens, short.seconds), (long.tokens, long.seconds))
+
+
+async def _computed(engine: Engine, chains: Sequence[Played]) -> float:
+    """Have the beginnings of all computed and kept; the seconds of a token."""
+    clock = asyncio.get_running_loop().time
+    began = clock()
+    await asyncio.gather(*(engine.generate(_request(each.prefix, 1, 0)) for each in chains))
+    return (clock() - began) / sum(len(each.prefix) for each in chains)
+
+
+def _request(
+    ids: list[int], tokens: int, seed: int, mark: ChainMark | None = None
+) -> GenerateRequest:
+    return GenerateRequest(ids, Sampling(tokens, 0.8, 1.0, seed), mark)
+
+
+async def _writing(engine: Engine, chains: Sequence[Played], work: _Work) -> list[_Asked]:
+    """Short and long requests."""
+    return [
+        await _together(_writer(engine, tokens, rounds), chains, work)
+        for tokens, rounds in ((SHORT, ROUNDS), (LONG, 1))
+    ]
+
+
+def _writer(engine: Engine, tokens: int, rounds: int) -> _Chain:
+    """Long texts are all written after the beginning, so that no context is exceeded."""
+
+    async def one(number: int, chain: Played) -> list[_Asked]:
+        clock = asyncio.get_running_loop().time
+        ids, mark, asked = list(chain.prefix), ChainMark(), []
+        for turn in range(rounds):
+            began = clock()
+            done = await engine.generate(_request(ids, tokens, number + turn, mark))
+            asked.append(
+                _Asked(clock() - began, len(done.token_ids), done.cached_tokens / len(ids))
+            )
+            if tokens == SHORT:
+                ids += done.token_ids
+        return asked
+
+    return one
+
+
+async def _scoring(
+    engine: Engine, chains: Sequence[Played], tokens: int, begin: int, work: _Work
+) -> _Asked:
+    async def one(_number: int, chain: Played) -> list[_Asked]:
+        clock = asyncio.get_running_loop().time
+        ids, mark, asked = list(chain.prefix), ChainMark(), []
+        for turn in range(ROUNDS):
+            start, cut = len(ids), begin + turn * tokens
+            ids += chain.ahead[cut : cut + tokens]
+            began = clock()
+            done = await engine.score(ScoreRequest(ids, start, mark))
+            hit = min(1.0, done.cached_tokens / max(1, start - 1))
+            asked.append(_Asked(clock() - began, tokens, hit))
+        return asked
+
+    return await _together(one, chains, work)
+
+
+async def _together(one: _Chain, chains: Sequence[Played], work: _Work) -> _Asked:
+    """All chains at a time, each at its own pace."""
+    done = await asyncio.gather(*(one(number, chain) for number, chain in enumerate(chains)))
+    asked = [each for chain in done for each in chain]
+    work.requests += len(asked)
+    count = len(asked)
+    return _Asked(
+        sum(each.seconds for each in asked) / count,
+        sum(each.tokens for each in asked) / count,
+        sum(each.hit for each in asked) / count,
+    )
+
+
+async def _room(engine: Engine) -> int | None:
+    if not isinstance(engine, Metered):
+        return None
+    try:
+        load = await engine.meter()
+    except EngineError:
+        return None
+    return load.room if load else None
