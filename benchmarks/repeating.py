@@ -1,16 +1,21 @@
 """What stop.repeating costs and saves on recorded runs: right answers lost, text and time saved.
 
-    python benchmarks/repeating.py RUN... [--piece 500] [--json]
+    python benchmarks/repeating.py RUN... [--piece 500] [--half 1] [--json]
 
 A chain that decides in turns is looked at after each turn, as in a run. Of a chain that is written
 in one request the text is cut into pieces of so many tokens and looked at after each, which is
 what it would take to end such a chain: today the loop is only found when all is written. A right
 answer is lost if the chain is ended before it stands there. Time is when the last chain is done,
 every chain begun when it was, and ended where its loop is found.
+
+A loop by another measure, beside it: a chain without an answer whose last 3,000 characters zlib
+packs into less than a tenth. ``--half`` looks at every second problem alone, so that what is chosen
+on one half can be shown on the other.
 """
 
 import argparse
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +29,9 @@ from atts.grading.grader import Grader, VerdictCache
 from atts.methods.atts import repeats
 from atts.store.run_directory import read_run
 from atts.types import Chain, ChainKey, Problem
+
+TAIL = 3_000
+PACKED = 0.1
 
 
 class Look(NamedTuple):
@@ -41,8 +49,12 @@ class Found(NamedTuple):
     run: str
     method: str
     chains: int
-    loops: int
+    ended: int
     """Chains that would have been ended early."""
+    loops: int
+    """Chains that are loops by how well their ends are packed."""
+    loops_ended: int
+    """Of those, the ones that are ended."""
     right: int
     lost: int
     """Right chains that would not be."""
@@ -57,31 +69,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--piece", type=int, default=500, help="tokens between two looks")
+    parser.add_argument("--half", type=int, choices=(0, 1), help="of the problems; without it, all")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     arguments = parser.parse_args()
     with Grader(cache=VerdictCache()) as grader:
-        found = [measure(path, arguments.piece, grader) for path in arguments.runs]
+        found = [measure(path, arguments, grader) for path in arguments.runs]
     if arguments.json:
         print(json.dumps([each._asdict() for each in found], indent=1))
     else:
         show(found)
 
 
-def measure(path: Path, piece: int, grader: Grader) -> Found:
+def measure(path: Path, arguments: argparse.Namespace, grader: Grader) -> Found:
     run = read_run(path)
-    problems = {problem.id: problem for problem in run.problems}
-    chains = sorted(run.chains, key=lambda chain: chain.key)
-    graded = grade_chains(run.problems, chains, grader).grades
+    ordered = sorted(run.problems, key=lambda problem: problem.id)
+    chosen = ordered if arguments.half is None else ordered[arguments.half :: 2]
+    problems = {problem.id: problem for problem in chosen}
+    chains = sorted(
+        (chain for chain in run.chains if chain.problem_id in problems), key=lambda chain: chain.key
+    )
+    graded = grade_chains(chosen, chains, grader).grades
     numbers = {name: iter(grades) for name, grades in graded.items()}
     right = {chain.key: next(numbers[chain.problem_id]).correct for chain in chains}
-    cut = {chain.key: ended(chain, piece) for chain in chains}
+    cut = {chain.key: ended(chain, arguments.piece) for chain in chains}
     whole = {chain.key: written(chain) for chain in chains}
     saved = sum(whole[key] - look.tokens for key, look in cut.items() if look)
     return Found(
         run=path.name,
         method=run.config.method,
         chains=len(chains),
-        loops=sum(look is not None for look in cut.values()),
+        ended=sum(look is not None for look in cut.values()),
+        loops=sum(map(is_loop, chains)),
+        loops_ended=sum(is_loop(chain) and cut[chain.key] is not None for chain in chains),
         right=sum(right.values()),
         lost=sum(lost(chain, problems[chain.problem_id], right, cut) for chain in chains),
         tokens_saved=saved / sum(whole.values()),
@@ -134,21 +153,27 @@ def looks(chain: Chain, piece: int) -> Iterator[Look]:
             yield Look(text, tokens, turn.segments[-1].timings.done - began)
 
 
+def is_loop(chain: Chain) -> bool:
+    """Whether its end packs as only repetition does; what has an answer is none."""
+    tail = chain.text[-TAIL:].encode()
+    return chain.answer is None and len(tail) >= TAIL and len(zlib.compress(tail)) < PACKED * TAIL
+
+
 def written(chain: Chain) -> int:
     return sum(segment.tokens for turn in chain.turns for segment in turn.segments)
 
 
 def show(found: list[Found]) -> None:
-    table = Table(
-        "run", "method", "chains", "ended", "right", "of them lost", "text saved, %", "last, s",
-        "then, s",
-    )  # fmt: skip
+    names = ("run", "method", "chains", "ended", "loops", "of them ended", "right", "of them lost")
+    table = Table(*names, "text saved, %", "last, s", "then, s")
     for each in found:
         table.add_row(
             each.run,
             each.method,
             f"{each.chains:,}",
+            f"{each.ended:,}",
             f"{each.loops:,}",
+            f"{each.loops_ended:,}",
             f"{each.right:,}",
             str(each.lost),
             f"{100 * each.tokens_saved:.1f}",

@@ -1,6 +1,7 @@
-"""Stand-ins that many tests share: a scripted engine and a tokenizer of single bytes."""
+"""Stand-ins that many tests share: a scripted engine, a tokenizer of single bytes, a free port."""
 
 import asyncio
+import socket
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -124,6 +125,13 @@ PLAIN_TEMPLATE = "{% for m in messages %}{{ m['role'][0] }}:{{ m['content'] }}\n
 def byte_tokenizer(name: str = "bytes", template: str | None = None) -> Tokenizer:
     """``byte_tokens`` with a template that is plain to read."""
     return Tokenizer(byte_tokens(), ChatTemplate(template or PLAIN_TEMPLATE, {}), name)
+
+
+def free_port() -> int:
+    """One at which nothing listens now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _character(byte: int) -> str:

@@ -100,9 +100,13 @@ def suite(config: Config, folder: Path) -> None:
     atts("suite", file, "--out", out, folder=folder)
     print(f"the suite took {time.monotonic() - began:.0f} s", flush=True)
     for name in ("target-only", "atts-marginal"):
-        summary = json.loads((out / "bundled" / "arithmetic" / name / "summary.json").read_text())
+        run = out / "bundled" / "arithmetic" / name
+        summary = json.loads((run / "summary.json").read_text())
         if (summary["chains"], summary["failed"]) != (20, 0):
             raise SystemExit(f"{name}: {summary['chains']} chains, {summary['failed']} failed")
+        (environment,) = json.loads((run / "environment.json").read_text())
+        if set(environment["caches_emptied"].values()) != {True}:
+            raise SystemExit(f"{name}: caches emptied: {environment['caches_emptied']}")
     for author, port in PORTS.items():
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:

@@ -9,7 +9,7 @@ import struct
 import tracemalloc
 import zlib
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import NoReturn
 
 import pytest
@@ -256,6 +256,36 @@ async def test_an_idle_connection_that_the_server_closed_is_replaced_once(end: b
     async with raw_server(end, reply(200, b"[1]")) as (raw, client):
         assert await client.post("/generate", {}) == [1]
         assert len(raw.heads) == 2
+
+
+async def test_a_second_idle_connection_that_the_server_closed_is_not_tried() -> None:
+    asked: list[int] = []
+    serving: list[asyncio.Task[None] | None] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Ends each connection at its second request, before which all are open."""
+        serving.append(asyncio.current_task())
+        number = 0
+        with suppress(asyncio.IncompleteReadError):
+            while number < 2:
+                await reader.readuntil(b"{}")
+                number += 1
+                asked.append(number)
+                while len(asked) < 3:  # noqa: ASYNC110
+                    await asyncio.sleep(0)
+                if number == 1:
+                    writer.write(reply(200, b"[1]"))
+        writer.close()
+
+    listening = await asyncio.start_server(serve, "127.0.0.1", 0)
+    client = HttpClient(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}", "m")
+    await asyncio.gather(*(client.post("/generate", {}) for _ in range(3)))
+    assert (client.connections, asked) == (3, [1, 1, 1])
+    assert await client.post("/generate", {}) == [1]
+    assert (client.connections, asked) == (4, [1, 1, 1, 2, 1])
+    await client.aclose()
+    await asyncio.wait([task for task in serving if task])
+    listening.close()
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,14 @@ from engines.test_servers import engine_for
 from engines.tiny import sampled, some_ids, tiny_llama
 from fakes import FakeEngine
 
+from atts.engines import remote
 from atts.engines.base import GenerateRequest, Load, Metered, emptied
 from atts.engines.inprocess.engine import InProcessEngine
 from atts.engines.limits import LimitedEngine
 from atts.engines.replicas import Replicas
 from atts.errors import EngineConnectionError, EngineReplyError
-from atts.runs import pool
-from atts.runs.pool import Admission, Capacity
+from atts.runs import admission as admitting
+from atts.runs.admission import Admission, Capacity
 
 
 class MeteredEngine(FakeEngine):
@@ -134,7 +135,7 @@ async def test_a_figure_that_is_none_is_an_error_after_which_admission_asks_agai
             super().resize(size)
             resized.set()
 
-    monkeypatch.setattr(pool, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(admitting, "POLL_SECONDS", 0.0)
     app = web.Application()
     app.router.add_get("/metrics", answer)
     warnings: list[str] = []
@@ -221,3 +222,25 @@ async def test_a_cache_is_emptied_where_the_server_has_a_route_for_it(kind: str,
             assert await emptied(LimitedEngine(Replicas([engine]), 1, 1, 0.0)) is expected
             await engine.aclose()
     assert not await emptied(LimitedEngine(FakeEngine(), 1, 1, 0.0))
+
+
+@pytest.mark.parametrize(("busy", "expected"), [(2, True), (3, False)])
+async def test_a_server_that_is_busy_is_asked_again_to_empty_its_cache(
+    busy: int, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM says by its reply that it did not: requests that were aborted still hold blocks."""
+    monkeypatch.setattr(remote, "EMPTYING_WAITS", (0.0, 0.0, 0.0))
+    asked = 0
+
+    async def answer(_: web.Request) -> web.Response:
+        nonlocal asked
+        asked += 1
+        return web.json_response({"success": asked > busy})
+
+    app = web.Application()
+    app.router.add_post("/reset_prefix_cache", answer)
+    async with TestServer(app) as server:
+        engine = engine_for(str(server.make_url("")).rstrip("/"), "vllm")
+        assert await emptied(engine) is expected
+        await engine.aclose()
+    assert asked == 3

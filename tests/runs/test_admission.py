@@ -17,9 +17,10 @@ from atts.engines.base import Load
 from atts.engines.limits import LimitedEngine
 from atts.errors import EngineConnectionError
 from atts.methods.chain import Model
-from atts.runs import jobs, pool
+from atts.runs import admission as module
+from atts.runs import jobs
 from atts.runs.activity import Activity
-from atts.runs.pool import Admission, Capacity
+from atts.runs.admission import Admission, Capacity
 from atts.types import Chain
 
 IDLE, SOME, HALF = Load(9, 0, 0.02), Load(9, 0, 0.2), Load(9, 0, 0.5)
@@ -27,7 +28,7 @@ IDLE, SOME, HALF = Load(9, 0, 0.02), Load(9, 0, 0.2), Load(9, 0, 0.5)
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(module, "POLL_SECONDS", 0.0)
 
 
 class Scripted(FakeEngine):
@@ -94,24 +95,35 @@ async def test_the_number_follows_the_load(
     assert await sizes(script, ending=ending) == (expected, [])
 
 
-async def test_no_more_chains_begin_than_the_smallest_cache_holds() -> None:
+async def test_as_many_begin_as_the_smallest_cache_holds_and_then_it_follows_the_load() -> None:
     room = Capacity(4)
-    loads = [Load(9, 3, 0.1, room=8_000), Load(9, 0, 0.1, room=90_000)]
+    loads = [Load(9, 0, 0.01, room=8_000), Load(9, 0, 0.01, room=90_000)]
     admission = Admission(room, [], 4, 40, 0.8, limit=1_000)
-    assert admission._next_size(loads) == 16  # half of what a chain may become
-    assert admission._next_size([Load(9, 0, 0.9, room=8_000), *loads[1:]]) == 4  # used up
-    for tokens in (100, 300) * 8:
-        room.leave(tokens, seconds=1.0)
-    assert admission._next_size(loads) == 32  # 250 tokens: the open ones are the long ones
-    admission._in_flight_seconds = 32.0  # those that are open have been so for long
-    assert admission._next_size(loads) == 16
-    assert admission._next_size([*loads, Load(1, 0, 0.1)]) == room.size
+    room.taken = 4
+    assert admission._next_size(loads) == 16  # at half of what a chain may become
+    room.resize(16)
+    room.taken = 16
+    assert admission._next_size(loads) == 16  # and it does not double, though nothing is used
+    for _ in range(5):
+        room.leave()
+    room.taken = 16
+    assert admission._next_size(loads) == 21
+    assert admission._next_size([Load(9, 0, 0.9, room=8_000), *loads[1:]]) == 14  # used up
 
 
-async def test_a_chain_that_tells_no_length_changes_no_expectation() -> None:
+@pytest.mark.parametrize(("rooms", "size"), [((100, 900), 8), ((90_000, 90_000), 40)])
+async def test_by_room_it_begins_within_its_bounds(rooms: tuple[int, int], size: int) -> None:
+    room = Capacity(8)
+    room.taken = 8
+    loads = [Load(9, 0, 0.01, room=tokens) for tokens in rooms]
+    assert Admission(room, [], 8, 40, 0.8, limit=1_000)._next_size(loads) == size
+
+
+async def test_where_an_engine_tells_no_room_it_doubles() -> None:
     room = Capacity(4)
-    room.leave()
-    assert (room.left, room.known, room.tokens) == (1, 0, 0)
+    room.taken = 4
+    loads = [Load(9, 0, 0.01, room=90_000), Load(9, 0, 0.01)]
+    assert Admission(room, [], 4, 40, 0.8, limit=1_000)._next_size(loads) == 8
 
 
 async def test_without_a_load_the_number_is_fixed_and_that_is_said_once() -> None:

@@ -17,14 +17,15 @@ from recorded import summarised
 from atts.config import Config, GateOptions
 from atts.conformal.calibration import Calibration
 from atts.errors import CalibrationError, ConfigError, EngineError, ProblemError
-from atts.methods.chain import Model
+from atts.grading.grader import Grader
+from atts.methods.chain import Model, Models
 from atts.reports.summary_table import _rows, tokens_a_pass
 from atts.runs import jobs, setup
 from atts.runs.observer import SilentObserver
 from atts.store.contents import CALIBRATION, CHAINS
-from atts.store.environment import ENVIRONMENT
+from atts.store.environment import ENVIRONMENT, read_environments
 from atts.store.run_directory import read_run
-from atts.types import Chain, Speculation
+from atts.types import Author, Chain, Speculation
 
 TESTS = Path(__file__).parents[1]
 
@@ -156,6 +157,52 @@ async def test_a_run_records_what_speculative_decoding_brought(
     assert tokens_a_pass(summaries[-1]) == "2.00 (33 % accepted)"
     (tmp_path / "run" / ENVIRONMENT).write_text("[{}]")  # a report needs it for nothing else
     assert read_run(tmp_path / "run").speculation == {}
+
+
+async def test_runs_and_calibrations_record_whose_caches_were_emptied(
+    config: Config, tmp_path: Path
+) -> None:
+    class Forgetful(SeededEngine):
+        async def empty_cache(self) -> bool:
+            return True
+
+    models = make_models(0.0)
+    models["target"] = models["target"]._replace(engine=Forgetful())
+    asked = config.limits.model_copy(update={"empty_caches": True})
+    asking = config.model_copy(update={"limits": asked})
+    directories = (tmp_path / "run", tmp_path / "calibrated")
+    for _ in range(2):  # the second time a calibration has nothing to do
+        await jobs.run(asking, models, directories[0])
+        await jobs.calibrate(asking, models, directories[1])
+    emptied = {"draft": False, "target": True}
+    told = [[each.caches_emptied for each in read_environments(d)] for d in directories]
+    assert told == [[emptied, emptied], [emptied]]
+    await jobs.run(config, models, tmp_path / "other")
+    assert [each.caches_emptied for each in read_environments(tmp_path / "other")] == [{}]
+
+
+@pytest.mark.parametrize("folders", [(), (Path("servers"),)])
+async def test_only_runs_that_are_compared_empty_the_caches_of_servers_by_themselves(
+    config: Config, tmp_path: Path, folders: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Path, ...]] = []
+
+    async def empty_caches(
+        _: Config, models: Models, authors: object, folders: tuple[Path, ...]
+    ) -> dict[Author, bool]:
+        del models, authors
+        asked.append(folders)
+        return {}
+
+    monkeypatch.setattr(jobs, "empty_caches", empty_caches)
+    prepared = setup.prepare_run(config, tmp_path)
+    with Grader() as grader:
+        name, observe = "a", lambda _: SilentObserver()
+        await jobs.run(config, make_models(0.0), tmp_path / "run")
+        await jobs.complete(
+            prepared, make_models(0.0), tmp_path / "compared", grader, observe, name, folders
+        )
+    assert asked == [(), folders]
 
 
 def run_and_kill(config: Config, directory: Path, after_chains: int) -> None:

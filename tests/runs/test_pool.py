@@ -12,7 +12,8 @@ from atts.errors import ConfigError, ContextLengthError, EngineError, StoreError
 from atts.methods import METHODS
 from atts.methods.chain import Model, OpenChain
 from atts.methods.decider import ControlDecider
-from atts.runs.pool import Capacity, Clock, run_chains
+from atts.runs.admission import Capacity
+from atts.runs.pool import Clock, run_chains
 from atts.runs.setup import PlannedChain
 from atts.types import Chain, ChainKey, Problem
 

@@ -14,11 +14,13 @@ from fakes import FakeEngine, byte_tokenizer
 
 from atts.config import Config, load_config
 from atts.engines.servers import lifecycle, processes
+from atts.engines.servers.lifecycle import FOLDER
+from atts.engines.servers.placed import DEFAULT
 from atts.errors import ConfigError, EngineGoneError, ServerError, StoreError
 from atts.files import to_jsonl
 from atts.grading.grader import Grader
 from atts.methods.chain import Model, Models
-from atts.runs import suite
+from atts.runs import jobs, suite
 from atts.runs.observer import SilentObserver
 from atts.runs.suite import load_suite, run_suite
 from atts.store.run_directory import lock_run, read_run
@@ -359,3 +361,21 @@ def test_the_ready_files_are_right(path: Path) -> None:
     engine = path.stem.removeprefix("suite-")
     assert {entry.config.draft.engine for entry in entries} == {engine}
     assert {entry.config.target.engine for entry in entries} == {engine}
+
+
+async def test_a_suite_empties_the_caches_of_its_own_servers_and_of_those_started_here(
+    file: Path, tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: set[tuple[Path, ...]] = set()
+
+    async def empty_caches(
+        _: Config, models: Models, authors: object, folders: tuple[Path, ...]
+    ) -> dict[Author, bool]:
+        del models, authors
+        asked.add(folders)
+        return {}
+
+    monkeypatch.setattr(jobs, "empty_caches", empty_caches)
+    await run(file, tmp_path)
+    assert world.happened
+    assert asked == {(tmp_path / pair / FOLDER, DEFAULT) for pair in ("one", "two")}

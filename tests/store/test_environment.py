@@ -12,6 +12,7 @@ from atts.store.environment import (
     ENVIRONMENT,
     read_environments,
     read_speculation,
+    record_emptied,
     record_environment,
     record_speculation,
 )
@@ -63,3 +64,13 @@ def test_speculation_is_that_of_all_starts(tmp_path: Path) -> None:
         record_speculation(tmp_path, speculation)  # type: ignore[arg-type]
     assert [len(each.speculation) for each in read_environments(tmp_path)] == [1, 0, 2]
     assert read_speculation(tmp_path) == {"target": told + told, "draft": told}
+
+
+def test_whose_caches_were_emptied_belongs_to_the_newest_start(tmp_path: Path) -> None:
+    record_environment(tmp_path, Config())
+    record_environment(tmp_path, Config())
+    record_emptied(tmp_path, {})
+    assert [each.caches_emptied for each in read_environments(tmp_path)] == [{}, {}]
+    record_emptied(tmp_path, {"draft": True, "target": False})
+    first, second = read_environments(tmp_path)
+    assert (first.caches_emptied, second.caches_emptied) == ({}, {"draft": True, "target": False})

@@ -17,8 +17,9 @@ from atts.config import Config
 from atts.engines.servers.placed import located
 from atts.methods import authors_of
 from atts.methods.chain import Models
+from atts.runs.admission import adapting_capacity
 from atts.runs.making import Job
-from atts.runs.pool import adapting_capacity, collected_seldom, run_pool
+from atts.runs.pool import collected_seldom, run_pool
 from atts.types import Author, Problem
 
 

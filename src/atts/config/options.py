@@ -397,14 +397,15 @@ class LimitsOptions(Options):
     chains: int = Field(default=128, ge=1)
     """Most chains in flight, over all problems."""
     chains_min: int = Field(default=32, ge=1)
-    """Chains in flight to begin with, and at least, but for what the caches hold. Between this and
-    ``chains`` their number follows the load of the engines, and their room where they tell it; as
-    many as ``chains``, or more, keeps it fixed."""
+    """Chains in flight to begin with, and at least; more begin where engines tell that their caches
+    hold more. Between this and ``chains`` their number follows the load of the engines; as many as
+    ``chains``, or more, keeps it fixed."""
     cache_use: float = Field(default=0.85, gt=0.0, le=1.0)
     """Share of an engine's key-value cache in use from which on no chain begins."""
     empty_caches: bool = False
     """Whether servers are told to forget what they cached before a run or a calibration begins, so
-    that wall times can be compared; for servers that nobody else uses."""
+    that wall times can be compared; for servers that nobody else uses. ``compare``, ``suite`` and
+    ``calibrate`` tell those that were started here in any case."""
     draft_requests: int = Field(default=128, ge=1)
     """Requests in flight on the draft's engine."""
     target_requests: int = Field(default=128, ge=1)

@@ -59,10 +59,13 @@ class Connections:
         self._idle: deque[_Connection] = deque()  # the one that was used last is last
         self._sweep: asyncio.TimerHandle | None = None
 
-    async def send(self, request: bytes, most_bytes: int, seconds: float) -> Reply:
+    async def send(
+        self, request: bytes, most_bytes: int, seconds: float, fresh: bool = False
+    ) -> Reply:
         """Send a whole request and wait for the whole reply. Cancelling closes the connection.
 
-        Of a longer reply no more than ``most_bytes``, packed as it comes, is held.
+        Of a longer reply no more than ``most_bytes``, packed as it comes, is held. ``fresh`` has
+        a new connection opened for it.
 
         Raises:
             TimeoutError: no whole reply came within ``seconds``.
@@ -72,7 +75,8 @@ class Connections:
         """
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
-        connection = self._take(loop.time()) or await self._connect(until)
+        kept = None if fresh else self._take(loop.time())
+        connection = kept or await self._connect(until)
         timer = loop.call_at(until, connection.fail, TimeoutError())
         try:
             reply = await connection.exchange(request, most_bytes)

@@ -180,12 +180,12 @@ class HttpClient:
             if self._connections is None:  # here, because they belong to the loop that runs them
                 self._connections = Connections(self.url)
             try:
-                reply = await self._connections.send(request, most_bytes, seconds)
+                reply = await self._connections.send(request, most_bytes, seconds, fresh)
                 break
             except (DisconnectedError, ConnectionResetError, BrokenPipeError) as error:
                 # Most often an idle connection that the server closed at this very moment, or
-                # while this process was busy, so that the request never reached it. The second
-                # failure is a real one.
+                # while this process was busy, so that the request never reached it. The others
+                # that are idle may be no better. The failure of a new one is a real one.
                 if self._closed or fresh:
                     raise self._broken(what, error) from error
                 fresh = True

@@ -78,6 +78,9 @@ class OpenAIEngine(RemoteEngine):
         self._context = 0
         self._scoring: Scoring | None = None
 
+    async def _forget(self) -> bool:
+        raise RequestRefusedError("there is no route for that among OpenAI's")
+
     async def _ask(self) -> ServerFacts:
         remarks: list[str] = []
         card = await self.identify()

@@ -6,6 +6,7 @@ it is, the ids that it wrote, their number, log-probabilities and counts. What i
 """
 
 import asyncio
+import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Iterator
@@ -60,7 +61,13 @@ longest of honest rows take a few hundred bytes."""
 _SHOWN = 300
 """Characters of what a server calls its version and its model."""
 
+EMPTYING_WAITS = (0.0, 0.2, 1.0)
+"""Seconds before a server is asked to forget, and asked again: requests that were aborted may still
+be on their way out."""
+
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 
 class ServerFacts(NamedTuple):
@@ -324,6 +331,27 @@ class RemoteEngine(ABC):
     async def speculation(self) -> Speculation | None:
         """See ``Speculating``."""
         return None
+
+    async def empty_cache(self) -> bool:
+        """See ``Emptying``."""
+        told = "it has requests"
+        for wait in EMPTYING_WAITS:
+            await asyncio.sleep(wait)
+            try:
+                if await self._forget():
+                    return True
+            except RequestRefusedError as error:
+                told = str(error)
+        _log.warning("%s: its cache was not emptied: %s", self.client.url, told)
+        return False
+
+    @abstractmethod
+    async def _forget(self) -> bool:
+        """Have the server forget what it cached; whether it did.
+
+        Raises:
+            RequestRefusedError: it does not let itself be told, or not now.
+        """
 
     @abstractmethod
     async def _ask(self) -> ServerFacts:

@@ -146,13 +146,9 @@ class SGLangEngine(RemoteEngine):
         told = Speculation(passes=passes, proposed=proposed, accepted=accepted)
         self._speculation = told if self._speculation is None else self._speculation + told
 
-    async def empty_cache(self) -> bool:
+    async def _forget(self) -> bool:
         # It refuses while it has requests; a router has no such route.
-        try:
-            await self.client.get_text("/flush_cache", ABORT_SECONDS)
-        except RequestRefusedError as error:
-            _log.warning("%s: its cache was not emptied: %s", self.client.url, error)
-            return False
+        await self.client.get_text("/flush_cache", ABORT_SECONDS)
         return True
 
     async def _server_info(self) -> dict[str, Any]:

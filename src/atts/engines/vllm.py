@@ -122,13 +122,11 @@ class VllmEngine(RemoteEngine):
         except UnusableError:
             return None
 
-    async def empty_cache(self) -> bool:
-        try:  # a server has the route only with VLLM_SERVER_DEV_MODE=1
-            await self.client.post("/reset_prefix_cache", {}, PROBE_SECONDS)
-        except RequestRefusedError as error:
-            _log.warning("%s: its cache was not emptied: %s", self.client.url, error)
-            return False
-        return True
+    async def _forget(self) -> bool:
+        # A server has the route only with VLLM_SERVER_DEV_MODE=1, and refuses by its reply while
+        # a request holds blocks; older ones reply nothing.
+        told = await self.client.post("/reset_prefix_cache", {}, PROBE_SECONDS)
+        return not isinstance(told, dict) or told.get("success") is not False
 
     async def _speculation(self) -> Speculation | None:
         """Of all that the server has written, for whomever; None: it has no such counters."""

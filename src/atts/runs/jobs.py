@@ -12,10 +12,13 @@ from atts.config import Config
 from atts.conformal.calibration import Calibration
 from atts.conformal.factory import calibrating_control
 from atts.conformal.split import rounds
-from atts.engines.base import emptied, speculation_of
+from atts.engines.base import speculation_of
+from atts.engines.servers.placed import DEFAULT
 from atts.files import atomic_write
 from atts.grading.grader import Grader, Progress, VerdictCache
+from atts.methods import authors_of
 from atts.methods.chain import Models
+from atts.runs.emptying import empty_caches
 from atts.runs.events import telling
 from atts.runs.making import Here, Job, Maker
 from atts.runs.observer import Observe, Observer
@@ -77,10 +80,12 @@ async def make_run(
     grader: Grader,
     observer: Observer | None = None,
     retry_failed: bool = True,
+    folders: Collection[Path] = (),
 ) -> MadeRun:
     """The same, with the run itself and its grades; for programs that make several runs.
 
-    ``grader`` compares the answers of all of them.
+    ``grader`` compares the answers of all of them. Servers that were started in one of ``folders``
+    forget first what they cached, so that the times of the runs can be compared.
     """
     parts = (setup.config, setup.problems, setup.calibration)
     async with AsyncExitStack() as stack:
@@ -89,7 +94,7 @@ async def make_run(
         record_environment(directory, setup.config)
         if setup.certificate:
             store.write_certificate(setup.certificate)
-        record_emptied(directory, await _emptied(setup.config, models))
+        record_emptied(directory, await _emptied(setup.config, models, folders))
         before = await _speculation(models)
         await _make_missing(setup, models, store, grader, told, retry_failed)
         record_speculation(directory, await _speculation(models, before))
@@ -111,11 +116,13 @@ async def make_run(
     return MadeRun(graded, summary)
 
 
-async def _emptied(config: Config, models: Models | Maker) -> dict[Author, bool]:
-    """Have the engines forget what they cached, where that is asked for; which of them did."""
-    if not (config.limits.empty_caches and isinstance(models, dict)):
-        return {}
-    return {author: await emptied(model.engine) for author, model in models.items()}
+async def _emptied(
+    config: Config, models: Models | Maker, folders: Collection[Path]
+) -> dict[Author, bool]:
+    """See ``empty_caches``."""
+    if isinstance(models, dict):
+        return await empty_caches(config, models, models, folders)
+    return await empty_caches(config, None, authors_of(config), folders)
 
 
 async def _speculation(
@@ -138,10 +145,12 @@ async def complete(
     grader: Grader,
     observe: Observe,
     name: str,
+    folders: Collection[Path] = (DEFAULT,),
 ) -> MadeRun:
     """Make the calibration that a run lacks, and then the run's chains.
 
-    What is there already is not made again, except for chains that failed.
+    What is there already is not made again, except for chains that failed. The caches of servers
+    that were started here are emptied before each of the two.
 
     Args:
         setup: of the run, for this one call.
@@ -150,6 +159,7 @@ async def complete(
         grader: see ``make_run``.
         observe: gives an observer for a named job.
         name: of the run, to be shown.
+        folders: where servers may have been started.
 
     Raises:
         ProblemError, CalibrationError, ConfigError, StoreError: see ``run`` and ``calibrate``.
@@ -157,9 +167,10 @@ async def complete(
     if setup.lacking:
         calibrating, folder = setup.lacking
         # One that is complete does nothing here but give the scores again.
-        calibration = await calibrate(calibrating, models, folder, observe(f"{name}: calibration"))
+        told = observe(f"{name}: calibration")
+        calibration = await calibrate(calibrating, models, folder, told, folders)
         setup = setup.calibrated(calibration, folder / CALIBRATION)
-    return await make_run(setup, models, directory, grader, observe(name))
+    return await make_run(setup, models, directory, grader, observe(name), folders=folders)
 
 
 async def calibrate(
@@ -167,17 +178,19 @@ async def calibrate(
     models: Models | Maker,
     directory: Path | str,
     observer: Observer | None = None,
+    folders: Collection[Path] = (DEFAULT,),
 ) -> Calibration:
     """Make the calibration chains that ``directory`` still lacks, and ``calibration.json``.
 
     The chains are made in two rounds, of which the first decides for the second; see
-    ``atts.conformal.split``.
+    ``atts.conformal.split``. Servers that were started here forget first what they cached.
 
     Args:
         config: of the run; or what ``prepare_calibration`` made of it, for this one call.
         models: the draft and the target; or what makes the chains elsewhere.
         directory: where to.
         observer: is told what happens.
+        folders: where servers may have been started.
 
     Raises:
         ProblemError: see ``prepare_calibration``.
@@ -190,10 +203,12 @@ async def calibrate(
     config, directory = setup.config, Path(directory)
     # More chains would make the first round another one, by which the second has decided.
     with RunStore.open(directory, config, setup.problems, None, may_grow=False) as store:
+        already = sum(chain.end != "failed" for chain in store.chains.values())
         if observer:
-            already = sum(chain.end != "failed" for chain in store.chains.values())
             observer.started(len(setup.keys), already)
-        await _emptied(config, models)
+        if already < len(setup.keys):
+            record_environment(directory, config)
+            record_emptied(directory, await _emptied(config, models, folders))
         earlier: set[ChainKey] = set()
         for keys in rounds([problem.id for problem in setup.problems], config.samples):
             made = [store.chains[key] for key in earlier]

@@ -20,6 +20,7 @@ from atts.config import IN_THIS_PROCESS, Config, Coverage, MethodName, Options, 
 from atts.config.reading import read_yaml
 from atts.engines.loading import server_urls
 from atts.engines.servers.lifecycle import FOLDER, answers, down, is_running, up
+from atts.engines.servers.placed import DEFAULT
 from atts.errors import AttsError, ConfigError, EngineGoneError
 from atts.grading.grader import Grader, VerdictCache
 from atts.methods import METHODS, authors_of
@@ -257,7 +258,15 @@ async def _run_entry(
 ) -> EntryOutcome:
     name = f"{entry.pair}/{entry.name}"
     try:
-        made = await complete(setup, models, folder / entry.name, grader, observe, name)
+        made = await complete(
+            setup,
+            models,
+            folder / entry.name,
+            grader,
+            observe,
+            name,
+            folders=(folder / FOLDER, DEFAULT),
+        )
     except EngineGoneError:  # the pair's other entries need not try it again
         raise
     except AttsError as error:

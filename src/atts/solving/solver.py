@@ -14,7 +14,8 @@ from atts.errors import AttsError, BusyError, ConfigError, StoreError
 from atts.grading.grader import VerdictCache
 from atts.methods import authors_of
 from atts.methods.chain import Models, OpenChain
-from atts.runs.pool import Capacity, Clock, adapting_capacity, run_chains
+from atts.runs.admission import Capacity, adapting_capacity
+from atts.runs.pool import Clock, run_chains
 from atts.runs.setup import PlannedChain, open_models
 from atts.runs.stopping import Stopping
 from atts.solving.deciders import Deciders, Variant

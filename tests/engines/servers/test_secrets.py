@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes import free_port
 
 from atts.config import Config, load_config, parse_config
 from atts.engines.servers import lifecycle, processes
@@ -46,7 +47,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def of(python: str, **server: Any) -> Config:  # noqa: ANN401
-    draft = {"engine": "vllm", "api_key_env": "A_KEY", "server": {"executable": python} | server}
+    server = {"executable": python, "port": free_port()} | server
+    draft = {"engine": "vllm", "api_key_env": "A_KEY", "server": server}
     return parse_config({"draft": draft}, "a test")
 
 

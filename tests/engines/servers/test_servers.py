@@ -15,10 +15,11 @@ from typing import Any
 
 import psutil
 import pytest
+from fakes import free_port
 
 from atts.config import Config, parse_config
 from atts.engines.servers import lifecycle, plan, processes
-from atts.engines.servers.lifecycle import answers, down, up
+from atts.engines.servers.lifecycle import answers, down, started_here, up
 from atts.engines.servers.plan import plan_servers
 from atts.engines.servers.processes import read_record
 from atts.errors import ConfigError, ServerError
@@ -27,12 +28,6 @@ from atts.types import Author
 STAND_IN = Path(__file__).with_name("stand_in_server.py")
 BOTH: tuple[Author, ...] = ("draft", "target")
 DRAFT: tuple[Author, ...] = ("draft",)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture
@@ -406,6 +401,33 @@ def test_token_ids_are_asked_for_where_vllm_knows_the_flag(
     (plan,) = plan_servers(make_config(sys.executable, options, {}), DRAFT)
     assert ("--enable-scale-out" in plan.command) is has_flag
     assert "--enable-prompt-tokens-details" in plan.command
+
+
+def test_the_route_that_empties_a_cache_is_opened_where_no_key_would_be_passed_by(
+    python: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("A_KEY", "k")
+
+    def given(server: dict[str, Any] | None = None, **options: str) -> dict[str, str]:
+        draft = make_config(python, server or {}, {}).draft.model_copy(update=options)
+        return plan.plan_server("draft", draft).environment
+
+    assert given() == {"VLLM_SERVER_DEV_MODE": "1"}
+    off = {"VLLM_SERVER_DEV_MODE": "0"}
+    assert given(server={"environment": off}) == off
+    assert given(api_key_env="A_KEY") == {"VLLM_API_KEY": "k"}
+    assert "VLLM_SERVER_DEV_MODE" not in given(engine="sglang")
+
+
+async def test_a_server_is_known_as_started_here_while_it_lives(python: str, folder: Path) -> None:
+    config = make_config(python, {}, {})
+    assert not started_here(config.draft, "draft", folder)
+    await up(config, DRAFT, folder, silent)
+    assert started_here(config.draft, "draft", folder)
+    elsewhere = config.draft.model_copy(update={"urls": ("http://gpu7:40000",)})
+    assert not started_here(elsewhere, "draft", folder)
+    down(folder)
+    assert not started_here(config.draft, "draft", folder)
 
 
 def test_the_command_of_each_kind_of_server(python: str) -> None:

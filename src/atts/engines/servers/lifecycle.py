@@ -12,7 +12,7 @@ from atts.config import Config, ModelOptions
 from atts.config.secrets import key_in
 from atts.engines.base import Engine, GenerateRequest, Sampling, ScoreRequest
 from atts.engines.http import HttpClient
-from atts.engines.loading import remote_engines
+from atts.engines.loading import remote_engines, server_urls
 from atts.engines.servers.placed import settings_of
 from atts.engines.servers.plan import MODULES, ServerPlan, plan_servers, secrets_of
 from atts.engines.servers.processes import (
@@ -124,6 +124,16 @@ def is_running(directory: Path, author: Author) -> bool:
     """
     record = read_record(directory, author)
     return record is not None and bool(processes(record))
+
+
+def started_here(options: ModelOptions, author: Author, directory: Path) -> bool:
+    """Whether a model's server is one that was started in ``directory`` and still lives.
+
+    Raises:
+        ServerError: its record cannot be read.
+    """
+    record = read_record(directory, author)
+    return record is not None and server_urls(options) == (record.url,) and bool(processes(record))
 
 
 def model_options(config: Config, author: Author) -> ModelOptions:

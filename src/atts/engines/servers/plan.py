@@ -335,6 +335,9 @@ def _environment(options: ModelOptions) -> dict[str, str]:
         environment["SGLANG_RETURN_ORIGINAL_LOGPROB"] = "1"
     elif key := api_key(options):
         environment["VLLM_API_KEY"] = key
+    elif is_loopback(options.server.host):
+        # For /reset_prefix_cache. It opens other routes too, and a key guards none of them.
+        environment["VLLM_SERVER_DEV_MODE"] = "1"
     return environment | _given(options)
 
 
