@@ -15,8 +15,10 @@ from atts.config import differing_keys, flatten
 from atts.reports.figures import Figure, make_figures
 from atts.reports.figures.base import COLOURS, to_svg
 from atts.reports.html.chains import pack
+from atts.reports.notes import notes
 from atts.reports.summary_table import comparison_rows
 from atts.reports.table_layout import ABSENT
+from atts.reports.verdict import verdicts
 from atts.store.run_directory import config_yaml
 from atts.text import visible
 
@@ -62,7 +64,8 @@ def render_page(runs: Sequence[RunReport], figures: Sequence[Figure] | None = No
         runs=runs,
         visible=visible,
         summary=_summary(runs),
-        notes=_notes(runs),
+        notes=[visible(note) for note in notes(runs)],
+        verdicts=[visible(sentence) for sentence in verdicts(runs).values()],
         sections=_sections(figures),
         late=_late(runs),
         phases=_phases(runs),
@@ -106,35 +109,6 @@ def _summary(runs: Sequence[RunReport]) -> Sheet:
     rows = comparison_rows([run.summary for run in runs])
     header = ["", *(visible(run.name) for run in runs)]
     return [header, *([label, *cells] for label, cells in rows)]
-
-
-def _notes(runs: Sequence[RunReport]) -> list[str]:
-    """What must be said about the figures of a run."""
-    notes = []
-    for run in runs:
-        summary, found = run.summary, run.profile
-        if summary.certificate:
-            notes.append(f"{run.name}: {summary.certificate.quote}")
-        holds = run.run.config.take_over.control != "split"
-        calibrated = run.run.calibration is not None
-        if summary.drift and (message := summary.drift.message(calibrated, holds)):
-            notes.append(f"{run.name}: {message}")
-        if summary.chains < summary.expected_chains:
-            missing = summary.expected_chains - summary.chains
-            notes.append(f"{run.name}: {missing:,} chains are not done yet.")
-        if summary.failed:
-            notes.append(f"{run.name}: {summary.failed:,} chains failed, and count as wrong.")
-        if found.untimed:
-            notes.append(
-                f"{run.name}: {found.untimed:,} chains have no times of their requests, and are "
-                "left out where time is shown."
-            )
-        if found.undivided:
-            notes.append(
-                f"{run.name}: an engine told of requests only when they ended, so the time in its "
-                "queue counts as computing."
-            )
-    return [visible(note) for note in notes]
 
 
 def _sections(figures: Sequence[Figure]) -> list[tuple[str, str, list[ShownFigure]]]:
