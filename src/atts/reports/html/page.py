@@ -28,6 +28,16 @@ _ROWS = 60
 Sheet = Sequence[Sequence[str]]
 """A table: a header and rows."""
 
+LIVE = "connect-src 'self'; "
+_WAITING = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta http-equiv="refresh" content="3">
+<meta name="color-scheme" content="light dark">
+<title>atts report</title>
+<p>Nothing to report yet: {{ why }}
+"""
+
 
 class ShownFigure(NamedTuple):
     """A figure in the page."""
@@ -40,12 +50,16 @@ class ShownFigure(NamedTuple):
     """Its numbers; None where they are too many."""
 
 
-def render_page(runs: Sequence[RunReport], figures: Sequence[Figure] | None = None) -> str:
+def render_page(
+    runs: Sequence[RunReport], figures: Sequence[Figure] | None = None, version: str | None = None
+) -> str:
     """The text of the HTML file.
 
     Args:
         runs: at least one; names differ.
         figures: those of ``make_figures``, if they are made already.
+        version: of a page that is served while the runs go on: it asks for ``/version``, and loads
+            anew when that is another.
 
     Raises:
         ConfigError: matplotlib is missing.
@@ -58,7 +72,8 @@ def render_page(runs: Sequence[RunReport], figures: Sequence[Figure] | None = No
     )
     return environment.from_string(_file("page.html.jinja")).render(
         title=_title(runs),
-        policy=_policy(script),
+        version=version,
+        policy=_policy(script, version is not None),
         style=Markup(_colours() + _file("page.css")),  # noqa: S704  (our own file)
         script=Markup(script),  # noqa: S704  (our own file)
         runs=runs,
@@ -77,16 +92,21 @@ def render_page(runs: Sequence[RunReport], figures: Sequence[Figure] | None = No
     )
 
 
+def render_waiting(why: str) -> str:
+    """The text of a page that says why there is no report yet, and looks again."""
+    return Environment(autoescape=True).from_string(_WAITING).render(why=visible(why))
+
+
 def _file(name: str) -> str:
     return (files("atts.reports.html") / name).read_text(encoding="utf-8")
 
 
-def _policy(script: str) -> str:
-    """No request to anywhere, and no script but this one."""
+def _policy(script: str, live: bool) -> str:
+    """No request to anywhere, or else to where the page is from, and no script but this one."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
         f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "
-        "img-src data:; base-uri 'none'; form-action 'none'"
+        f"img-src data:; {LIVE if live else ''}base-uri 'none'; form-action 'none'"
     )
 
 
