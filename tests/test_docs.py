@@ -191,7 +191,6 @@ FIGURE = re.compile(
 SOURCE = re.compile(r"(?:benchmarks|tests|training)/\w+|(?:`|^ *)(?:python|atts|make) [a-z]", re.M)
 UNSOURCED = {
     ("docs/programs.md", "Verdicts"): "limits",
-    ("docs/real.md", "On real models"): "its other sections name the files",
     ("docs/real.md", "The rate"): "its other sections name the files",
     ("docs/simulation.md", "The workload"): "by the comment in src/atts/simulation/workload.py",
     ("docs/statistics.md", "Where exchangeability ends"): "by the formula above them",
@@ -273,10 +272,7 @@ def test_every_page_is_on_the_path_of_one_reader() -> None:
         assert all(page.removeprefix("methods/") in methods for page in rest), name
 
 
-BEGINNING_OTHERWISE = {"advise.md", "auto.md", "real.md", "reports.md"}
-
-
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda page: page.name)
 def test_a_page_begins_with_whom_it_is_for(page: Path) -> None:
     first = text_of(page).split("\n\n")[1]
-    assert first.startswith("For whoever ") or page.name in BEGINNING_OTHERWISE
+    assert first.startswith("For whoever ")
