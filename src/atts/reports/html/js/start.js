@@ -1,0 +1,5 @@
+startNavigation();
+startList();
+startFigures();
+startKeys();
+startReader();
