@@ -6,7 +6,7 @@ TORCH ?= torch==2.13.0 -c constraints.txt
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test check-format lint types pytest coverage fix bench clean \
+.PHONY: demo test check-format lint types pytest coverage fix bench clean vendor \
   docs test-newest test-oldest test-wheel test-kills test-ray test-vllm test-sglang test-routers test-clients
 
 demo: .venv/.runtime
@@ -141,6 +141,10 @@ $(CLIENTS_ENV)/.built:
 	$(CLIENTS_ENV)/bin/python -m pip install --quiet \
 	  litellm==1.110.2 'lm-eval[api]==0.4.13' inspect-ai==0.3.285 openai==3.57.0
 	touch $@
+
+# Fetches the libraries in the HTML report, and what tests it, anew; their hashes are pinned.
+vendor:
+	$(PYTHON) tests/reports/vendor/fetch.py
 
 # Minutes on two cores; not part of the checks, because timings depend on the machine.
 bench: .venv/.dev

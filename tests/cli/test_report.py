@@ -63,16 +63,18 @@ def test_a_run_with_cuts_is_told_by_every_command(invoke: Invoke, tmp_path: Path
     assert cells("A  as recorded", *replayed)[:2] == ["0.4", "0.500"]
 
 
-def test_a_failed_page_leaves_the_old_one(
+def test_only_figures_for_papers_need_matplotlib(
     invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_run(tmp_path / "run", problems=1, samples=1)
-    (tmp_path / "report.html").write_text("old")
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     result = invoke("report", "run", "--html", "report.html")
+    assert result.exit_code == 0, result.output
+    assert "accuracy per chain" in (tmp_path / "report.html").read_text()
+    result = invoke("report", "run", "--figures", "figures")
     assert result.exit_code == 2
     assert "pip install 'atts-lm[plots]'" in result.stderr
-    assert (tmp_path / "report.html").read_text() == "old"
+    assert not (tmp_path / "figures").exists()
 
 
 def test_a_folder_is_no_file(invoke: Invoke, tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlencode
 
 import httpx
+from browser import Page, chromium
 from starlette.testclient import TestClient
 
 from atts.config import parse_config
@@ -86,3 +88,30 @@ def test_the_command_tells_its_address_and_ends_when_told(tmp_path: Path) -> Non
     finally:
         process.kill()
         process.communicate()
+
+
+def test_the_browser_follows_and_keeps_its_place(tmp_path: Path) -> None:
+    with store(tmp_path / "mine") as growing, chromium() as driver:
+        growing.append(chain(0))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "atts", "view", "mine"],
+            cwd=tmp_path,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert process.stderr
+            address = process.stderr.readline().split(" is at ")[1].split(",")[0]
+            page = Page(driver, address)
+            page.show("#" + urlencode({"run": "mine", "problem": "p0", "chain": 0}))
+            page.wait_for("!document.getElementById('chain').hidden")
+            page.run("document.getElementById('outcome').value = 'right'")
+            growing.append(chain(1))
+            page.wait_for("document.body.textContent.includes('1 chains are not done yet')", 30.0)
+            page.wait_for("!document.getElementById('chain').hidden")
+            assert page.run("document.getElementById('outcome').value") == "right"
+            assert "problem=p0" in page.run("location.hash")
+            assert page.log("browser") == [], "the console holds messages"
+        finally:
+            process.kill()
+            process.communicate()

@@ -1,10 +1,17 @@
 """Runs to report on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
+from browser import Page, chromium
+from recorded import HOSTILE, write_run
 from timed_runs import MakeRun, make_timed_run
 
+from atts.analysis.report import RunReport, read_report
+from atts.grading.grader import Grader
+from atts.reports.figures import make_figures
+from atts.reports.html import render_page
 from atts.types import Chain, ChainEnd, Decision, Segment, Timings, Turn
 
 TIMINGS = Timings(queued=0.0, started=0.1, first_token=0.2, done=0.3)
@@ -70,3 +77,53 @@ def make_chain() -> MakeChain:
 @pytest.fixture
 def make_run() -> MakeRun:
     return make_timed_run
+
+
+MATHS = (
+    r"So \(x^2 < 3\), \[\frac{1}{2} \in \mathbb{R}\] for $y$, $5 or $7. "
+    r"\href{javascript:hacked=1}{a} $\href{javascript:hacked=1}{b}$ $\includegraphics{x.png}$ "
+    r"$\rule{9999em}{9999em}$ $\def\a{\a\a}\a$ $\htmlStyle{position:fixed}{c}$ \[ unclosed"
+)
+"""Formulas of all kinds, some of them hostile, and one that goes on in the next segment."""
+
+
+@pytest.fixture(scope="session")
+def shown_runs(tmp_path_factory: pytest.TempPathFactory) -> list[RunReport]:
+    """Runs for a page: the first and the third have problems in common."""
+    folder = tmp_path_factory.mktemp("runs")
+    mean = {"score": {"kind": "mean"}}
+    write_run(folder / "plain", problems=10, samples=4, turns=3, take_over=mean)
+    write_run(folder / "hostile", text=HOSTILE, names=HOSTILE)
+    rewind = {"mode": "rewind", "score": {"kind": "largest-surprise"}}
+    write_run(folder / "rewind", cut=HOSTILE, take_over=rewind)
+    write_run(folder / "maths", problems=1, samples=1, text=MATHS, names="m")
+    names = {"plain": "plain", "hostile": HOSTILE, "rewind": "rewind", "maths": "maths"}
+    with Grader() as grader:
+        return [read_report(name, folder / each, grader) for each, name in names.items()]
+
+
+@pytest.fixture(scope="session")
+def driver() -> Iterator[Any]:
+    with chromium() as driver:
+        yield driver
+
+
+@pytest.fixture(scope="session")
+def address(shown_runs: list[RunReport], tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    # Of the figures that each run has for itself those of the second, whose name is hostile.
+    figures = [
+        figure
+        for figure in make_figures(shown_runs)
+        if not figure.name[-1].isdigit() or figure.name.endswith("-1")
+    ]
+    path.write_text(render_page(shown_runs, figures), encoding="utf-8")
+    return path.as_uri()
+
+
+@pytest.fixture
+def page(driver: Any, address: str) -> Iterator[Page]:  # noqa: ANN401  (selenium may be absent)
+    page = Page(driver, address)
+    page.show()
+    yield page
+    assert page.log("browser") == [], "the console holds messages"

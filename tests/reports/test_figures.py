@@ -1,6 +1,7 @@
 """Figures: their numbers against counts by hand, and their files."""
 
 import csv
+import json
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
@@ -13,8 +14,9 @@ from atts.analysis.report import RunReport, read_report
 from atts.errors import ConfigError, StoreError
 from atts.grading.grader import Grader
 from atts.reports.figures import Figure, make_figures, save_figures
-from atts.reports.figures.base import COLOURS, to_csv, to_svg
-from atts.text import visible
+from atts.reports.figures.base import COLOURS, Line
+from atts.reports.figures.drawing import draw, to_csv
+from atts.reports.figures.interactive import for_plotly
 from atts.types import ChainKey
 
 
@@ -106,30 +108,62 @@ def test_ranks_among_chains_are_no_calibration(runs: Sequence[RunReport]) -> Non
     assert "p-values-0" not in names
 
 
-def test_svg_of_the_page(figures: dict[str, Figure]) -> None:
-    seen: set[str] = set()
+def test_every_figure_is_drawn_for_papers(figures: dict[str, Figure]) -> None:
     for figure in figures.values():
-        svg = to_svg(figure)
+        svg = draw(figure, "svg").decode()
         root = ET.fromstring(svg)  # noqa: S314  (our own)
-        assert root.get("role") == "img"
         ids = [element.get("id") for element in root.iter() if element.get("id")]
         assert len(ids) == len(set(ids))
-        assert not seen & set(map(str, ids))
-        seen |= set(map(str, ids))
-        assert root.get("aria-labelledby") == f"{figure.name}-title {figure.name}-desc"
-        assert root[0].text == visible(figure.title)
-        assert root[1].text == visible(figure.description)
-        # Every colour is a variable, so that none is left over on dark ground.
-        drawn = set(re.findall(r"#[0-9a-f]{6}\b", svg))
-        assert not drawn - {"#ffffff"}, figure.name
-        for used in re.findall(r"url\(#([^)]+)\)", svg):
-            assert used in ids
+        light = {shades[0] for shades in COLOURS.values()}
+        assert not set(re.findall(r"#[0-9a-f]{6}\b", svg)) - light - {"#ffffff"}, figure.name
         assert "<script" not in svg
         assert "mathdefault" not in svg  # what matplotlib makes of a logarithmic axis
+        for name in figure.names:
+            assert name in "".join(root.itertext()), figure.name
 
 
 def test_the_same_numbers_give_the_same_svg(figures: dict[str, Figure]) -> None:
-    assert to_svg(figures["phases"]) == to_svg(figures["phases"])
+    assert draw(figures["phases"], "svg") == draw(figures["phases"], "svg")
+
+
+def test_the_page_draws_the_same_marks(figures: dict[str, Figure]) -> None:
+    for figure in figures.values():
+        made = for_plotly(figure)
+        shown = [trace for trace in made["data"] if trace["hoverinfo"] != "skip"]
+        assert [trace["name"] for trace in shown] == [mark.name for mark in figure.marks]
+        for trace in shown:
+            assert len(trace["hovertext"]) == len(trace["x"]) == len(trace["y"]) > 0
+        # Every colour is a variable, so that none is left over on dark ground.
+        text = json.dumps(made, allow_nan=False)
+        assert not re.findall(r"#[0-9a-f]{6}\b", text)
+        assert set(re.findall(r"var\(--(\w+)\)", text)) <= set(COLOURS)
+    rate = next(t for t in for_plotly(figures["rate-by-turn"])["data"] if t.get("name") == "many")
+    assert (rate["x"], rate["y"]) == ([0, 1, 2], [1, 0, 1])
+    assert rate["hovertext"][0].startswith("turn: 0<br>take-over rate: 1 (")
+    assert (rate["line"]["dash"], rate["marker"]["symbol"]) == ("dash", "square")
+
+
+def test_intervals_reach_as_far_in_the_page(figures: dict[str, Figure]) -> None:
+    (mark, *_), (trace, *_) = figures["accuracy"].marks, for_plotly(figures["accuracy"])["data"]
+    assert isinstance(mark, Line)
+    for x, low, high, down, up in zip(
+        mark.x,
+        mark.low,
+        mark.high,
+        trace["error_x"]["arrayminus"],
+        trace["error_x"]["array"],
+        strict=True,
+    ):
+        assert (x - down, x + up) == pytest.approx((low, high), abs=0.01)
+
+
+def test_names_are_no_markup_in_the_page(runs: Sequence[RunReport]) -> None:
+    """Plotly makes bold text, links and line breaks of what looks like HTML."""
+    hostile = runs[0]._replace(name='<a href="javascript:1">%{x}<br></a>')
+    for figure in make_figures([hostile, runs[1]]):
+        text = json.dumps(for_plotly(figure))
+        assert "<a" not in text
+        assert "template" not in text  # where %{x} would mean something
 
 
 def test_files_for_papers(figures: dict[str, Figure], tmp_path: Path) -> None:
@@ -158,13 +192,7 @@ def test_without_matplotlib_the_extra_is_named(
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     with pytest.raises(ConfigError, match=r"pip install 'atts-lm\[plots\]'"):
-        to_svg(figures["cost"])
-
-
-def test_colours_on_white_are_told_apart() -> None:
-    """They are replaced one by one, so none may be another's."""
-    light = [light for light, _ in COLOURS.values()]
-    assert len(set(light)) == len(light)
+        draw(figures["cost"], "svg")
 
 
 def test_a_method_that_decides_without_scores_has_no_figure_of_rates(

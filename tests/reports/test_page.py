@@ -2,7 +2,6 @@
 
 import base64
 import gzip
-import hashlib
 import json
 import math
 from html.parser import HTMLParser
@@ -19,6 +18,7 @@ from atts.grading.grader import Grader
 from atts.reports.figures import make_figures
 from atts.reports.html import render_page
 from atts.reports.html.chains import pack, script_safe
+from atts.reports.html.scripts import hash_source
 from atts.reports.summary_table import comparison_rows
 
 VOID = {"meta", "input", "br", "link"}
@@ -107,21 +107,25 @@ def test_it_needs_no_network(outline: Outline) -> None:
         assert "url(http" not in (attributes.get("style") or "")
 
 
-def test_the_policy_lets_only_this_script_run(outline: Outline) -> None:
+def test_the_policy_lets_only_our_scripts_and_styles_run(outline: Outline, html: str) -> None:
     (policy,) = [
         attributes["content"] or ""
         for tag, attributes in outline.tags
         if tag == "meta" and attributes.get("http-equiv") == "Content-Security-Policy"
     ]
-    digest = base64.b64encode(hashlib.sha256(outline.scripts[None].encode()).digest()).decode()
+    scripts = [outline.scripts[None].encode()]
+    for name in ("plotly", "katex"):  # as the page unpacks them
+        packed = base64.b64decode(outline.scripts[f"library-{name}"])
+        scripts.append(gzip.decompress(packed))
+    style = html.partition("<style>")[2].partition("</style>")[0]
     assert policy.split("; ") == [
         "default-src 'none'",
-        f"script-src 'sha256-{digest}'",
-        "style-src 'unsafe-inline'",
-        "img-src data:",
+        f"script-src {' '.join(map(hash_source, scripts))}",
+        f"style-src {hash_source(style.encode())} {hash_source(b'')}",
         "base-uri 'none'",
         "form-action 'none'",
     ]
+    assert not [attributes for _, attributes in outline.tags if "style" in attributes]
     assert "innerHTML" not in outline.scripts[None]
     assert "eval(" not in outline.scripts[None]
 
@@ -132,25 +136,69 @@ def test_every_executable_script_is_ours(outline: Outline) -> None:
     assert set(kinds) == {None, "application/json", "application/octet-stream"}
 
 
+def test_licences_go_with_the_libraries(outline: Outline) -> None:
+    for name, holder in (("plotly", "Plotly Technologies"), ("katex", "Khan Academy")):
+        text = gzip.decompress(base64.b64decode(outline.scripts[f"library-{name}"])).decode()
+        assert holder in text[:1500]
+        assert "The above copyright notice" in text[:1500]
+
+
 def test_the_chains_are_all_there(outline: Outline) -> None:
-    listing: list[dict[str, Any]] = json.loads(outline.scripts["listing"])
-    assert listing[0]["name"] == "plain"
-    assert [len(run["chains"]) for run in listing] == [12, 12]
-    place, sample, outcome, answer, turns, taken, drafted, written, seconds = listing[0]["chains"][
-        1
-    ]
-    assert (place, sample, outcome, answer, turns) == (0, 1, "right", "2", 2)
-    assert (taken, drafted, written, seconds) == (1, 20, 7, 16.5)
-    name, question, element = listing[0]["problems"][0]
+    listing: dict[str, Any] = json.loads(outline.scripts["listing"])
+    assert [run["address"] for run in listing["runs"]] == ["plain", "hostile"]
+    assert listing["runs"][0]["name"] == "plain"
+    assert listing["runs"][0]["method"] == "atts"
+    rows = listing["chains"]
+    assert [sum(row[0] == run for row in rows) for run in (0, 1)] == [12, 12]
+    assert rows[1] == [0, 0, 1, "right", "2", 2, 1, 20, 7, 16.5]
+    name, question, elements = listing["problems"][0]
     assert (name, question) == ("p0", "What is 1 + 1 = 2. ?")
-    content = json.loads(gzip.decompress(base64.b64decode(outline.scripts[element])))
+    assert elements == {"0": "text-0-0"}  # the other run has other problems
+    content = json.loads(gzip.decompress(base64.b64decode(outline.scripts[elements["0"]])))
     assert content["gold"] == "2"
+    assert [role for role, _ in content["prompt"]] == ["system", "user"]
+    assert content["prompt"][1][1] == "What is 1 + 1 = 2. ?"
     chain = content["chains"][1]
     assert chain["turns"][0]["segments"] == [
         ["draft", False, 10, "draft: 1 + 1 = 2. "],
         ["target", True, 7, "target: 1 + 1 = 2. "],
     ]
     assert chain["turns"][0]["decision"] == [0.52, 0.11, 0.4, True]
+
+
+def test_a_problem_is_one_in_all_runs_that_have_it(tmp_path: Path) -> None:
+    for folder in ("a/run", "b/run"):
+        write_run(tmp_path / folder, problems=2, samples=1)
+    write_run(tmp_path / "other", problems=2, samples=1, text="2 + 2?")
+    folders = [tmp_path / name for name in ("a/run", "b/run", "other")]
+    with Grader() as grader:
+        runs = [read_report(str(number), each, grader) for number, each in enumerate(folders)]
+    listing = json.loads(pack(runs).listing)
+    # One of the same id, but another question, is another problem.
+    assert [[name, list(elements)] for name, _, elements in listing["problems"]] == [
+        ["p0", ["0", "1"]],
+        ["p1", ["0", "1"]],
+        ["p0", ["2"]],
+        ["p1", ["2"]],
+    ]
+    # Of folders of one name the whole path is the address.
+    addresses = [run["address"] for run in listing["runs"]]
+    assert addresses == [
+        str(tmp_path.resolve() / "a/run"),
+        str(tmp_path.resolve() / "b/run"),
+        "other",
+    ]
+
+
+def test_more_choices_than_letters_have_no_prompt(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", problems=1, samples=1)
+    with Grader() as grader:
+        run = read_report("run", tmp_path / "run", grader)
+    (problem,) = run.run.problems
+    many = problem.model_copy(update={"choices": tuple(map(str, range(30)))})
+    graded = run.graded._replace(run=run.run._replace(problems=(many,)))
+    packed = pack([run._replace(graded=graded)])
+    assert json.loads(gzip.decompress(base64.b64decode(packed.texts[0][1])))["prompt"] == []
 
 
 def packed_turns(run: RunReport) -> list[dict[str, Any]]:
@@ -197,9 +245,10 @@ def test_it_can_be_heard_and_driven_by_keyboard(outline: Outline) -> None:
     assert {"header", "nav", "footer"} <= set(tags)
     assert dict(outline.tags[0][1])["lang"] == "en"
     for tag, attributes in outline.tags:
-        if tag == "svg":
+        if "plot" in (attributes.get("class") or "").split():
             assert attributes["role"] == "img"
             assert attributes["aria-labelledby"]
+            assert attributes["aria-describedby"]
         if tag == "th":
             assert attributes["scope"] in ("col", "row")
         if tag == "nav" or attributes.get("role") == "region":

@@ -25,8 +25,9 @@ from atts.exchange.tables import rows, write_parquet
 from atts.grading.grader import Grader, Pair, Verdicts
 from atts.reports.chrome_trace import chrome_trace
 from atts.reports.comparison_table import to_csv
-from atts.reports.figures.base import to_svg
 from atts.reports.figures.decisions import scores
+from atts.reports.figures.drawing import draw
+from atts.reports.figures.interactive import for_plotly
 from atts.reports.html.chains import pack
 from atts.runs.regrade import regrade
 from atts.store.run_directory import RunStore, read_run
@@ -194,7 +195,8 @@ def test_a_score_beyond_all_bounds_is_drawn(good: Path, tmp_path: Path, score: s
     (run / "chains.jsonl").write_text(re.sub(r'"score":[^,]*', f'"score":{score}', text, count=1))
     figure = scores(read_report("run", run, Quick(workers=1)), 0)
     assert figure is not None
-    assert to_svg(figure).startswith("<svg")
+    assert b"<svg" in draw(figure, "svg")
+    json.dumps(for_plotly(figure), allow_nan=False)
     assert sum(float(row[2] or 0) for row in figure.rows) == pytest.approx(1.0)
 
 

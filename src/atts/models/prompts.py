@@ -23,7 +23,7 @@ from atts.models.chat_formats import ChatFormat, Harmony, chat_format
 from atts.models.model_files import ChatTemplate, model_folder, read_tokenizer
 from atts.models.thought import opens_thought, special_marks
 from atts.text import shortened
-from atts.types import LETTERS, Problem
+from atts.types import LETTERS, Message, Problem
 
 _AN_ANSWER = "An answer of the model."
 _LONGEST_MARK = 64
@@ -157,17 +157,12 @@ class Tokenizer:
         return list(self._newest[2])
 
     def _encode_prompt(self, problem: Problem, options: PromptOptions) -> list[int]:
-        messages = [message.model_dump() for message in problem.messages] or [
-            {"role": "user", "content": question(problem, options)}
-        ]
-        system = options.program_system if problem.tests else options.system
-        if system and all(message["role"] != "system" for message in messages):
-            messages.insert(0, {"role": "system", "content": system})
-        text = self._render(messages)
-        if not _holds(text, messages[-1]["content"]):
-            raise self._loses(messages[-1]["content"], text)
+        shown = [message.model_dump() for message in messages(problem, options)]
+        text = self._render(shown)
+        if not _holds(text, shown[-1]["content"]):
+            raise self._loses(shown[-1]["content"], text)
         if not self._has_warned and not all(
-            _holds(text, each["content"]) for each in messages if each["role"] == "system"
+            _holds(text, each["content"]) for each in shown if each["role"] == "system"
         ):
             self._has_warned = True
             _log.warning(
@@ -177,7 +172,7 @@ class Tokenizer:
             )
         prompt = _begin_thought(text, self._thinking)
         if isinstance(self._template, Harmony):
-            ids = self._template.token_ids(self._wording.of(messages), **self._variables)
+            ids = self._template.token_ids(self._wording.of(shown), **self._variables)
             if self._tokenizer.decode(ids, skip_special_tokens=False) != text:
                 raise ConfigError(f"{self.name}: its tokenizer is not that of gpt-oss")
             return ids + self._encode(prompt.removeprefix(text), specials_are_text=False)
@@ -337,13 +332,33 @@ def _holds(prompt: str, message: str) -> bool:
     return any(" ".join(form.split()) in shown for form in (message, *as_json))
 
 
+def messages(problem: Problem, options: PromptOptions) -> list[Message]:
+    """What both models are shown, each in its own chat template.
+
+    Raises:
+        ConfigError: there are more choices than letters.
+
+    >>> for each in messages(Problem(id="1", question="1 + 1?"), PromptOptions(system="Add.")):
+    ...     print(each.role, each.content)
+    system Add.
+    user 1 + 1?
+    """
+    shown = list(problem.messages)
+    if not shown:
+        shown.append(Message(role="user", content=question(problem, options)))
+    system = options.program_system if problem.tests else options.system
+    if system and all(message.role != "system" for message in shown):
+        shown.insert(0, Message(role="system", content=system))
+    return shown
+
+
 def question(problem: Problem, options: PromptOptions | None = None) -> str:
     """What the user message says.
 
     Raises:
         ConfigError: there are more choices than letters.
 
-    >>> from atts.types import LETTERS, Problem
+    >>> from atts.types import LETTERS, Message, Problem
     >>> print(question(Problem(id="1", question="Which?", answer="B", choices=("x", "y"))))
     Which?
     <BLANKLINE>

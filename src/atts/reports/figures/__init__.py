@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from atts.analysis.report import RunReport
-from atts.reports.figures.base import Figure, save_figures
+from atts.reports.figures.base import Figure
 from atts.reports.figures.decisions import (
     p_values,
     rate_by_problem,
@@ -11,6 +11,7 @@ from atts.reports.figures.decisions import (
     rate_over_time,
     scores,
 )
+from atts.reports.figures.drawing import save_figures
 from atts.reports.figures.outcomes import accuracy, cost, frontier, pass_at_k
 from atts.reports.figures.times import intensity, phases, timeline
 

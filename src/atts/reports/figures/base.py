@@ -1,23 +1,13 @@
-"""What a figure is, and how it becomes SVG for the page, and SVG, PNG and CSV for papers.
+"""What a figure is: marks on two axes, and the numbers that they show.
 
-Drawn with matplotlib, which the extra ``plots`` brings. In the page the colours of an
-SVG are replaced by variables of the style sheet, so that one drawing is light and dark.
+It is defined once, without a library: ``drawing.py`` makes files for papers of it, with matplotlib,
+and ``interactive.py`` what Plotly draws in the page.
 """
 
-import csv
-import io
-import re
-from collections.abc import Callable, Mapping, Sequence
-from html import escape
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-from atts.errors import ConfigError, StoreError
-from atts.package import install
 from atts.text import visible
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 COLOURS: Mapping[str, tuple[str, str]] = {
     "ink": ("#1b1f24", "#e8eaed"),
@@ -30,24 +20,110 @@ COLOURS: Mapping[str, tuple[str, str]] = {
     "overhead": ("#545c68", "#a9b2be"),
     "right": ("#1a7f4a", "#4fcb8d"),
     "wrong": ("#c4314b", "#ff8296"),
-    "run0": ("#1f6fea", "#79b1ff"),
-    "run1": ("#b45308", "#f2a65b"),
-    "run2": ("#1a7f4b", "#4fcb8e"),
-    "run3": ("#7c3aec", "#b89bfe"),
-    "run4": ("#c2255b", "#ff85aa"),
+    "run0": ("#1f6feb", "#79b0ff"),
+    "run1": ("#b45309", "#f2a65a"),
+    "run2": ("#1a7f4a", "#4fcb8d"),
+    "run3": ("#7c3aed", "#b89bff"),
+    "run4": ("#c2255c", "#ff85ab"),
     "run5": ("#0e7490", "#5cc8dd"),
     "run6": ("#6b6300", "#d3c64e"),
-    "run7": ("#545c69", "#a9b2bf"),
+    "run7": ("#545c68", "#a9b2be"),
 }
-"""Name -> hexadecimal on white and on dark ground; all of the first differ, being replaced."""
+"""Name -> hexadecimal on white and on dark ground."""
 
-LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+RUN_LINES = ("solid", "dashed", "dash-dot", "dotted", "long", "long-dot", "fine", "longest")
+RUN_MARKERS = ("circle", "square", "up", "diamond", "down", "plus", "cross", "star")
 
 INTERVALS = "Intervals are 95 %, clustered by problem."
 
 Cell = str | int | float | bool | None
-Draw = Callable[["Axes"], None]
+
+
+class Look(NamedTuple):
+    """How marks are told from others: never by their colour alone."""
+
+    colour: str
+    """A name of ``COLOURS``."""
+    line: str = "solid"
+    """As in ``RUN_LINES``; empty: none."""
+    marker: str = ""
+    """As in ``RUN_MARKERS``; empty: none."""
+    hatch: str = ""
+    """Of what is filled: any of ``/ \\ - x +``."""
+    width: float = 1.5
+    """Of the line, in points."""
+
+    @classmethod
+    def of_run(cls, number: int) -> "Look":
+        """That of the run with a number, from 0; from the ninth on they repeat."""
+        return cls(f"run{number % 8}", RUN_LINES[number % 8], RUN_MARKERS[number % 8])
+
+
+class Line(NamedTuple):
+    """Points, a line through them, or both, with intervals."""
+
+    name: str
+    """In the legend; empty: not there."""
+    look: Look
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
+    """Of the intervals of ``y``; of ``x`` if they lie ``across``."""
+    band: bool = False
+    """Whether the intervals are a band, instead of bars."""
+    across: bool = False
+    steps: bool = False
+    """Whether each value holds up to the next point."""
+    filled: bool = False
+    """Whether the ground down to 0 is shaded."""
+    tips: Sequence[str] = ()
+    """What each point is called."""
+
+
+class Bars(NamedTuple):
+    """Lying bars: their middles, where they begin, and how long they are."""
+
+    name: str
+    look: Look
+    y: Sequence[float]
+    begin: Sequence[float]
+    length: Sequence[float]
+    thickness: float
+
+
+class Area(NamedTuple):
+    """A layer upon the areas before it."""
+
+    name: str
+    look: Look
+    x: Sequence[float]
+    y: Sequence[float]
+
+
+Mark = Line | Bars | Area
+
+
+class Rule(NamedTuple):
+    """A line across all of the figure, at a value of y, or of x if it is upright."""
+
+    at: float
+    look: Look
+    upright: bool = False
+
+
+class Axis(NamedTuple):
+    """An axis; a bound that is None follows the marks."""
+
+    title: str = ""
+    low: float | None = None
+    high: float | None = None
+    ticks: Sequence[tuple[float, str]] = ()
+    """Where they are, if that is given, and what they say."""
+    whole: bool = False
+    """Whether the values are whole numbers."""
+    doubling: bool = False
+    """Whether it is logarithmic, to the base of 2."""
 
 
 class Figure(NamedTuple):
@@ -60,27 +136,18 @@ class Figure(NamedTuple):
     """What there is to be seen, for those who cannot see it."""
     columns: tuple[str, ...]
     rows: Sequence[tuple[Cell, ...]]
-    draw: Draw
+    x: Axis
+    y: Axis
+    marks: Sequence[Mark]
+    rules: Sequence[Rule] = ()
     height: float = 2.9
     """In inches; all figures are as wide."""
 
-
-class Style(NamedTuple):
-    """How a run is told from others: never by its colour alone."""
-
-    colour: str
-    line: Any
-    marker: str
-
-    @classmethod
-    def of(cls, number: int) -> "Style":
-        """That of the run with a number, from 0; from the ninth on they repeat."""
-        return cls(colour(f"run{number % 8}"), LINES[number % 8], MARKERS[number % 8])
-
-
-def colour(name: str) -> str:
-    """The colour on white ground."""
-    return COLOURS[name][0]
+    @property
+    def names(self) -> list[str]:
+        """Of what the legend tells apart; none where there is only one."""
+        names = [mark.name for mark in self.marks if mark.name]
+        return names if len(names) > 1 else []
 
 
 def label(text: str) -> str:
@@ -89,104 +156,6 @@ def label(text: str) -> str:
     return text if len(text) <= 28 else f"{text[:13]}…{text[-14:]}"
 
 
-def legend(axes: "Axes", runs: int) -> None:
-    """A legend above the axes, where there is something to tell apart."""
-    if runs > 1:
-        legend_above(axes, columns=2)
-
-
-def legend_above(axes: "Axes", columns: int) -> None:
-    """A legend above the axes, at their right end."""
-    axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=columns, borderaxespad=0.2)
-
-
-def whole_numbers(axes: "Axes") -> None:
-    """Ticks of the x axis at whole numbers only."""
-    from matplotlib.ticker import MaxNLocator
-
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-
-
-def to_svg(figure: Figure) -> str:
-    """An ``svg`` element for an HTML page, with its colours as variables and a description."""
-    svg = _render(figure, "svg").decode()
-    svg = svg[svg.index("<svg") :]
-    # Ids are unique in a page, which holds many figures.
-    svg = re.sub(r'\bid="', f'id="{figure.name}-', svg)
-    svg = re.sub(r'(xlink:href="|url\()#', rf"\1#{figure.name}-", svg)
-    for name, (light, _) in COLOURS.items():
-        svg = svg.replace(light, f"var(--{name})")
-    names = f"{figure.name}-title {figure.name}-desc"
-    opening = svg.index(">") + 1
-    return (
-        f'<svg role="img" aria-labelledby="{names}"{svg[4 : opening - 1]}>'
-        f'<title id="{figure.name}-title">{escape(visible(figure.title))}</title>'
-        f'<desc id="{figure.name}-desc">{escape(visible(figure.description))}</desc>{svg[opening:]}'
-    )
-
-
-def to_csv(figure: Figure) -> str:
-    """The numbers, with a header line."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(figure.columns)
-    writer.writerows(figure.rows)
-    return text.getvalue()
-
-
-def save_figures(figures: Sequence[Figure], folder: Path) -> None:
-    """Write NAME.png, NAME.svg and NAME.csv of each figure; the folder is made if need be.
-
-    Raises:
-        ConfigError: matplotlib is missing.
-        StoreError: a file cannot be written.
-    """
-    drawn = [(figure, _render(figure, "png"), _render(figure, "svg")) for figure in figures]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for figure, png, svg in drawn:
-            (folder / f"{figure.name}.png").write_bytes(png)
-            (folder / f"{figure.name}.svg").write_bytes(svg)
-            (folder / f"{figure.name}.csv").write_text(to_csv(figure), encoding="utf-8")
-    except OSError as error:
-        raise StoreError(f"cannot write to {folder}: {error.strerror or error}") from error
-
-
-def _render(figure: Figure, kind: str) -> bytes:
-    try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure as Canvas
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"figures need {error.name}: {install('plots')}") from error
-    ink, faint = colour("ink"), colour("faint")
-    settings: Any = {
-        "axes.edgecolor": faint,
-        "axes.labelcolor": ink,
-        "axes.spines.right": False,
-        "axes.spines.top": False,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "grid.color": faint,
-        "grid.linewidth": 0.5,
-        "font.size": 9,
-        "hatch.color": ink,
-        "hatch.linewidth": 0.4,
-        "legend.frameon": False,
-        "legend.fontsize": 8,
-        "svg.fonttype": "none",  # text stays text: it can be read aloud, searched and copied
-        "svg.hashsalt": figure.name,  # the same numbers give the same file
-        "text.color": ink,
-        "text.parse_math": False,  # names of runs and problems may hold dollars
-        "xtick.color": ink,
-        "ytick.color": ink,
-    }
-    data = io.BytesIO()
-    with mpl.rc_context(settings):
-        canvas: Canvas = Canvas(figsize=(4.8, figure.height), layout="constrained")
-        canvas.patch.set_alpha(0.0 if kind == "svg" else 1.0)
-        axes = canvas.subplots()
-        axes.patch.set_alpha(0.0)
-        figure.draw(axes)
-        metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
-        canvas.savefig(data, format=kind, dpi=200, metadata=metadata)
-    return data.getvalue()
+def rows_from_the_top(names: Sequence[str]) -> Axis:
+    """The axis of figures with a row for each name."""
+    return Axis(low=len(names) - 0.5, high=-0.5, ticks=list(enumerate(names)))

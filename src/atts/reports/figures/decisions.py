@@ -1,34 +1,30 @@
 """Decisions: the take-over rate by turn, problem and time; scores and p-values by outcome."""
 
-from typing import TYPE_CHECKING
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from atts.analysis.graded_run import ChainOutcome
 from atts.analysis.report import RunReport
-from atts.methods import METHODS
-from atts.reports.figures.base import Cell, Figure, colour
-from atts.types import Decision
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-from collections import defaultdict
-from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, TypeVar
-
 from atts.grading.intervals import clustered_interval
+from atts.methods import METHODS
 from atts.reports.figures.base import (
     INTERVALS,
-    Style,
+    Axis,
+    Cell,
+    Figure,
+    Line,
+    Look,
+    Mark,
+    Rule,
     label,
-    legend,
-    whole_numbers,
 )
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
+from atts.text import visible
+from atts.types import Decision
 
 _Group = TypeVar("_Group", bound=Hashable)
 Tally = dict[_Group, dict[str, list[bool]]]
@@ -52,27 +48,12 @@ def rate_by_turn(runs: Sequence[RunReport]) -> Figure | None:
             decisions = sum(map(len, groups))
             rows.append((run.name, turn, decisions, found.estimate, found.low, found.high))
 
-    def draw(axes: "Axes") -> None:
-        for number, run in decided:
-            style = Style.of(number)
-            mine = [row for row in rows if row[0] == run.name]
-            turns, low, high = (_column(mine, index) for index in (1, 4, 5))
-            axes.plot(
-                turns,
-                _column(mine, 3),
-                color=style.colour,
-                linestyle=style.line,
-                marker=style.marker,
-                markersize=4,
-                label=label(run.name),
-            )
-            axes.fill_between(turns, low, high, color=style.colour, alpha=0.12, linewidth=0)
-        _nominal(axes, decided)
-        axes.set_xlabel("turn")
-        axes.set_ylabel("take-over rate")
-        axes.set_ylim(0, 1)
-        whole_numbers(axes)
-        legend(axes, len(runs))
+    marks = []
+    for number, run in decided:
+        mine = [row for row in rows if row[0] == run.name]
+        turns, made, lows, highs = (_column(mine, index) for index in (1, 3, 4, 5))
+        look = Look.of_run(number)
+        marks.append(Line(label(run.name), look, turns, made, lows, highs, band=True))
 
     seen = []
     for _, run in decided:
@@ -85,7 +66,10 @@ def rate_by_turn(runs: Sequence[RunReport]) -> Figure | None:
         f"{'; '.join(seen)}. Dotted: the nominal rate. {INTERVALS}",
         ("run", "turn", "decisions", "rate", "low", "high"),
         rows,
-        draw,
+        Axis("turn", whole=True),
+        Axis("take-over rate", 0, 1),
+        marks,
+        _nominal(decided),
     )
 
 
@@ -102,24 +86,14 @@ def rate_by_problem(runs: Sequence[RunReport]) -> Figure | None:
         rates = sorted((sum(made) / len(made), name, len(made)) for name, made in tally.items())
         rows += [(run.name, name, decisions, rate) for rate, name, decisions in rates]
 
-    def draw(axes: "Axes") -> None:
-        for number, run in decided:
-            style = Style.of(number)
-            rates = _column([row for row in rows if row[0] == run.name], 3)
-            axes.plot(
-                [(index + 0.5) / len(rates) for index in range(len(rates))],
-                rates,
-                color=style.colour,
-                linestyle=style.line,
-                marker=style.marker,
-                markersize=2.5,
-                label=label(run.name),
-            )
-        _nominal(axes, decided)
-        axes.set_xlabel("share of the problems, by their rate")
-        axes.set_ylabel("take-over rate")
-        axes.set_ylim(-0.02, 1.02)
-        legend(axes, len(runs))
+    marks = []
+    for number, run in decided:
+        mine = [row for row in rows if row[0] == run.name]
+        places = [(index + 0.5) / len(mine) for index in range(len(mine))]
+        names = [visible(str(row[1])) for row in mine]
+        marks.append(
+            Line(label(run.name), Look.of_run(number), places, _column(mine, 3), tips=names)
+        )
 
     seen = []
     for _, run in decided:
@@ -134,7 +108,10 @@ def rate_by_problem(runs: Sequence[RunReport]) -> Figure | None:
         f"{'; '.join(seen)}. Dotted: the nominal rate.",
         ("run", "problem", "decisions", "rate"),
         rows,
-        draw,
+        Axis("share of the problems, by their rate"),
+        Axis("take-over rate", -0.02, 1.02),
+        marks,
+        _nominal(decided),
     )
 
 
@@ -161,33 +138,18 @@ def rate_over_time(runs: Sequence[RunReport]) -> Figure | None:
         for part in budget.over_time
     ]
 
-    def draw(axes: "Axes") -> None:
-        for number, run, budget in budgets:
-            style = Style.of(number)
-            ends = [part.first + part.decisions for part in budget.over_time]
-            parts = [part.realised for part in budget.over_time]
-            middles = [part.first + part.decisions / 2 for part in budget.over_time]
-            axes.errorbar(
-                middles,
-                [each.estimate for each in parts],
-                yerr=[
-                    [each.estimate - each.low for each in parts],
-                    [each.high - each.estimate for each in parts],
-                ],
-                fmt=style.marker,
-                color=style.colour,
-                markersize=4,
-                capsize=2,
-                linewidth=0.8,
-                label=label(run.name),
-            )
-            so_far = [part.so_far for part in budget.over_time]
-            axes.plot(ends, so_far, color=style.colour, linestyle=style.line)
-        _nominal(axes, [(number, run) for number, run, _ in budgets])
-        axes.set_xlabel("decisions, in the order of their scores")
-        axes.set_ylabel("take-over rate")
-        axes.set_ylim(0, 1)
-        legend(axes, len(runs))
+    marks = []
+    for number, run, budget in budgets:
+        look = Look.of_run(number)
+        middles = [part.first + part.decisions / 2 for part in budget.over_time]
+        parts = [part.realised for part in budget.over_time]
+        rates, low, high = (
+            [getattr(each, bound) for each in parts] for bound in ("estimate", "low", "high")
+        )
+        marks.append(Line(label(run.name), look._replace(line=""), middles, rates, low, high))
+        ends = [part.first + part.decisions for part in budget.over_time]
+        so_far = [part.so_far for part in budget.over_time]
+        marks.append(Line("", look._replace(marker=""), ends, so_far))
 
     seen = "; ".join(
         f"{run.name}: {budget.realised.estimate:.3f} in all, and a tenth of the decisions was off "
@@ -200,7 +162,10 @@ def rate_over_time(runs: Sequence[RunReport]) -> Figure | None:
         f"{seen}. Marks: tenths of the decisions; line: all so far. {INTERVALS}",
         ("run", "first decision", "decisions", "rate", "low", "high", "rate so far"),
         rows,
-        draw,
+        Axis("decisions, in the order of their scores"),
+        Axis("take-over rate", 0, 1),
+        marks,
+        _nominal([(number, run) for number, run, _ in budgets]),
     )
 
 
@@ -213,9 +178,9 @@ def _aiming(runs: Sequence[RunReport]) -> list[tuple[int, RunReport]]:
     ]
 
 
-def _nominal(axes: "Axes", decided: Sequence[tuple[int, RunReport]]) -> None:
-    for rate in {run.run.config.take_over.rate for _, run in decided}:
-        axes.axhline(rate, color=colour("ink"), linewidth=0.9, linestyle=":")
+def _nominal(decided: Sequence[tuple[int, RunReport]]) -> list[Rule]:
+    rates = sorted({run.run.config.take_over.rate for _, run in decided})
+    return [Rule(rate, Look("ink", "dotted", width=0.9)) for rate in rates]
 
 
 def _column(rows: Sequence[tuple[Cell, ...]], index: int) -> list[float]:
@@ -260,21 +225,27 @@ def scores(run: RunReport, number: int) -> Figure | None:
         for index in range(BINS)
     ]
     looks = {
-        "right chains": (colour("right"), "-"),
-        "wrong chains": (colour("wrong"), "--"),
-        "others": (colour("overhead"), "-."),
-        "calibration": (colour("ink"), ":"),
+        "right chains": Look("right"),
+        "wrong chains": Look("wrong", "dashed"),
+        "others": Look("overhead", "dash-dot"),
+        "calibration": Look("ink", "dotted"),
     }
-
-    def draw(axes: "Axes") -> None:
-        for name, share in shares.items():
-            tint, line = looks[name]
-            axes.stairs(100 * share, edges, color=tint, linestyle=line, linewidth=1.3, label=name)
-            if name != "calibration":
-                axes.stairs(100 * share, edges, color=tint, alpha=0.12, fill=True)
-        axes.set_xlabel("score, nats per token")
-        axes.set_ylabel("% of the segments")
-        axes.legend()
+    bins = [*map(float, edges)]
+    marks = [
+        Line(
+            name,
+            looks[name],
+            bins,
+            [100 * float(each) for each in (*share, share[-1])],  # the last bin has two edges
+            steps=True,
+            filled=name != "calibration",
+            tips=[
+                *(f"from {low:.3f} to {high:.3f}" for low, high in pairwise(bins)),
+                f"up to {bins[-1]:.3f}",
+            ],
+        )
+        for name, share in shares.items()
+    ]
 
     seen = ", ".join(
         f"{name}: median {np.median(values):.3f} over {len(values):,} segments"
@@ -286,7 +257,9 @@ def scores(run: RunReport, number: int) -> Figure | None:
         f"{seen}. The outermost bins hold what lies beyond.",
         ("from", "to", *(f"share, {name}" for name in shares)),
         rows,
-        draw,
+        Axis("score, nats per token"),
+        Axis("% of the segments", low=0),
+        marks,
     )
 
 
@@ -316,25 +289,13 @@ def p_values(run: RunReport, number: int) -> Figure | None:
         for index in range(len(grid))
     ]
     looks = {
-        "all": (colour("ink"), "-", 1.8),
-        "right chains": (colour("right"), "-.", 1.1),
-        "wrong chains": (colour("wrong"), "--", 1.1),
+        "all": Look("ink", width=1.8),
+        "right chains": Look("right", "dash-dot", width=1.1),
+        "wrong chains": Look("wrong", "dashed", width=1.1),
     }
-
-    def draw(axes: "Axes") -> None:
-        axes.plot(
-            [0, 1], [0, 1], color=colour("ink"), linestyle=":", linewidth=0.9, label="uniform"
-        )
-        for name, share in shares.items():
-            tint, line, width = looks[name]
-            axes.plot(grid, share, color=tint, linestyle=line, linewidth=width, label=name)
-        nominal = run.run.config.take_over.rate
-        axes.axvline(nominal, color=colour("faint"), linewidth=1.2)
-        axes.set_xlabel("p")
-        axes.set_ylabel("share of p-values up to p")
-        axes.set_xlim(0, 1)
-        axes.set_ylim(0, 1)
-        axes.legend()
+    marks: list[Mark] = [Line("uniform", Look("ink", "dotted", width=0.9), [0, 1], [0, 1])]
+    for name, share in shares.items():
+        marks.append(Line(name, looks[name], [*map(float, grid)], [*map(float, share)]))
 
     off = float(np.abs(shares["all"] - grid).max())
     return Figure(
@@ -344,7 +305,10 @@ def p_values(run: RunReport, number: int) -> Figure | None:
         f"{len(everything):,} decisions. Vertical: the nominal take-over rate.",
         ("p", *(f"share up to p, {name}" for name in shares)),
         rows,
-        draw,
+        Axis("p", 0, 1),
+        Axis("share of p-values up to p", 0, 1),
+        marks,
+        [Rule(run.run.config.take_over.rate, Look("faint", width=1.2), upright=True)],
     )
 
 

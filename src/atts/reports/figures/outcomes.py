@@ -1,25 +1,21 @@
 """How many chains and problems were solved, and at what cost."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from atts.analysis.comparison import ParetoPoint, beaten_by
 from atts.analysis.report import RunReport
 from atts.grading.intervals import Interval
 from atts.reports.figures.base import (
     INTERVALS,
+    Axis,
+    Bars,
     Cell,
     Figure,
-    Style,
-    colour,
+    Line,
+    Look,
     label,
-    legend,
-    legend_above,
-    whole_numbers,
+    rows_from_the_top,
 )
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 
 def accuracy(runs: Sequence[RunReport]) -> Figure | None:
@@ -40,29 +36,21 @@ def accuracy(runs: Sequence[RunReport]) -> Figure | None:
         for run, found in zip(runs, intervals, strict=True)
     ]
 
-    def draw(axes: "Axes") -> None:
-        for number, run in enumerate(runs):
-            style = Style.of(number)
-            offset = (number - (len(runs) - 1) / 2) * 0.7 / max(len(runs), 1)
-            found = [intervals[number] for _, intervals in metrics]
-            axes.errorbar(
-                [100 * each.estimate for each in found],
-                [index + offset for index in range(len(metrics))],
-                xerr=[
-                    [100 * (each.estimate - each.low) for each in found],
-                    [100 * (each.high - each.estimate) for each in found],
-                ],
-                fmt=style.marker,
-                color=style.colour,
-                capsize=2,
-                markersize=5,
-                label=label(run.name),
+    marks = []
+    for number, run in enumerate(runs):
+        bars = [intervals[number] for _, intervals in metrics]
+        beside = (number - (len(runs) - 1) / 2) * 0.7 / len(runs)
+        marks.append(
+            Line(
+                label(run.name),
+                Look.of_run(number)._replace(line=""),
+                [100 * each.estimate for each in bars],
+                [index + beside for index in range(len(metrics))],
+                [100 * each.low for each in bars],
+                [100 * each.high for each in bars],
+                across=True,
             )
-        axes.set_yticks(range(len(metrics)), [metric for metric, _ in metrics])
-        axes.set_ylim(len(metrics) - 0.5, -0.5)
-        axes.set_xlim(0, 102)
-        axes.set_xlabel("%")
-        legend(axes, len(runs))
+        )
 
     seen = "; ".join(
         f"{run.name}: {100 * right.estimate:.1f} % of chains right, "
@@ -75,7 +63,9 @@ def accuracy(runs: Sequence[RunReport]) -> Figure | None:
         f"{seen}. {INTERVALS}",
         ("run", "metric", "estimate", "low", "high"),
         rows,
-        draw,
+        Axis("%", 0, 102),
+        rows_from_the_top([metric for metric, _ in metrics]),
+        marks,
         height=2.4 + 0.25 * len(runs),
     )
 
@@ -91,32 +81,14 @@ def pass_at_k(runs: Sequence[RunReport]) -> Figure | None:
         for k, found in run.summary.pass_at_k.items()
     ]
 
-    def draw(axes: "Axes") -> None:
-        for number, run in enumerate(runs):
-            style = Style.of(number)
-            ks, found = zip(*run.summary.pass_at_k.items(), strict=True)
-            axes.plot(
-                ks,
-                [100 * each.estimate for each in found],
-                color=style.colour,
-                linestyle=style.line,
-                marker=style.marker,
-                markersize=3.5,
-                label=label(run.name),
-            )
-            axes.fill_between(
-                ks,
-                [100 * each.low for each in found],
-                [100 * each.high for each in found],
-                color=style.colour,
-                alpha=0.12,
-                linewidth=0,
-            )
-        axes.set_xlabel("k, chains of a problem")
-        axes.set_ylabel("pass@k, %")
-        axes.set_ylim(0, 102)
-        whole_numbers(axes)
-        legend(axes, len(runs))
+    marks = []
+    for number, run in enumerate(runs):
+        ks, found = zip(*run.summary.pass_at_k.items(), strict=True)
+        rates, low, high = (
+            [100 * getattr(each, bound) for each in found] for bound in ("estimate", "low", "high")
+        )
+        look = Look.of_run(number)
+        marks.append(Line(label(run.name), look, ks, rates, low, high, band=True))
 
     seen = "; ".join(
         f"{run.name}: from {100 * run.summary.pass_at_k[1].estimate:.1f} % at 1 to "
@@ -130,16 +102,18 @@ def pass_at_k(runs: Sequence[RunReport]) -> Figure | None:
         f"{seen}. {INTERVALS}",
         ("run", "k", "estimate", "low", "high"),
         rows,
-        draw,
+        Axis("k, chains of a problem", whole=True),
+        Axis("pass@k, %", 0, 102),
+        marks,
     )
 
 
 def cost(runs: Sequence[RunReport]) -> Figure | None:
     """Tokens per chain, by what was done with them."""
     kinds = (
-        ("draft writes", "draft", ""),
-        ("target writes", "target", "////"),
-        ("target scores", "score", "\\\\\\\\"),
+        ("draft writes", Look("draft")),
+        ("target writes", Look("target", hatch="/")),
+        ("target scores", Look("score", hatch="\\")),
     )
     rows: list[tuple[Cell, ...]] = [
         (
@@ -154,21 +128,17 @@ def cost(runs: Sequence[RunReport]) -> Figure | None:
     if not any(value for row in rows for value in row[1:]):
         return None  # an imported run may not say
 
-    def draw(axes: "Axes") -> None:
-        for index, (kind, tint, hatch) in enumerate(kinds):
-            axes.barh(
-                [number + (index - 1) * 0.27 for number in range(len(runs))],
-                [float(row[index + 1] or 0) for row in rows],
-                height=0.25,
-                color=colour(tint),
-                hatch=hatch,
-                label=kind,
-            )
-        axes.set_yticks(range(len(runs)), [label(run.name) for run in runs])
-        axes.set_ylim(len(runs) - 0.5, -0.5)
-        axes.grid(visible=False, axis="y")
-        axes.set_xlabel("tokens per chain")
-        legend_above(axes, columns=3)
+    marks = [
+        Bars(
+            kind,
+            look,
+            y=[number + (index - 1) * 0.27 for number in range(len(runs))],
+            begin=[0.0] * len(runs),
+            length=[float(row[index + 1] or 0) for row in rows],
+            thickness=0.25,
+        )
+        for index, (kind, look) in enumerate(kinds)
+    ]
 
     seen = "; ".join(
         f"{row[0]}: {row[1]:,.0f} draft tokens written, {row[2]:,.0f} target tokens written and "
@@ -181,7 +151,9 @@ def cost(runs: Sequence[RunReport]) -> Figure | None:
         f"{seen}.",
         ("run", "draft written", "target written", "target scored"),
         rows,
-        draw,
+        Axis("tokens per chain"),
+        rows_from_the_top([label(run.name) for run in runs]),
+        marks,
         height=1.6 + 0.6 * len(runs),
     )
 
@@ -202,33 +174,22 @@ def frontier(runs: Sequence[RunReport]) -> Figure | None:
         for (run, found), (right, tokens), on in zip(graded, points, best, strict=True)
     ]
 
-    def draw(axes: "Axes") -> None:
-        edge = sorted(point for point, on in zip(points, best, strict=True) if on)
-        axes.step(
+    on_it = [point for point, is_on in zip(points, best, strict=True) if is_on]
+    edge = sorted(on_it, key=lambda point: (point.cost, point.value))
+    marks = [
+        Line(
+            "",
+            Look("ink", "dotted", width=0.9),
             [point.cost for point in edge],
             [100 * point.value for point in edge],
-            where="post",
-            color=colour("ink"),
-            linewidth=0.9,
-            linestyle=":",
+            steps=True,
         )
-        for number, (run, found) in enumerate(graded):
-            style = Style.of(number)
-            right, tokens = points[number]
-            axes.errorbar(
-                [tokens],
-                [100 * right],
-                yerr=[[100 * (right - found.low)], [100 * (found.high - right)]],
-                fmt=style.marker,
-                color=style.colour,
-                capsize=2,
-                markersize=6,
-                label=label(run.name),
-            )
-        axes.set_xlabel("target tokens written per chain")
-        axes.set_ylabel("accuracy per chain, %")
-        axes.set_xlim(left=min(0.0, -0.03 * max(point.cost for point in points)))
-        legend(axes, len(runs))
+    ]
+    for number, (run, found) in enumerate(graded):
+        right, tokens = points[number]
+        look = Look.of_run(number)._replace(line="")
+        bounds = [100 * found.low], [100 * found.high]
+        marks.append(Line(label(run.name), look, [tokens], [100 * right], *bounds))
 
     on = ", ".join(run.name for run, is_on in zip(runs, best, strict=True) if is_on)
     return Figure(
@@ -238,5 +199,7 @@ def frontier(runs: Sequence[RunReport]) -> Figure | None:
         f"{INTERVALS}",
         ("run", "target tokens per chain", "accuracy", "low", "high", "on the frontier"),
         rows,
-        draw,
+        Axis("target tokens written per chain", low=-0.03 * max(each.cost for each in points)),
+        Axis("accuracy per chain, %"),
+        marks,
     )

@@ -1,29 +1,32 @@
 """Where the time went."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from atts.analysis.report import RunReport
 from atts.analysis.spans import Phase, offsets, spans
-from atts.reports.figures.base import Cell, Figure, Style, colour, label, legend_above
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from atts.reports.figures.base import (
+    Area,
+    Axis,
+    Bars,
+    Cell,
+    Figure,
+    Line,
+    Look,
+    label,
+    rows_from_the_top,
+)
 
 BINS = 120
 
-Look = tuple[str, str]
-"""A colour's name and a hatch."""
-
 GROUPS: Mapping[str, Look] = {
-    "draft": ("draft", ""),
-    "scoring": ("score", "\\\\\\\\"),
-    "target": ("target", "////"),
-    "held back": ("held", "----"),
-    "waiting": ("waiting", "xxxx"),
-    "overhead": ("overhead", "++++"),
+    "draft": Look("draft"),
+    "scoring": Look("score", hatch="\\"),
+    "target": Look("target", hatch="/"),
+    "held back": Look("held", hatch="-"),
+    "waiting": Look("waiting", hatch="x"),
+    "overhead": Look("overhead", hatch="+"),
 }
 
 
@@ -53,27 +56,14 @@ def phases(runs: Sequence[RunReport]) -> Figure | None:
         for time in run.profile.phases:
             of_run[group_of(time.phase)] += time.share
 
-    def draw(axes: "Axes") -> None:
-        left = np.zeros(len(timed))
-        for group, (tint, hatch) in GROUPS.items():
-            widths = np.array([100 * of_run[group] for of_run in sums])
-            if widths.any():
-                axes.barh(
-                    range(len(timed)),
-                    widths,
-                    left=left,
-                    height=0.6,
-                    color=colour(tint),
-                    hatch=hatch,
-                    label=group,
-                )
-            left += widths
-        axes.set_yticks(range(len(timed)), [label(run.name) for run in timed])
-        axes.set_ylim(len(timed) - 0.5, -0.5)
-        axes.set_xlim(0, 100)
-        axes.grid(visible=False, axis="y")
-        axes.set_xlabel("% of the chain-seconds")
-        legend_above(axes, columns=3)
+    marks = []
+    begin = [0.0] * len(timed)
+    for group, look in GROUPS.items():
+        shares = [100 * of_run[group] for of_run in sums]
+        if any(shares):
+            places = [*map(float, range(len(timed)))]
+            marks.append(Bars(group, look, places, begin, shares, thickness=0.6))
+        begin = [start + share for start, share in zip(begin, shares, strict=True)]
 
     seen = "; ".join(
         f"{run.name}: "
@@ -88,7 +78,9 @@ def phases(runs: Sequence[RunReport]) -> Figure | None:
         f"{seen}.",
         ("run", "phase", "counts as", "chain-seconds", "share"),
         rows,
-        draw,
+        Axis("% of the chain-seconds", 0, 100),
+        rows_from_the_top([label(run.name) for run in timed]),
+        marks,
         height=1.7 + 0.4 * len(timed),
     )
 
@@ -112,21 +104,10 @@ def timeline(run: RunReport, number: int) -> Figure | None:
         for index in range(BINS)
     ]
 
-    def draw(axes: "Axes") -> None:
-        drawn = axes.stackplot(
-            middles,
-            list(seconds.values()),
-            colors=[colour(GROUPS[group][0]) for group in seconds],
-            labels=list(seconds),
-        )
-        for area, group in zip(drawn, seconds, strict=True):
-            area.set_hatch(GROUPS[group][1])
-            area.set_linewidth(0)
-        axes.set_xlabel("seconds of the run")
-        axes.set_ylabel("chains")
-        axes.set_xlim(0, wall)
-        legend_above(axes, columns=3)
-
+    marks = [
+        Area(group, GROUPS[group], [*map(float, middles)], [*map(float, spent)])
+        for group, spent in seconds.items()
+    ]
     return Figure(
         f"timeline-{number}",
         f"What chains were doing, {run.name}",
@@ -135,7 +116,9 @@ def timeline(run: RunReport, number: int) -> Figure | None:
         f"{run.profile.tail.seconds:,.1f} seconds.",
         ("second", *(f"chains, {group}" for group in seconds)),
         rows,
-        draw,
+        Axis("seconds of the run", 0, wall),
+        Axis("chains", low=0),
+        marks,
     )
 
 
@@ -156,25 +139,12 @@ def intensity(runs: Sequence[RunReport]) -> Figure | None:
     )
     methods = list(dict.fromkeys(str(row[0]) for row in rows))
 
-    def draw(axes: "Axes") -> None:
-        for number, method in enumerate(methods):
-            style = Style.of(number)
-            mine = [row for row in rows if row[0] == method]
-            axes.plot(
-                [float(row[1] or 0) for row in mine],
-                [float(row[2] or 0) for row in mine],
-                color=style.colour,
-                linestyle=style.line,
-                marker=style.marker,
-                label=method,
-            )
-        axes.set_xscale("log", base=2)
-        numbers = sorted({int(row[1] or 0) for row in rows})
-        axes.set_xticks(numbers, list(map(str, numbers)))
-        axes.set_ylim(bottom=0)
-        axes.set_xlabel("chains per problem")
-        axes.set_ylabel("r = compute / (held back + waiting)")
-        axes.legend()
+    marks = []
+    for number, method in enumerate(methods):
+        mine = [row for row in rows if row[0] == method]
+        counts, ratios = ([float(row[index] or 0) for row in mine] for index in (1, 2))
+        marks.append(Line(method, Look.of_run(number), counts, ratios))
+    numbers = sorted({int(row[1] or 0) for row in rows})
 
     seen = "; ".join(
         f"{method}: " + ", ".join(f"{row[2]:.2f} at {row[1]}" for row in rows if row[0] == method)
@@ -186,7 +156,9 @@ def intensity(runs: Sequence[RunReport]) -> Figure | None:
         f"{seen}.",
         ("method", "chains per problem", "r", "T_c / T_s", "run"),
         rows,
-        draw,
+        Axis("chains per problem", ticks=[(n, str(n)) for n in numbers], doubling=True),
+        Axis("r = compute / (held back + waiting)", low=0),
+        marks,
     )
 
 

@@ -13,8 +13,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from atts.analysis.report import RunReport
+from atts.config import PromptOptions
+from atts.errors import ConfigError
+from atts.models.prompts import messages
 from atts.text import visible
-from atts.types import Chain, Decision, Segment
+from atts.types import Chain, Decision, Problem, Segment
 
 _SHOWN = 90
 """Characters of a question in the list."""
@@ -35,36 +38,69 @@ class Packed(NamedTuple):
 def pack(runs: Sequence[RunReport]) -> Packed:
     """The chains of runs, the problems of each in the order of their ids."""
     texts: list[tuple[str, str]] = []
-    listed = []
+    problems: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)  # run -> element
+    rows = []
+    numbers: dict[tuple[str, str], int] = {}
     for number, run in enumerate(runs):
         chains: dict[str, list[Chain]] = defaultdict(list)
         for chain in sorted(run.run.chains, key=lambda chain: chain.key):
             chains[chain.problem_id].append(chain)
-        problems = []
-        rows = []
         by_id = {problem.id: problem for problem in run.run.problems}
         for index, (problem_id, of_problem) in enumerate(sorted(chains.items())):
             problem = by_id[problem_id]
+            key = (problem_id, problem.question)  # two sets may give an id to two questions
             element = f"text-{number}-{index}"
-            problems.append([visible(problem_id), visible(problem.question[:_SHOWN]), element])
-            rows += [[index, *_listed(run, chain)] for chain in of_problem]
+            problems[key][number] = element
+            place = numbers.setdefault(key, len(numbers))
+            rows += [[number, place, *_listed(run, chain)] for chain in of_problem]
             content = {
-                "question": visible(problem.question),
-                "choices": list(map(visible, problem.choices)),
-                "gold": "none is known" if problem.answer is None else visible(problem.answer),
+                **_asked(problem, run.run.config.prompt),
                 "chains": [_content(chain) for chain in of_problem],
             }
             texts.append((element, _compressed(content)))
-        kind = run.run.config.take_over.score.kind
-        listed.append(
+    listed = {
+        "runs": [
             {
                 "name": visible(run.name),
-                "perplexity": kind == "mean",  # what a score is the logarithm of
-                "problems": problems,
-                "chains": rows,
+                "address": address,
+                "method": run.summary.method,
+                # What a score is the logarithm of.
+                "perplexity": run.run.config.take_over.score.kind == "mean",
             }
-        )
+            for run, address in zip(runs, _addresses(runs), strict=True)
+        ],
+        "problems": [
+            [visible(problem_id), visible(question[:_SHOWN]), elements]
+            for (problem_id, question), elements in problems.items()
+        ],
+        "chains": rows,
+    }
     return Packed(script_safe(listed), texts)
+
+
+def _addresses(runs: Sequence[RunReport]) -> list[str]:
+    """What runs are called in addresses of chains: the same in whatever report they are."""
+    folders = [run.directory.resolve() for run in runs]
+    names = [visible(folder.name) for folder in folders]
+    return [
+        name if names.count(name) == 1 else visible(str(folder))
+        for name, folder in zip(names, folders, strict=True)
+    ]
+
+
+def _asked(problem: Problem, options: PromptOptions) -> dict[str, Any]:
+    """The question, what is right, and the messages that both models are shown."""
+    try:
+        prompt = messages(problem, options)
+    except ConfigError:  # an imported problem may have more choices than letters
+        prompt = []
+    return {
+        "question": visible(problem.question),
+        "choices": list(map(visible, problem.choices)),
+        "gold": None if problem.answer is None else visible(problem.answer),
+        "tested": problem.tests is not None,
+        "prompt": [[each.role, visible(each.content)] for each in prompt],
+    }
 
 
 def script_safe(content: object) -> str:
@@ -80,7 +116,7 @@ def script_safe(content: object) -> str:
 
 
 def _listed(run: RunReport, chain: Chain) -> Iterator[Any]:
-    """A row of the listing, after the number of its problem."""
+    """A row of the listing, after the numbers of its run and of its problem."""
     answer = run.graded.verdicts[chain.key].answer
     yield chain.sample
     yield run.graded.verdicts[chain.key].outcome

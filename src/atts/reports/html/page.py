@@ -1,9 +1,8 @@
 """Puts the page together."""
 
-import base64
-import hashlib
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from itertools import compress
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, StrictUndefined
@@ -13,8 +12,10 @@ from atts.analysis.report import RunReport
 from atts.analysis.spans import PHASES
 from atts.config import differing_keys, flatten
 from atts.reports.figures import Figure, make_figures
-from atts.reports.figures.base import COLOURS, to_svg
-from atts.reports.html.chains import pack
+from atts.reports.figures.base import COLOURS
+from atts.reports.figures.interactive import for_plotly
+from atts.reports.html.chains import pack, script_safe
+from atts.reports.html.scripts import hash_source, libraries, own_script
 from atts.reports.notes import notes
 from atts.reports.summary_table import comparison_rows
 from atts.reports.table_layout import ABSENT
@@ -45,7 +46,6 @@ class ShownFigure(NamedTuple):
     name: str
     title: str
     description: str
-    svg: Markup
     sheet: Sheet | None
     """Its numbers; None where they are too many."""
 
@@ -60,28 +60,29 @@ def render_page(
         figures: those of ``make_figures``, if they are made already.
         version: of a page that is served while the runs go on: it asks for ``/version``, and loads
             anew when that is another.
-
-    Raises:
-        ConfigError: matplotlib is missing.
     """
     figures = make_figures(runs) if figures is None else figures
     packed = pack(runs)
-    script = _file("page.js")
+    style = _colours() + _file("page.css")
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     return environment.from_string(_file("page.html.jinja")).render(
         title=_title(runs),
         version=version,
-        policy=_policy(script, version is not None),
-        style=Markup(_colours() + _file("page.css")),  # noqa: S704  (our own file)
-        script=Markup(script),  # noqa: S704  (our own file)
+        policy=_policy(style, version is not None),
+        style=Markup(style),  # noqa: S704  (our own file)
+        script=Markup(own_script()),  # noqa: S704  (our own files)
+        libraries=libraries(),
         runs=runs,
         visible=visible,
         summary=_summary(runs),
         notes=[visible(note) for note in notes(runs)],
         verdicts=[visible(sentence) for sentence in verdicts(runs).values()],
         sections=_sections(figures),
+        drawings=Markup(  # noqa: S704  (no character of it can end its element)
+            script_safe({figure.name: for_plotly(figure) for figure in figures})
+        ),
         late=_late(runs),
         phases=_phases(runs),
         differing=_differing(runs),
@@ -101,12 +102,17 @@ def _file(name: str) -> str:
     return (files("atts.reports.html") / name).read_text(encoding="utf-8")
 
 
-def _policy(script: str, live: bool) -> str:
-    """No request to anywhere, or else to where the page is from, and no script but this one."""
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+def _policy(style: str, live: bool) -> str:
+    """No request to anywhere, or else to where the page is from, and no scripts and no styles but
+    these.
+
+    Plotly makes an empty style element, which it fills by script.
+    """
+    scripts = [hash_source(own_script().encode()), *(library.source for library in libraries())]
     return (
-        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "
-        f"img-src data:; {LIVE if live else ''}base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; script-src {' '.join(scripts)}; "
+        f"style-src {hash_source(style.encode())} {hash_source(b'')}; "
+        f"{LIVE if live else ''}base-uri 'none'; form-action 'none'"
     )
 
 
@@ -150,14 +156,29 @@ def _sections(figures: Sequence[Figure]) -> list[tuple[str, str, list[ShownFigur
 def _shown(figure: Figure) -> ShownFigure:
     sheet = None
     if len(figure.rows) <= _ROWS:
-        sheet = [figure.columns, *([_cell(value) for value in row] for row in figure.rows)]
+        cells = [[_cell(value) for value in row] for row in figure.rows]
+        sheet = _without_empty([figure.columns, *cells])
     return ShownFigure(
         figure.name,
         visible(figure.title),
         visible(figure.description),
-        Markup(to_svg(figure)),  # noqa: S704  (matplotlib escapes its texts, and so does to_svg)
         sheet,
     )
+
+
+def _without_empty(sheet: Sheet) -> Sheet:
+    """A table without the rows and columns that say nothing.
+
+    >>> _without_empty([["run", "a", "b"], ["x", "1", ABSENT], ["y", ABSENT, ABSENT]])
+    [['run', 'a'], ['x', '1']]
+    """
+    header, *rows = sheet
+    rows = [row for row in rows if any(cell not in ("", ABSENT) for cell in row[1:])]
+    told = [
+        place == 0 or any(row[place] not in ("", ABSENT) for row in rows)
+        for place in range(len(header))
+    ]
+    return [list(compress(row, told)) for row in (header, *rows)]
 
 
 def _cell(value: object) -> str:
@@ -187,7 +208,7 @@ def _phases(runs: Sequence[RunReport]) -> Sheet:
     ]
     ratios = [run.profile.intensity.r for run in runs]
     rows.append(["r", *(ABSENT if ratio is None else f"{ratio:,.2f}" for ratio in ratios)])
-    return [["chain-seconds", *(visible(run.name) for run in runs)], *rows]
+    return _without_empty([["chain-seconds", *(visible(run.name) for run in runs)], *rows])
 
 
 def _late(runs: Sequence[RunReport]) -> Sheet:
@@ -206,7 +227,7 @@ def _late(runs: Sequence[RunReport]) -> Sheet:
         for run in runs
         for late in run.profile.late_chains
     ]
-    return [header, *rows] if rows else []
+    return _without_empty([header, *rows]) if rows else []
 
 
 def _differing(runs: Sequence[RunReport]) -> Sheet:
@@ -238,4 +259,4 @@ def _environment(runs: Sequence[RunReport]) -> Sheet:
         for run in runs
         for each in run.environments
     ]
-    return [header, *rows] if rows else []
+    return _without_empty([header, *rows]) if rows else []

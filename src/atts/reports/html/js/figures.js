@@ -1,0 +1,105 @@
+// Figures, drawn by Plotly as they come near the screen, in the colours of the style sheet.
+
+const LAYOUT = {
+  autosize: true,
+  barmode: "overlay",
+  font: { color: "var(--ink)", family: "system-ui, sans-serif", size: 12 },
+  hoverlabel: { align: "left", bgcolor: "var(--raised)", bordercolor: "var(--soft)", font: { color: "var(--ink)" }, namelength: -1 },
+  hovermode: "closest",
+  legend: { orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom", font: { size: 11 } },
+  margin: { l: 4, r: 12, t: 8, b: 4 },
+  paper_bgcolor: "rgba(0,0,0,0)",
+  plot_bgcolor: "rgba(0,0,0,0)",
+};
+const AXIS = {
+  automargin: true, gridcolor: "var(--faint)", linecolor: "var(--faint)", showline: true, tickcolor: "var(--faint)",
+  ticks: "outside", title: { standoff: 8 }, zeroline: false,
+};
+const CONFIG = { displayModeBar: false, doubleClick: "reset", responsive: true, showTips: false };
+const drawings = JSON.parse(byId("drawings").textContent);
+const drawn = new Set();
+
+// The same with the colours that the style sheet has now.
+function coloured(value, style) {
+  if (Array.isArray(value)) return value.map((each) => coloured(each, style));
+  if (value && typeof value === "object") {
+    return Object.fromEntries(Object.entries(value).map(([key, each]) => [key, coloured(each, style)]));
+  }
+  const name = typeof value === "string" && /^var\((--[a-z0-9]+)\)$/.exec(value);
+  return name ? style.getPropertyValue(name[1]) : value;
+}
+
+const isWide = (holder) => holder.parentElement.classList.contains("wide");
+
+function layoutOf(holder) {
+  const { height, xaxis, yaxis, ...layout } = drawings[holder.dataset.figure].layout;
+  const axes = {};
+  for (const [name, axis] of [["xaxis", xaxis], ["yaxis", yaxis]]) {
+    // Where the axis has rows, or is touched with a finger, there is no zooming along it.
+    const fixedrange = axis.tickmode === "array" || matchMedia("(pointer: coarse)").matches;
+    axes[name] = { ...AXIS, ...axis, fixedrange, title: { ...AXIS.title, ...axis.title } };
+  }
+  return { ...LAYOUT, ...layout, ...axes, height: isWide(holder) ? Math.max(height, 0.7 * innerHeight) : height };
+}
+
+async function draw(holder) {
+  drawn.add(holder);
+  await library("plotly");
+  const style = getComputedStyle(document.documentElement);
+  const { data } = drawings[holder.dataset.figure];
+  await Plotly.react(holder, ...coloured([data, layoutOf(holder)], style), CONFIG);
+  if (holder.hasAttribute("data-listens")) return;
+  holder.setAttribute("data-listens", "");
+  holder.on("plotly_relayout", (change) => {
+    const zooms = Object.keys(change).some((key) => key.includes("range["));
+    const resets = Object.keys(change).some((key) => key.includes("autorange") || key.endsWith("range"));
+    if (zooms || resets) holder.parentElement.querySelector(".unzoom").hidden = !zooms;
+  });
+}
+
+const drawAgain = () => Promise.all([...drawn].map(draw));
+
+function enlarge(holder, enlarging) {
+  const wide = holder.parentElement.classList.toggle("wide");
+  enlarging.setAttribute("aria-pressed", String(wide));
+  draw(holder).then(() => Plotly.Plots.resize(holder));
+}
+
+function zoomOut(holder) {
+  const { xaxis, yaxis } = layoutOf(holder);
+  const change = {};
+  for (const [name, axis] of [["xaxis", xaxis], ["yaxis", yaxis]]) {
+    if (axis.range) change[`${name}.range`] = axis.range;
+    else change[`${name}.autorange`] = true;
+  }
+  Plotly.relayout(holder, change);
+}
+
+function startFigures() {
+  const near = new IntersectionObserver((entries) => {
+    for (const { isIntersecting, target } of entries) {
+      if (!isIntersecting) continue;
+      near.unobserve(target);
+      draw(target);
+    }
+  }, { rootMargin: "300px" });
+  for (const holder of document.querySelectorAll(".plot")) {
+    holder.style.minHeight = `${drawings[holder.dataset.figure].layout.height}px`;
+    const title = holder.parentElement.querySelector("h3");
+    const steps = element("p", undefined, "figure-steps");
+    const unzoom = button("Zoom out", () => zoomOut(holder));
+    unzoom.className = "unzoom";
+    unzoom.hidden = true;
+    const enlarging = button("Enlarge", () => enlarge(holder, enlarging));
+    enlarging.className = "enlarge";
+    enlarging.setAttribute("aria-pressed", "false");
+    for (const each of [unzoom, enlarging]) each.setAttribute("aria-describedby", title.id);
+    steps.append(unzoom, enlarging);
+    title.after(steps);
+    near.observe(holder);
+  }
+  for (const media of ["(prefers-color-scheme: dark)", "print"]) {
+    matchMedia(media).addEventListener("change", drawAgain);
+  }
+  addEventListener("beforeprint", () => document.querySelectorAll(".plot").forEach((holder) => drawn.has(holder) || draw(holder)));
+}

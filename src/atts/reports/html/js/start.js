@@ -1,0 +1,6 @@
+startNavigation();
+startList();
+startFigures();
+startKeys();
+startReader();
+startLive();
