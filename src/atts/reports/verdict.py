@@ -88,7 +88,7 @@ def _accuracy(
     points = f"{100 * found.low:+.1f}..{100 * found.high:+.1f}"
     p_value = f"p {_p(found.p_value)}"
     if compared > 1:
-        p_value += f", adjusted {_p(adjusted)}"
+        p_value += f", adjusted {_p(adjusted).removeprefix('= ')}"
     if adjusted < LEVEL and not found.low <= 0.0 <= found.high:
         which = "less" if found.estimate < 0.0 else "more"
         return (
