@@ -165,7 +165,8 @@ def _p_value(summaries: Sequence[Summary]) -> Cell:
 
 def _comparable(first: Summary, summary: Summary) -> bool:
     same = summary.problems_digest == first.problems_digest and summary.accuracy is not None
-    return summary is not first and same and summary.chains == summary.expected_chains
+    whole = all(each.chains == each.expected_chains for each in (first, summary))
+    return summary is not first and same and whole
 
 
 def _pass_at(k: int) -> Cell:
