@@ -96,8 +96,14 @@ def shown_runs(tmp_path_factory: pytest.TempPathFactory) -> list[RunReport]:
     write_run(folder / "hostile", text=HOSTILE, names=HOSTILE)
     rewind = {"mode": "rewind", "score": {"kind": "largest-surprise"}}
     write_run(folder / "rewind", cut=HOSTILE, take_over=rewind)
+    write_run(folder / "ahead", cut=HOSTILE, take_over=rewind, problems=1, samples=1, names="a")
+    chains = folder / "ahead" / "chains.jsonl"  # ten tokens more had come with the first segment
+    several = chains.read_text().replace('"tokens":10', '"tokens":20', 1)
+    several = several.replace('"cut_tokens":4', '"cut_tokens":14', 1)
+    chains.write_text(several.replace('"scored_tokens":10', '"scored_tokens":20', 1))
     write_run(folder / "maths", problems=1, samples=1, text=MATHS, names="m")
     names = {"plain": "plain", "hostile": HOSTILE, "rewind": "rewind", "maths": "maths"}
+    names["ahead"] = "ahead"
     with Grader() as grader:
         return [read_report(name, folder / each, grader) for each, name in names.items()]
 
@@ -124,6 +130,5 @@ def address(shown_runs: list[RunReport], tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture
 def page(driver: Any, address: str) -> Iterator[Page]:  # noqa: ANN401  (selenium may be absent)
     page = Page(driver, address)
-    page.show()
     yield page
     assert page.log("browser") == [], "the console holds messages"

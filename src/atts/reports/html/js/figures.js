@@ -6,7 +6,7 @@ const LAYOUT = {
   font: { color: "var(--ink)", family: "system-ui, sans-serif", size: 12 },
   hoverlabel: { align: "left", bgcolor: "var(--raised)", bordercolor: "var(--soft)", font: { color: "var(--ink)" }, namelength: -1 },
   hovermode: "closest",
-  legend: { orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom", font: { size: 11 } },
+  legend: { orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom", traceorder: "normal", font: { size: 11 } },
   margin: { l: 4, r: 12, t: 8, b: 4 },
   paper_bgcolor: "rgba(0,0,0,0)",
   plot_bgcolor: "rgba(0,0,0,0)",
