@@ -26,7 +26,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from atts.analysis.report import read_report, run_names
+from atts.analysis.labels import run_names
+from atts.analysis.report import read_report
 from atts.config import parse_config
 from atts.grading.grader import Grader, VerdictCache
 from atts.reports.figures import make_figures

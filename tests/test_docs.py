@@ -1,8 +1,10 @@
 """The documentation: what it tells to type, look at and follow is there."""
 
+import importlib
 import json
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,9 @@ import pytest
 import typer
 import yaml
 
+import atts
 from atts.cli.app import app
-from atts.config import load_config
+from atts.config import Config, load_config
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -70,6 +73,13 @@ def parsed(line: str) -> tuple[str, list[str]]:
         context = command.make_context(name, [], resilient_parsing=True, parent=context)
     context.resilient_parsing = False
     command.make_parser(context).parse_args(args=list(words))
+    if context.parent is not None and not hasattr(command, "resolve_command"):
+        values = [re.sub(r"\|.*", "", word) for word in words]  # of --format md|csv, one
+        try:
+            command.make_context(context.info_name, values, parent=context.parent)
+        except Exception as error:
+            if "is not one of" in str(error):  # all else is about files that are not here
+                raise
     return context.command_path, words
 
 
@@ -90,6 +100,8 @@ def test_an_unknown_option_and_an_unknown_command_are_noticed() -> None:
     for line in ("run --nothing", "servers nothing", "nothing"):
         with pytest.raises(Exception, match="No such"):
             parsed(line)
+    with pytest.raises(Exception, match="'pdf' is not one of"):
+        parsed("report tests --format pdf")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -97,7 +109,8 @@ def test_a_page_holds_what_it_names(page: Path, tmp_path: Path) -> None:
     text = text_of(page)
     targets = set(re.findall(r"^([a-z-]+):", text_of(ROOT / "Makefile"), re.M))
     code = "\n".join([*SPAN.findall(text), *(block for _, block in blocks(page))])
-    assert set(re.findall(r"(?:^|`)make ([a-z][a-z-]+)", code, re.M)) <= targets
+    made = " ".join(re.findall(r"(?:^|`)make ((?:[a-z][a-z-]+ ?)+)", code, re.M)).split()
+    assert set(made) <= targets
     missing = {
         name
         for name in NAMED.findall(code)
@@ -115,10 +128,83 @@ def test_a_page_holds_what_it_names(page: Path, tmp_path: Path) -> None:
     for language, block in blocks(page):
         if language == "python":
             compile(block, page.name, "exec")
+        elif language == "toml":
+            tomllib.loads(block)
         elif language == "yaml":
             config = tmp_path / "block.yaml"
             config.write_text(block, encoding="utf-8")
             load_config(config, [])
+
+
+def test_what_is_named_of_the_package_is_there() -> None:
+    """Modules and what they hold, and every function of ``import atts``."""
+    groups = {"atts.methods", "atts.scores", "atts.problems", "atts.events"}  # of entry points
+    groups.add("atts.author")  # of a reply of atts serve
+    for page in PAGES:
+        code = [*SPAN.findall(text_of(page)), *(block for _, block in blocks(page))]
+        names = set(re.findall(r"(?<![\w./~-])atts(?:\.\w+)+(?![\w./=-])", "\n".join(code)))
+        for name in names - groups:
+            module: Any = atts
+            for part in name.split(".")[1:]:
+                try:
+                    module = getattr(module, part)
+                except AttributeError:
+                    module = importlib.import_module(f"{module.__name__}.{part}")
+
+
+def test_what_is_named_of_the_configuration_is_there() -> None:
+    tree: dict[str, Any] = Config().model_dump(mode="json")
+    every: set[str] = set()
+
+    def walk(node: object, path: tuple[str, ...]) -> None:
+        every.update(".".join(path[start:]) for start in range(len(path)))
+        if isinstance(node, dict):
+            for key, value in node.items():
+                walk(value, (*path, key))
+
+    walk(tree, ())
+    groups = {name.split(".")[0] for name in every if "." in name}
+    for page in PAGES:
+        for span in SPAN.findall(FENCED.sub("", text_of(page))):
+            key = re.match(r"([a-z_]+(?:\.[a-z_]+)+)(?=$|[=:, ])", span)
+            if key and key[1].split(".")[0] in groups:
+                file = key[1].rpartition(".")[2] in {"json", "jsonl", "md", "py", "yaml", "sqlite"}
+                assert file or key[1] in every, f"{page.name}: {key[1]}"
+
+
+def test_the_options_of_a_script_are_in_it() -> None:
+    for page in PAGES:
+        code = "\n".join([*SPAN.findall(text_of(page)), *(block for _, block in blocks(page))])
+        for name, rest in re.findall(
+            r"((?:benchmarks|training)/[\w/]+\.py)((?:[^\n#|;]|\\\n)*)", code
+        ):
+            script = text_of(ROOT / name)
+            for option in re.findall(r"(?<=\s)(--[a-z][a-z-]*)", rest):
+                names = {f'"{option}"', f" {option.removeprefix('--').replace('-', '_')}: "}
+                assert any(each in script for each in names), f"{page.name}: {name} {option}"
+
+
+FIGURE = re.compile(
+    r"(?<![\w.,])\d[\d,]*(?:\.\d+)? (?:%|s|ms|us|MB|MiB|x|nats|points)(?!\w)"
+    r"|\(-?\d+\.\d+(?:\.\.|-)\+?-?\d+\.\d+\)|\b0\.\d\d+\b"
+)
+SOURCE = re.compile(r"(?:benchmarks|tests|training)/\w+|(?:`|^ *)(?:python|atts|make) [a-z]", re.M)
+UNSOURCED = {
+    ("docs/programs.md", "Verdicts"): "limits",
+    ("docs/real.md", "The rate"): "its other sections name the files",
+    ("docs/simulation.md", "The workload"): "by the comment in src/atts/simulation/workload.py",
+    ("docs/statistics.md", "Where exchangeability ends"): "by the formula above them",
+}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_beside_figures_stands_what_makes_them(page: Path) -> None:
+    """A file or a command, in the same section."""
+    for section in re.split(r"^(?=##? )", text_of(page), flags=re.M):
+        title, _, body = section.partition("\n")
+        figures = FIGURE.findall(FENCED.sub("", body))
+        if len(figures) > 1 and (str(page.relative_to(ROOT)), title.strip("# ")) not in UNSOURCED:
+            assert SOURCE.search(body), (title, figures)
 
 
 def anchors(page: Path) -> set[str]:
@@ -160,17 +246,33 @@ def test_the_table_of_the_readme_is_that_of_the_runs() -> None:
     ]
 
 
-def test_the_navigation_of_the_site_has_every_page() -> None:
+def leaves(node: object) -> Iterator[str]:
+    if isinstance(node, str):
+        yield node
+    elif isinstance(node, list):
+        for each in node:
+            yield from leaves(each)
+    elif isinstance(node, dict):
+        yield from leaves(list(node.values()))
+
+
+def test_every_page_is_on_the_path_of_one_reader() -> None:
+    """The site has the paths as its tabs, the start page as its paragraphs, in the same order."""
     tree = yaml.safe_load(re.sub(r"!!python\S+", "", text_of(ROOT / "mkdocs.yml")))
-
-    def leaves(node: object) -> Iterator[str]:
-        if isinstance(node, str):
-            yield node
-        elif isinstance(node, list):
-            for each in node:
-                yield from leaves(each)
-        elif isinstance(node, dict):
-            yield from leaves(list(node.values()))
-
+    start, *tabs = tree["nav"]
+    assert [next(iter(tab)) for tab in tabs] == ["Try", "Serve", "Evaluate", "Extend", "Understand"]
     pages = [str(page.relative_to(ROOT / "docs")) for page in sorted((ROOT / "docs").rglob("*.md"))]
-    assert sorted(leaves(tree["nav"])) == sorted(pages), "mkdocs.yml"
+    assert sorted([start, *leaves(tabs)]) == sorted(pages), "mkdocs.yml"
+    paths = re.split(r"^\*\*(\w+)\.\*\*", text_of(ROOT / "docs" / "index.md"), flags=re.M)[1:]
+    methods = LINK.findall(text_of(ROOT / "docs" / "methods" / "README.md"))
+    for (name, links), tab in zip(zip(paths[::2], paths[1::2], strict=True), tabs, strict=True):
+        told = LINK.findall(links)
+        assert told == [page for page in leaves(tab[name]) if page in told], name
+        rest = [page for page in leaves(tab[name]) if page not in told]
+        assert all(page.removeprefix("methods/") in methods for page in rest), name
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda page: page.name)
+def test_a_page_begins_with_whom_it_is_for(page: Path) -> None:
+    first = text_of(page).split("\n\n")[1]
+    assert first.startswith("For whoever ")

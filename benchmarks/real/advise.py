@@ -9,6 +9,11 @@ configuration and with every number in flight: target-only; the way that is advi
 fastest other one, or ``--way``; target-only of a second configuration, whose servers are up too
 and decode speculatively, say; and ``auto``. Each has the same chains, as many as the time lets.
 Every row is appended to DIR/rows.jsonl at once; the same command goes on with what is missing.
+
+    python benchmarks/real/advise.py --out DIR --show      what is there (benchmarks/real/advised)
+
+*Of what they did* is what the model says that a chain takes in the mean, told what those that were
+measured wrote: so what is off there are the prices and the model, and not the pilot's chains.
 """
 
 import argparse
@@ -23,7 +28,9 @@ from typing import Any, NamedTuple
 import atts
 from atts.advice.advice import ADVICE, Advice, Prediction
 from atts.advice.advising import advise_on_runs, foretold, read_advice
+from atts.advice.model import Circle, circle_seconds
 from atts.advice.pilot import DRAFT, TARGET
+from atts.advice.prices import Prices
 from atts.analysis.comparison import NamedRun
 from atts.analysis.report import read_report
 from atts.config import Config, apply_setting, load_config, method_and_settings, parse_config
@@ -45,7 +52,8 @@ class Contender(NamedTuple):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("-c", "--config", type=Path, required=True)
+    parser.add_argument("-c", "--config", type=Path)
+    parser.add_argument("--show", action="store_true", help="only show what was measured")
     parser.add_argument("--set", action="append", default=[], dest="settings")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--in-flight", type=int, nargs="+", default=[*LEVELS])
@@ -58,7 +66,13 @@ def main() -> None:
     parser.add_argument("--way", help="to measure, in place of the advised one")
     parser.add_argument("--rival", type=Path, help="a configuration whose target is measured, too")
     parser.add_argument("--auto", action="store_true", help="measure method auto, too")
-    asyncio.run(measure(parser.parse_args()))
+    options = parser.parse_args()
+    if options.show:
+        show(read_rows(options.out / "rows.jsonl"), read_advice(options.out / "advise" / ADVICE))
+    elif options.config:
+        asyncio.run(measure(options))
+    else:
+        parser.error("-c PAIR.yaml, or --show")
 
 
 async def measure(options: argparse.Namespace) -> None:
@@ -116,7 +130,7 @@ async def measure(options: argparse.Namespace) -> None:
                 row["error"] = foretold.seconds.estimate / row["wall_seconds"] - 1.0
         append(rows, row)
         print(json.dumps(row), flush=True)
-    show(read_rows(rows))
+    show(read_rows(rows), advice)
 
 
 def chosen(advice: Advice) -> str:
@@ -205,6 +219,7 @@ async def run(
         row["accuracy"] = summary.accuracy.model_dump()
     decided = sum(1 for chain in chains for _ in chain.decisions)
     row["decisions"] = decided / summary.chains
+    row["take_overs"] = tokens.target_requests / summary.chains
     row["by_target_alone"] = sum(not any(chain.decisions) for chain in chains) / summary.chains
     for author, told in report.run.speculation.items():
         row[f"{author}_tokens_a_pass"] = told.tokens_a_pass
@@ -244,6 +259,25 @@ def directory_of(place: Path, way: str) -> Path | None:
     return None
 
 
+def modelled(row: dict[str, Any], prices: Prices) -> float | None:
+    """Seconds of a chain that did what those of a row did, in the mean."""
+    in_flight, decisions = row["in_flight"], row["decisions"]
+    if row["way"] == TARGET:
+        return prices.at(in_flight).target.seconds(float(row["target_written"]))
+    if not decisions or "rate=" not in row["way"]:
+        return None
+    rate = float(row["way"].split("rate=")[1].split(",")[0])
+    take_overs = row.get("take_overs", rate * decisions) / decisions
+    circle = Circle(
+        draft_tokens=row["draft_written"] / decisions,
+        scores=1.0,
+        score_tokens=row["target_scored"] / decisions,
+        take_overs=take_overs,
+        take_over_tokens=row["target_written"] / (take_overs * decisions),
+    )
+    return circle_seconds(prices, circle, in_flight).seconds * float(decisions)
+
+
 def append(path: Path, row: dict[str, Any]) -> None:
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
@@ -255,10 +289,14 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def show(rows: Sequence[dict[str, Any]]) -> None:
+def show(rows: Sequence[dict[str, Any]], advice: Advice) -> None:
     alone = {row["in_flight"]: row for row in rows if row["way"] == TARGET}
-    print("| in flight | way | chains | last chain, s | predicted | error | x | tokens/s | right |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print(
+        "| in flight | way | chains | last chain, s | predicted | error | x | tokens/s | right | ",
+        end="",
+    )
+    print("a chain, s | of what they did |")
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
     for row in sorted(rows, key=lambda row: row.get("in_flight", 0)):
         if "kept_per_second" not in row:
             continue
@@ -274,6 +312,8 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
             f"{first['wall_seconds'] / row['wall_seconds']:.2f}" if same else "",
             f"{row['kept_per_second']:,.0f}",
             f"{100 * row['accuracy']['estimate']:.1f}" if "accuracy" in row else "",
+            f"{row['chain_seconds']:.2f}",
+            f"{model:.2f}" if (model := advice.prices and modelled(row, advice.prices)) else "",
         ]
         print(f"| {' | '.join(cells)} |")
 

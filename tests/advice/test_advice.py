@@ -108,6 +108,26 @@ async def test_where_the_target_is_dear_the_other_way_is_recommended(
 
 
 @pytest.mark.usefixtures("opened")
+async def test_time_for_a_chain_at_its_limit(planned: Config, tmp_path: Path) -> None:
+    """The target may write 6 x 80 tokens, and no chain of the pilot did: 30 each."""
+    _, found = await flown(planned, tmp_path)
+    asked = Asked((1, 16), chains=16, bound=0.9)
+    alone = advise(found[:2], 6, priced(target=0.1), asked).ways[0]
+    factor = alone.as_predicted
+    assert factor
+    one, many = alone.predictions
+    assert many.seconds.high == pytest.approx((480 * 0.1 + 0.001) * factor)
+    assert many.seconds.estimate < 5 * factor
+    assert one.seconds.high > many.seconds.high
+    stopped = [
+        [chain.model_copy(update={"end": "turns"}) for chain in some] for some in found[0].chains
+    ]
+    seen = [found[0]._replace(chains=stopped), found[1]]
+    known = advise(seen, 6, priced(target=0.1), asked).ways[0]
+    assert known.predictions[1].seconds.high < 5 * factor
+
+
+@pytest.mark.usefixtures("opened")
 async def test_a_full_cache_is_a_limit(planned: Config, tmp_path: Path) -> None:
     _, found = await flown(planned, tmp_path)
     asked = Asked((1, 4), chains=16, bound=0.9, prompt=20.0)

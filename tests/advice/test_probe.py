@@ -1,5 +1,6 @@
 """Probing: stand-ins, and simulated servers in virtual time, whose whole runs are foretold."""
 
+import asyncio
 import importlib.util
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from fakes import FakeEngine, byte_tokenizer
 
 from atts.advice.probe import Texts, probe
-from atts.engines.base import Load
+from atts.engines.base import Completion, GenerateRequest, Load
 from atts.methods.chain import Model, Models
 from atts.simulation.simulate import run_virtually
 from atts.simulation.workload import load_workload
@@ -47,6 +48,28 @@ def test_every_kind_of_request_is_timed_at_every_level() -> None:
     assert {len(text) for _, text in target.scored} == {16, 48}
     scored = [before + text for before, text in target.scored]
     assert len(set(scored)) == len(scored), "nothing is scored twice"
+
+
+class Compiling(FakeEngine):
+    """Takes long the first time that it writes with more in flight than ever before."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda _: "z" * 100, seconds=0.1)
+        self.known = 0
+
+    async def generate(self, request: GenerateRequest) -> Completion:
+        if request.sampling.max_tokens > 1 and self.in_flight >= self.known:
+            self.known = self.in_flight + 1
+            await asyncio.sleep(1.0)
+        return await super().generate(request)
+
+
+def test_what_only_the_first_requests_take_is_left_out() -> None:
+    models = pair()
+    models["target"] = models["target"]._replace(engine=Compiling())
+    for level in run_virtually(probe(models, texts, (16, 48), (1, 4))).levels:
+        assert level.target.seconds(8) == pytest.approx(0.1)
+        assert level.target.seconds(64) == pytest.approx(0.1)
 
 
 def test_levels_that_would_not_fit_the_time_are_left_out() -> None:

@@ -23,8 +23,9 @@ from atts.config import parse_config
 from atts.errors import ConfigError, GradingError, StoreError
 from atts.grading.grader import Grader
 from atts.grading.paired import paired_difference
-from atts.reports.comparison_table import frontier_lines, heading, table, to_csv
+from atts.reports.comparison_table import frontier_lines, table, to_csv
 from atts.reports.plots import plot_frontiers
+from atts.reports.summary_table import heading
 from atts.store.run_directory import RecordedRun
 from atts.text import visible
 from atts.types import Chain, Problem, Rating, Timings, Turn

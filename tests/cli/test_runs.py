@@ -435,13 +435,18 @@ def test_report_computes_from_the_chains(invoke: Invoke, tmp_path: Path) -> None
 
     result = invoke("report", "one", "two")
     assert result.exit_code == 0, result.output
-    assert result.stdout.split()[:2] == ["one", "two"]
-    assert "chains not done yet" in result.stdout
+    verdict, table = result.stdout.split("\n\n", 1)
+    assert verdict.startswith("one: 100.0 % of chains are right")
+    assert "two is not compared with one: 3 of its chains are not done yet." in verdict
+    assert table.split()[:2] == ["one", "two"]
+    assert "chains not done yet" in table
 
     result = invoke("report", "one", "two", "--json")
     assert result.exit_code == 0
     one, two = json.loads(result.stdout)
-    assert (one["run"], one["method"], one["chains"]) == ("one", "target-only", 2)
+    assert (one["run"], one["label"], one["method"]) == ("one", "one", "target-only")
+    assert one["chains"] == 2
+    assert two["verdict"].startswith("two is not compared")
     assert two["take_over"]["realised"]["estimate"] == 1.0
 
 
@@ -449,7 +454,7 @@ def test_report_tells_runs_of_one_name_apart(invoke: Invoke, tmp_path: Path) -> 
     for parent in ("x", "y"):
         record(tmp_path / parent / "run", "atts", make_chain(0))
     result = invoke("report", "x/run", "y/run/")
-    assert result.stdout.split()[:2] == ["x/run", "y/run"]
+    assert result.stdout.split("\n\n", 1)[1].split()[:2] == ["x/run", "y/run"]
 
 
 def test_report_of_no_run_fails(invoke: Invoke, tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
 """The ``openai`` package against a gateway: what it sends is taken, what it gets it understands."""
 
+import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import openai
 import pytest
@@ -29,6 +32,14 @@ async def test_a_completion(start: Start) -> None:
     assert reply.usage
     assert reply.usage.completion_tokens == 2 * len(TEXT)
     assert models == running.names
+
+
+async def test_the_program_of_the_page(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "endpoint.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, re.S | re.M)
+    async with start(on_socket=True) as running:
+        await asyncio.to_thread(exec, code.replace("http://127.0.0.1:8000", running.url), {})
+    assert capsys.readouterr().out == TEXT
 
 
 async def test_an_extra_body_and_headers(start: Start) -> None:

@@ -10,12 +10,20 @@ from atts.errors import ConfigError
 from atts.simulation import fit
 from atts.simulation import workload as workload_module
 from atts.simulation.deployment import Hardware, ModelHardware, SimulatedMethod
-from atts.simulation.fit import Measured, fit_run, least_squares, read_fit, replay, with_efficiency
+from atts.simulation.fit import (
+    Measured,
+    fit_run,
+    least_squares,
+    measured_requests,
+    read_fit,
+    replay,
+    with_efficiency,
+)
 from atts.simulation.hardware import Efficiency
 from atts.simulation.simulate import simulate
 from atts.simulation.workload import Workload
-from atts.store.run_directory import RunStore
-from atts.types import Chain
+from atts.store.run_directory import RecordedRun, RunStore
+from atts.types import Chain, Decision, Problem, Segment, Timings, Turn
 
 TRUE = Efficiency(
     compute=0.4,
@@ -87,6 +95,54 @@ def test_a_simulated_run_is_fitted(
     path = tmp_path / "fitted.json"
     path.write_text(found.model_dump_json())
     assert read_fit(path) == found.efficiency
+
+
+def test_segments_of_one_request_are_one_request(pair: Config) -> None:
+    """Two of the draft's segments came and were scored at once, the third alone."""
+    turns = []
+    for number, former in enumerate((False, True, False)):
+        start = 3.0 if number == 2 else 0.0
+        segment = Segment(
+            author="draft",
+            text="word " * 10,
+            tokens=10,
+            finish_reason="length",
+            cached_tokens=0,
+            timings=Timings(queued=start, started=start, first_token=start, done=start + 1),
+            with_former=former,
+        )
+        decision = Decision(
+            score=0.1,
+            p_value=0.5,
+            take_over=False,
+            scored_tokens=12,
+            cached_tokens=0,
+            timings=Timings(
+                queued=start + 1, started=start + 1, first_token=start + 2, done=start + 2
+            ),
+            with_former=former,
+        )
+        turns.append(Turn(segments=(segment,), decision=decision))
+    chain = Chain(
+        problem_id="p",
+        sample=0,
+        turns=tuple(turns),
+        end="turns",
+        answer=None,
+        started=0.0,
+        done=6.0,
+    )
+    problem = Problem(id="p", question="q", answer="a")
+    run = RecordedRun(config=pair, problems=(problem,), chains=(chain,))
+    sent = [(each.phase, each.write, each.scored_from) for each in measured_requests(run)]
+    prompt = measured_requests(run)[0].length
+    assert sent == [
+        ("draft segment", 20, None),
+        ("score", 0, prompt),
+        ("draft segment", 10, None),
+        ("score", 0, prompt + 20),
+    ]
+    assert measured_requests(run)[1].length == prompt + 22
 
 
 def test_runs_that_say_nothing_are_refused(pair: Config, tmp_path: Path) -> None:

@@ -226,6 +226,7 @@ def test_servers_are_as_the_configuration_starts_them(pair: Config, workload: Wo
         return (hardware or Hardware(target=ModelHardware(gpus=4))).for_run(config)
 
     assert of("atts").target.gpus == 4
+    assert of("atts:target.server.speculative.method=off").target.speculative.method == "off"
     # One model alone has all of the GPUs, unless both models are on all of them anyway.
     assert of("target-only").target.gpus == of("draft-only").draft.gpus == 5
     both = Hardware(shared=True, draft=ModelHardware(gpus=4), target=ModelHardware(gpus=4))
@@ -251,6 +252,11 @@ def test_eight_bits_make_room_and_time(workload: Workload, pair: Config) -> None
     assert plain.target
     assert eight.target
     assert eight.target.cache_tokens > 2 * plain.target.cache_tokens
+    said = "target-only:target.server.quantization=fp8,target.server.cache_dtype=fp8_e4m3"
+    config = SimulatedMethod.parse(said).config(pair, 8)
+    assert Hardware().for_run(config) == narrow.for_run(config)
+    # What the command line said stays where the configuration says nothing.
+    assert narrow.for_run(pair).target.weights == "fp8"
 
 
 def test_longer_chains_of_the_target_take_longer(workload: Workload, pair: Config) -> None:

@@ -42,7 +42,8 @@ class Prediction(Record):
     in_flight: int
     chains: int
     seconds: Interval
-    """To the end of the last chain."""
+    """To the end of the last chain. Where no chain of the pilot was stopped by its last turn, the
+    upper end has time for one that is."""
     tokens_per_second: Interval
     """Of those that are part of chains."""
     speedup: Interval
@@ -157,7 +158,8 @@ def advise(found: Sequence[Found], problems: int, prices: Prices, asked: Asked) 
         for in_flight in levels:
             seconds, tokens = _drawn(each, in_flight, chains)
             rival = rivals.setdefault(in_flight, seconds)  # the target alone comes first
-            predictions.append(_prediction(each, in_flight, chains, seconds, tokens, rival))
+            made = _prediction(each, in_flight, chains, seconds, tokens, rival)
+            predictions.append(_at_its_limit(each, made))
         ways.append(
             _advised(each.found).model_copy(
                 update={"predictions": tuple(predictions), "as_predicted": each.factor}
@@ -331,6 +333,22 @@ def _prediction(
         tokens_per_second=_interval(tokens),
         speedup=_interval([theirs / ours for theirs, ours in zip(rival, seconds, strict=True)]),
         limited_by="the cache" if full else timed.pace(in_flight).limited_by,
+    )
+
+
+def _at_its_limit(timed: _Timed, prediction: Prediction) -> Prediction:
+    """With time for a chain that writes all it may, where none of the pilot did: of more chains
+    some may, and the last one to end is one of them.
+    """
+    found, turns = timed.found, timed.found.config.turns
+    if any(chain.end == "turns" for some in found.chains for chain in some):
+        return prediction
+    alone = timed.pace(1)
+    most = turns.max_turns * (1 if found.circle else turns.draft_tokens + turns.target_tokens)
+    seconds = (most * alone.seconds + alone.fixed) * timed.factor
+    high = max(prediction.seconds.high, seconds)
+    return prediction.model_copy(
+        update={"seconds": prediction.seconds.model_copy(update={"high": high})}
     )
 
 

@@ -15,7 +15,7 @@ from atts.advice.advising import (
 from atts.advice.pilot import usual_ways
 from atts.advice.probe import LEVELS
 from atts.analysis.comparison import NamedRun
-from atts.analysis.report import run_names
+from atts.analysis.labels import run_names
 from atts.api.solve import Configuration, configuration
 from atts.errors import ConfigError
 from atts.files import atomic_write

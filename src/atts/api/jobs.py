@@ -11,7 +11,8 @@ from pathlib import Path
 
 from atts.analysis import comparison as analysis
 from atts.analysis.comparison import Comparison
-from atts.analysis.report import read_report, run_names
+from atts.analysis.labels import run_names
+from atts.analysis.report import read_report
 from atts.analysis.summary import Summary
 from atts.analysis.tokens import TokenBudget
 from atts.api.loops import outside_of_loops

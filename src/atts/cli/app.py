@@ -25,7 +25,7 @@ class Commands(LazyGroup):
     sections: ClassVar[Mapping[str, Sequence[str]]] = {
         "Begin": ("demo", "solve", "doctor"),
         "Run": ("calibrate", "run", "merge", "compare", "tune", "suite"),
-        "Look at runs": ("report", "profile", "replay", "regrade"),
+        "Look at runs": ("report", "view", "profile", "replay", "regrade"),
         "Plan and serve": ("advise", "simulate", "servers", "serve"),
         "Exchange": ("problems", "import", "export"),
     }
@@ -59,6 +59,10 @@ class Commands(LazyGroup):
         "report": (
             "atts.cli.report",
             "Compare runs in one table, computed anew from their recorded chains; draw them, too.",
+        ),
+        "view": (
+            "atts.cli.view",
+            "Show the report of runs in the browser, renewed while they go on, until Ctrl-C.",
         ),
         "compare": (
             "atts.cli.compare",

@@ -5,20 +5,24 @@ from typing import Annotated
 
 import typer
 
+from atts.analysis.labels import run_names
 from atts.analysis.profile import profile as profile_run
-from atts.analysis.report import RunReport, read_report, run_names
+from atts.analysis.report import RunReport, read_report
 from atts.cli.commands import new_app
 from atts.cli.options import Format, RunFolders, run_directories
 from atts.cli.progress import counting
-from atts.cli.terminal import EXIT_CODES, echo_json, err, print_tables, say, say_guarantee
+from atts.cli.terminal import EXIT_CODES, echo_json, err, out, print_tables, say
 from atts.files import atomic_write
 from atts.grading.grader import Grader, VerdictCache
 from atts.reports.chrome_trace import chrome_trace
 from atts.reports.figures import make_figures, save_figures
 from atts.reports.html import render_page
+from atts.reports.notes import guarantees, said_once
 from atts.reports.profile_table import tables, warnings
 from atts.reports.summary_table import comparison
+from atts.reports.verdict import verdicts
 from atts.store.run_directory import read_run
+from atts.text import visible
 
 REPORT_EXAMPLES = f"""Examples:
 
@@ -69,14 +73,23 @@ def report(
         ]
     if html or figures:
         _write_figures(reported, html, figures)
-    summaries = [each.summary for each in reported]
+    summaries, said = [each.summary for each in reported], verdicts(reported)
     if as_json:
-        pairs = zip(runs, summaries, strict=True)
-        echo_json([{"run": str(path), **found.model_dump(mode="json")} for path, found in pairs])
+        echo_json(
+            [
+                {"run": str(each.directory), "label": each.name, "verdict": said[each.name]}
+                | each.summary.model_dump(mode="json")
+                for each in reported
+            ]
+        )
         return
+    if form == "text":
+        for sentence in said.values():
+            out().print(visible(sentence), markup=False, highlight=False)
+        typer.echo()
     print_tables([comparison(list(zip(names, summaries, strict=True)))], form)
-    for each in reported:
-        say_guarantee(each.name, each.summary, each.run.config.take_over)
+    for note in guarantees(reported):
+        say(note)
 
 
 def _write_figures(reported: list[RunReport], html: Path | None, folder: Path | None) -> None:
@@ -135,6 +148,6 @@ def profile(
         return
     named = list(zip(names, profiles, strict=True))
     print_tables(tables(named), form)
-    for name, found in named:
-        for warning in warnings(name, found):
-            say(warning, style="yellow")
+    warned = [(name, warning) for name, found in named for warning in warnings(found)]
+    for note in said_once(warned, len(named)):
+        say(note, style="yellow")

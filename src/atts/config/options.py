@@ -30,7 +30,6 @@ IN_THIS_PROCESS: frozenset[EngineName] = frozenset({"inprocess", "llamacpp"})
 """The engines that compute here, and not on a server."""
 CacheDtype = Literal["auto", "fp8_e4m3", "fp8_e5m2"]
 StopRule = Literal["never", "majority", "adaptive"]
-SpeculativeMethod = Literal["off", "draft", "eagle3", "ngram"]
 
 
 def _on_or_off(value: object) -> object:
@@ -71,6 +70,9 @@ MethodName = Annotated[str, _known_to(registry.METHODS)]
 ScoreName = Annotated[str, _known_to(registry.SCORES)]
 Overlap = Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_or_off)]
 Thinking = Annotated[Literal["template", "on", "off"], BeforeValidator(_on_or_off)]
+SpeculativeMethod = Annotated[
+    Literal["off", "draft", "eagle3", "ngram"], BeforeValidator(_on_or_off)
+]
 
 
 _Value = Annotated[Secret | None, BeforeValidator(refuse_hidden)]

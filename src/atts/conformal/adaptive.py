@@ -167,7 +167,18 @@ class AdaptiveControl(Control):
             self._all.taken += take_over
 
     def _most(self, count: int) -> float:
-        """Most that the deviations of a group of ``count`` decisions can add up to."""
+        """Most that the deviations of a group of ``count`` decisions can add up to.
+
+        Turns and problems together: q = eps + a[turn] + b[problem]. Let V be the squared length of
+        all a and b. A decision moves both by eta (eps - err), and so adds to V
+
+            2 eta (eps - err) (q - eps) + 2 eta^2 (eps - err)^2
+
+        An err of 1 needs q > 0 and an err of 0 needs q < 1, so the first term is at most
+        2 eta eps (1 - eps), and the second at most 2 eta^2 max(eps, 1 - eps)^2. The deviations of a
+        group add up to -a / eta exactly, and |a| <= sqrt(V): the argument of gradient equilibrium
+        (arXiv 2501.08330), with the constants worked out.
+        """
         step, decay, rate = self._options.step, self._options.decay, self._rate
         most = max(rate, 1.0 - rate)
         if self._options.track == "turn+problem":

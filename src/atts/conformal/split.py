@@ -1,4 +1,13 @@
-"""Split conformal control, and the calibration pass that its scores come from."""
+"""Split conformal control, and the calibration pass that its scores come from.
+
+Where whole problems are exchangeable, and the scores of a problem with each other, the rate eps is
+nearly held: with N scores in all, those of the new problem included, and at most m of one problem,
+the share of its scores that are taken over is, on average over problems, between
+eps - eps (m - 1) / N and eps + (1 - eps) (m - 1) / N. For: let V be the smoothed rank of a score
+among all N, divided by N, which is uniform over all scores. If its problem has n scores, p leaves
+out the other n - 1, of which between none and all are larger, so
+(N - n + 1) p <= N V <= (N - n + 1) p + n - 1.
+"""
 
 import math
 from collections import defaultdict

@@ -26,16 +26,10 @@ from atts.config import Config
 from atts.engines.servers.placed import located
 from atts.errors import ConfigError, ServerError, StoreError
 from atts.gateway.access import check_host, is_loopback
+from atts.gateway.listening import IDLE_SECONDS, told_to_end
 from atts.gateway.metrics import of_replicas
 from atts.gateway.served import Served
-from atts.gateway.server import (
-    IDLE_SECONDS,
-    Opened,
-    ServeOptions,
-    open_gateway,
-    told_to_end,
-    with_room,
-)
+from atts.gateway.server import Opened, ServeOptions, open_gateway, with_room
 from atts.methods import authors_of
 from atts.package import install
 from atts.solving.deciders import Deciders

@@ -1,11 +1,8 @@
 """The server's process: listens, answers, and drains before it ends."""
 
-import asyncio
 import contextlib
 import logging
-import signal
-import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +12,9 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from atts.config import Config
-from atts.errors import ConfigError
 from atts.gateway.access import check_host
 from atts.gateway.app import Figures, Gateway
+from atts.gateway.listening import IDLE_SECONDS, Server, address, listen
 from atts.gateway.metrics import Metrics
 from atts.gateway.recording import Recorder
 from atts.gateway.served import Served
@@ -28,10 +25,6 @@ from atts.solving.solver import Solver
 from atts.store.run_directory import lock_run
 
 STATE = "deciders.json"
-
-IDLE_SECONDS = 75
-"""For how long a connection may be idle: longer than clients keep theirs, which then never send a
-request into one that is just being closed."""
 
 _log = logging.getLogger(__name__)
 
@@ -114,9 +107,9 @@ async def serve(
     """
     check_host(options.host, options.key)
     config = with_room(config, options)
-    with _listen(options.host, options.port) as listener:
+    with listen(options.host, options.port) as listener:
         async with open_gateway(config, options) as (app, names, *_):
-            server = _Server(
+            server = Server(
                 uvicorn.Config(
                     app,
                     lifespan="off",
@@ -126,7 +119,7 @@ async def serve(
                     timeout_keep_alive=IDLE_SECONDS,
                     timeout_graceful_shutdown=round(options.drain_seconds),
                 ),
-                lambda: started(_address(listener), names),
+                lambda: started(address(listener), names),
             )
             await server.serve([listener])
 
@@ -148,55 +141,3 @@ def with_room(config: Config, options: ServeOptions) -> Config:
             + options.most_waiting
         )
     return config
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot listen on {host}, port {port}: {error.strerror or error}; choose another "
-            "--host or --port"
-        ) from error
-
-
-def _address(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
-
-
-class _Server(uvicorn.Server):
-    """One that tells where it listens, and leaves its signals to the loop: the original raises them
-    again at the end, and nothing after it would be done.
-    """
-
-    def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._tell = started
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._tell()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        with told_to_end(lambda number: self.handle_exit(number, None)):
-            yield
-
-
-@contextlib.contextmanager
-def told_to_end(handle: Callable[[int], None]) -> Iterator[None]:
-    """Inside, SIGTERM and SIGINT call ``handle`` in the running loop, with their number."""
-    loop = asyncio.get_running_loop()
-    both = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
-    # What was ignored from the beginning, as by nohup, stays ignored.
-    before = {each: handler for each, handler in both.items() if handler != signal.SIG_IGN}
-    for each in before:
-        loop.add_signal_handler(each, handle, each)
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            loop.remove_signal_handler(each)
-            signal.signal(each, handler)

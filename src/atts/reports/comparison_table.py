@@ -1,6 +1,5 @@
 """A comparison as a table, as CSV, and its frontiers in words."""
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +18,7 @@ from atts.grading.intervals import Interval
 from atts.grading.paired import Difference
 from atts.reports.summary_table import (
     count,
+    heading,
     nominal,
     passed,
     percent,
@@ -42,19 +42,6 @@ def table(comparison: Comparison) -> Sheet:
         figures=[Figure(*row) for row in rows if any(cell != ABSENT for cell in row[1])],
         caption=_caption(comparison),
     )
-
-
-def heading(name: str) -> str:
-    r"""The name of a run, a line for the method and one for each setting, without its group.
-
-    >>> heading("atts:take_over.rate=0.2,seed=1")
-    'atts\nrate=0.2\nseed=1'
-    """
-    method, colon, settings = name.partition(":")
-    if not colon:
-        return method
-    settings = re.sub(r"[\w.]+\.(?=\w+=)", "", settings)
-    return f"{method}\n" + re.sub(r",(?=\w+=)", "\n", settings)
 
 
 def frontier_lines(comparison: Comparison) -> list[str]:

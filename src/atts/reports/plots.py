@@ -69,7 +69,7 @@ def plot_frontiers(comparison: "Comparison", path: Path) -> None:
         StoreError: the file cannot be written.
     """
     from atts.analysis.comparison import ACCURACY, ANSWER, WORK, WRITTEN, point
-    from atts.reports.comparison_table import heading
+    from atts.reports.summary_table import heading
 
     figure = _figure(11, 8)
     grid = figure.subplots(2, 2, sharey="row", squeeze=False)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from atts.analysis.budget_use import BudgetUse
 from atts.analysis.profile import RunProfile
 from atts.analysis.spans import PHASES
-from atts.reports.summary_table import percent
+from atts.reports.summary_table import heading, percent
 from atts.reports.table_layout import ABSENT, Figure, Sheet
 
 
@@ -22,17 +22,17 @@ def tables(profiles: Sequence[tuple[str, RunProfile]]) -> Iterator[Sheet]:
             yield budget_table(name, each.budget)
 
 
-def warnings(name: str, found: RunProfile) -> Iterator[str]:
+def warnings(found: RunProfile) -> Iterator[str]:
     """What must be known of the figures of a run."""
     if found.untimed:
         yield (
-            f"{name}: {found.untimed} of {found.chains} chains have no times of their requests and "
+            f"{found.untimed} of {found.chains} chains have no times of their requests and "
             "are in no phase"
         )
     if found.undivided:
         yield (
-            f"{name}: an engine told of requests only when they ended, so the time in its queue "
-            "counts as computing, and r is too high"
+            "an engine told of requests only when they ended, so the time in its queue counts as "
+            "computing, and r is too high"
         )
 
 
@@ -68,7 +68,7 @@ def phases_table(profiles: Sequence[tuple[str, RunProfile]]) -> Sheet:
         ),
     ]
     return Sheet(
-        things=[name for name, _ in profiles],
+        things=[heading(name) for name, _ in profiles],
         figures=figures,
         caption="Chain-seconds, and their share in %. r = compute / (held back + waiting).",
     )

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from atts.methods import METHODS
-from atts.reports.comparison_table import heading
+from atts.reports.summary_table import heading
 from atts.reports.table_layout import ABSENT, Figure, Sheet
 from atts.simulation.fit import Fit
 from atts.simulation.simulate import SimulationOutcome

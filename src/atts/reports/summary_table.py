@@ -1,5 +1,6 @@
 """The table that compares runs."""
 
+import re
 from collections.abc import Callable, Sequence
 
 from atts.analysis.summary import Summary, TurnRate
@@ -17,13 +18,26 @@ Cell = Callable[[Summary], str]
 def comparison(runs: Sequence[tuple[str, Summary]]) -> Sheet:
     """A table of runs, (name, summary), by metrics; a metric that no run has is left out."""
     return Sheet(
-        things=[name for name, _ in runs],
+        things=[heading(name) for name, _ in runs],
         figures=[
             Figure(label, cells, is_words=label == DRIFT)
             for label, cells in comparison_rows([summary for _, summary in runs])
         ],
         caption="Intervals are 95 %, clustered by problem.",
     )
+
+
+def heading(name: str) -> str:
+    r"""The name of a run, a line for the method and one for each setting, without its group.
+
+    >>> heading("atts:take_over.rate=0.2,seed=1"), heading("atts, replace, 0.2")
+    ('atts\nrate=0.2\nseed=1', 'atts\nreplace\n0.2')
+    """
+    method, colon, settings = name.partition(":")
+    if not colon:
+        return name.replace(", ", "\n")
+    settings = re.sub(r"[\w.]+\.(?=\w+=)", "", settings)
+    return f"{method}\n" + re.sub(r",(?=\w+=)", "\n", settings)
 
 
 def comparison_rows(summaries: Sequence[Summary]) -> list[tuple[str, list[str]]]:

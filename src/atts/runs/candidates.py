@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from atts.analysis.comparison import NamedRun, shared_problems
-from atts.analysis.report import run_names
+from atts.analysis.labels import run_names
 from atts.config import Config, load_config, method_and_settings
 from atts.errors import AttsError, ConfigError
 from atts.grading.grader import Grader

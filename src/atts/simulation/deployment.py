@@ -163,7 +163,15 @@ class Hardware(Options):
 
 def _as_started(model: ModelOptions) -> dict[str, object]:
     server = model.server
-    return {"tensor_parallel": server.tensor_parallel, "speculative": server.speculative}
+    started: dict[str, object] = {
+        "tensor_parallel": server.tensor_parallel,
+        "speculative": server.speculative,
+    }
+    if server.quantization:
+        started["weights"] = server.quantization
+    if server.cache_dtype != "auto":
+        started["cache"] = "fp8"
+    return started
 
 
 def make_servers(

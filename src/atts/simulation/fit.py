@@ -8,7 +8,7 @@ out of the sum, though they are sent: on these the error is reported.
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -243,36 +243,54 @@ def measured_requests(run: RecordedRun) -> list[Measured]:
     return sorted(requests, key=lambda request: request.queued)
 
 
-def _requests(chain: Chain, prompt_tokens: int) -> Iterator[Measured]:
-    """All requests of a chain; those without timings take no time."""
+def _requests(chain: Chain, prompt_tokens: int) -> list[Measured]:
+    """All requests of a chain; those without timings take no time. What came with the segment of
+    the turn before is part of that one's request.
+    """
+    requests: list[Measured] = []
+    written = scored = -1  # the last of the draft's requests, and of the scores
     length = prompt_tokens
     for turn in chain.turns:
         for segment in turn.segments:
-            yield Measured(
-                author=segment.author,
-                phase="draft segment" if segment.author == "draft" else "target segment",
-                problem_id=chain.problem_id,
-                queued=segment.timings.queued,
-                seconds=segment.timings.done - segment.timings.queued,
-                length=length,
-                cached=min(segment.cached_tokens, length),
-                scored_from=None,
-                write=max(segment.tokens + (segment.finish_reason == "stop"), 1),
-            )
-            if segment.author == "draft" and turn.decision:
-                decision, scored_to = turn.decision, length + turn.decision.scored_tokens
-                yield Measured(
-                    author="target",
-                    phase="score",
-                    problem_id=chain.problem_id,
-                    queued=decision.timings.queued,
-                    seconds=decision.timings.done - decision.timings.queued,
-                    length=scored_to,
-                    cached=min(decision.cached_tokens, scored_to),
-                    scored_from=length,
-                    write=0,
+            write = max(segment.tokens + (segment.finish_reason == "stop"), 1)
+            if segment.with_former:
+                former = requests[written]
+                requests[written] = former._replace(write=former.write + write)
+            else:
+                written = len(requests)
+                requests.append(
+                    Measured(
+                        author=segment.author,
+                        phase="draft segment" if segment.author == "draft" else "target segment",
+                        problem_id=chain.problem_id,
+                        queued=segment.timings.queued,
+                        seconds=segment.timings.done - segment.timings.queued,
+                        length=length,
+                        cached=min(segment.cached_tokens, length),
+                        scored_from=None,
+                        write=write,
+                    )
+                )
+            decision = turn.decision if segment.author == "draft" else None
+            if decision and decision.with_former:
+                requests[scored] = requests[scored]._replace(length=length + decision.scored_tokens)
+            elif decision and decision.is_request:
+                scored, scored_to = len(requests), length + decision.scored_tokens
+                requests.append(
+                    Measured(
+                        author="target",
+                        phase="score",
+                        problem_id=chain.problem_id,
+                        queued=decision.timings.queued,
+                        seconds=decision.timings.done - decision.timings.queued,
+                        length=scored_to,
+                        cached=min(decision.cached_tokens, scored_to),
+                        scored_from=length,
+                        write=0,
+                    )
                 )
             length += segment.kept_tokens
+    return requests
 
 
 def replay(requests: Sequence[Measured], config: Config, hardware: Hardware) -> Floats:

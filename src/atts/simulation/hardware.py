@@ -3,7 +3,7 @@
 A kernel takes the longer of the time for its arithmetic and the time for its memory traffic
 (Williams, Waterman and Patterson, *Roofline*, CACM 52(4), 2009, doi:10.1145/1498765.1498785). For
 a transformer with P weights, multiplying n tokens with them is 2 P n operations, and reads all
-weights once, whatever n is; ``docs/simulation.md`` derives the terms.
+weights once, whatever n is; ``Costs`` has the terms.
 """
 
 import asyncio

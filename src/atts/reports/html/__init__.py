@@ -6,6 +6,6 @@ not execute, in which no character can end the element, shown with ``textContent
 security policy forbids every request and every script but the page's own.
 """
 
-from atts.reports.html.page import render_page
+from atts.reports.html.page import render_page, render_waiting
 
-__all__ = ["render_page"]
+__all__ = ["render_page", "render_waiting"]

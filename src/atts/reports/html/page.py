@@ -16,8 +16,10 @@ from atts.reports.figures.base import COLOURS
 from atts.reports.figures.interactive import for_plotly
 from atts.reports.html.chains import pack, script_safe
 from atts.reports.html.scripts import hash_source, libraries, own_script
+from atts.reports.notes import notes
 from atts.reports.summary_table import comparison_rows
 from atts.reports.table_layout import ABSENT
+from atts.reports.verdict import verdicts
 from atts.store.run_directory import config_yaml
 from atts.text import visible
 
@@ -26,6 +28,16 @@ _ROWS = 60
 
 Sheet = Sequence[Sequence[str]]
 """A table: a header and rows."""
+
+LIVE = "connect-src 'self'; "
+_WAITING = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta http-equiv="refresh" content="3">
+<meta name="color-scheme" content="light dark">
+<title>atts report</title>
+<p>Nothing to report yet: {{ why }}
+"""
 
 
 class ShownFigure(NamedTuple):
@@ -38,12 +50,16 @@ class ShownFigure(NamedTuple):
     """Its numbers; None where they are too many."""
 
 
-def render_page(runs: Sequence[RunReport], figures: Sequence[Figure] | None = None) -> str:
+def render_page(
+    runs: Sequence[RunReport], figures: Sequence[Figure] | None = None, version: str | None = None
+) -> str:
     """The text of the HTML file.
 
     Args:
         runs: at least one; names differ.
         figures: those of ``make_figures``, if they are made already.
+        version: of a page that is served while the runs go on: it asks for ``/version``, and loads
+            anew when that is another.
     """
     figures = make_figures(runs) if figures is None else figures
     packed = pack(runs)
@@ -53,14 +69,16 @@ def render_page(runs: Sequence[RunReport], figures: Sequence[Figure] | None = No
     )
     return environment.from_string(_file("page.html.jinja")).render(
         title=_title(runs),
-        policy=_policy(style),
+        version=version,
+        policy=_policy(style, version is not None),
         style=Markup(style),  # noqa: S704  (our own file)
         script=Markup(own_script()),  # noqa: S704  (our own files)
         libraries=libraries(),
         runs=runs,
         visible=visible,
         summary=_summary(runs),
-        notes=_notes(runs),
+        notes=[visible(note) for note in notes(runs)],
+        verdicts=[visible(sentence) for sentence in verdicts(runs).values()],
         sections=_sections(figures),
         drawings=Markup(  # noqa: S704  (no character of it can end its element)
             script_safe({figure.name: for_plotly(figure) for figure in figures})
@@ -75,12 +93,18 @@ def render_page(runs: Sequence[RunReport], figures: Sequence[Figure] | None = No
     )
 
 
+def render_waiting(why: str) -> str:
+    """The text of a page that says why there is no report yet, and looks again."""
+    return Environment(autoescape=True).from_string(_WAITING).render(why=visible(why))
+
+
 def _file(name: str) -> str:
     return (files("atts.reports.html") / name).read_text(encoding="utf-8")
 
 
-def _policy(style: str) -> str:
-    """No request to anywhere, and no scripts and no styles but these.
+def _policy(style: str, live: bool) -> str:
+    """No request to anywhere, or else to where the page is from, and no scripts and no styles but
+    these.
 
     Plotly makes an empty style element, which it fills by script.
     """
@@ -88,7 +112,7 @@ def _policy(style: str) -> str:
     return (
         f"default-src 'none'; script-src {' '.join(scripts)}; "
         f"style-src {hash_source(style.encode())} {hash_source(b'')}; "
-        "base-uri 'none'; form-action 'none'"
+        f"{LIVE if live else ''}base-uri 'none'; form-action 'none'"
     )
 
 
@@ -111,35 +135,6 @@ def _summary(runs: Sequence[RunReport]) -> Sheet:
     rows = comparison_rows([run.summary for run in runs])
     header = ["", *(visible(run.name) for run in runs)]
     return [header, *([label, *cells] for label, cells in rows)]
-
-
-def _notes(runs: Sequence[RunReport]) -> list[str]:
-    """What must be said about the figures of a run."""
-    notes = []
-    for run in runs:
-        summary, found = run.summary, run.profile
-        if summary.certificate:
-            notes.append(f"{run.name}: {summary.certificate.quote}")
-        holds = run.run.config.take_over.control != "split"
-        calibrated = run.run.calibration is not None
-        if summary.drift and (message := summary.drift.message(calibrated, holds)):
-            notes.append(f"{run.name}: {message}")
-        if summary.chains < summary.expected_chains:
-            missing = summary.expected_chains - summary.chains
-            notes.append(f"{run.name}: {missing:,} chains are not done yet.")
-        if summary.failed:
-            notes.append(f"{run.name}: {summary.failed:,} chains failed, and count as wrong.")
-        if found.untimed:
-            notes.append(
-                f"{run.name}: {found.untimed:,} chains have no times of their requests, and are "
-                "left out where time is shown."
-            )
-        if found.undivided:
-            notes.append(
-                f"{run.name}: an engine told of requests only when they ended, so the time in its "
-                "queue counts as computing."
-            )
-    return [visible(note) for note in notes]
 
 
 def _sections(figures: Sequence[Figure]) -> list[tuple[str, str, list[ShownFigure]]]:

@@ -12,7 +12,8 @@ from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
 
-_PARTS = ("base", "navigation", "figures", "maths", "list", "chain", "reader", "keys", "start")
+_READING = ("list", "chain", "reader", "keys")
+_PARTS = ("base", "navigation", "figures", "maths", *_READING, "live", "start")
 _LIBRARIES = {"plotly": "plotly-basic.min.js", "katex": "katex.min.js"}
 
 

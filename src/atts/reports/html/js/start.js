@@ -3,3 +3,4 @@ startList();
 startFigures();
 startKeys();
 startReader();
+startLive();

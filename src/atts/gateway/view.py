@@ -1,0 +1,101 @@
+"""``atts view``: the report of runs that go on, in a browser of this machine."""
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from atts.analysis.labels import run_names
+from atts.analysis.report import read_report
+from atts.errors import AttsError
+from atts.gateway.access import Access
+from atts.gateway.listening import IDLE_SECONDS, Server, address, listen
+from atts.grading.grader import Grader, VerdictCache
+from atts.reports.html import render_page, render_waiting
+from atts.store.contents import CHAINS
+from atts.store.folders import find_runs
+
+
+class GrowingReport:
+    """The page of some runs, made anew when one of them has grown, or another has come."""
+
+    def __init__(self, paths: Sequence[Path], grader: Grader) -> None:
+        """``paths``: run directories, or folders of such."""
+        self._paths = paths
+        self._grader = grader
+        self._made: tuple[str, str] | None = None
+        self._making = asyncio.Lock()
+
+    def version(self) -> str:
+        """Differs when the runs do."""
+        seen = []
+        with suppress(AttsError, OSError):
+            for directory in find_runs(self._paths).runs:
+                found = (directory / CHAINS).stat()
+                seen.append((str(directory), found.st_size, found.st_mtime_ns))
+        return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
+
+    async def page(self) -> str:
+        """As of now. A run that cannot be read yet makes a page that says so, and waits."""
+        async with self._making:
+            version = self.version()
+            if self._made is None or self._made[0] != version:
+                self._made = version, await asyncio.to_thread(self._make, version)
+            return self._made[1]
+
+    def _make(self, version: str) -> str:
+        try:
+            runs = find_runs(self._paths).runs
+            reports = [
+                read_report(name, directory, self._grader)
+                for name, directory in zip(run_names(runs), runs, strict=True)
+            ]
+        except AttsError as error:
+            return render_waiting(str(error))
+        return render_page(reports, version=version)
+
+
+def application(growing: GrowingReport) -> ASGIApp:
+    """The page at ``/`` and what its script asks for, to requests of this machine alone."""
+    unkept = {"Cache-Control": "no-store"}
+
+    async def page(_: Request) -> HTMLResponse:
+        return HTMLResponse(await growing.page(), headers=unkept)
+
+    async def version(_: Request) -> PlainTextResponse:
+        return PlainTextResponse(await asyncio.to_thread(growing.version), headers=unkept)
+
+    return Access(Starlette(routes=[Route("/", page), Route("/version", version)]), None)
+
+
+async def view(paths: Sequence[Path], host: str, port: int, started: Callable[[str], None]) -> None:
+    """Serve the report of runs until SIGTERM or SIGINT, to this machine alone.
+
+    Args:
+        paths: run directories, or folders of such, in which more may come.
+        host: an address of this machine's own.
+        port: 0 takes a free one.
+        started: is told the address.
+
+    Raises:
+        ConfigError: it cannot listen there.
+    """
+    with Grader(cache=VerdictCache()) as grader, listen(host, port) as listener:
+        config = uvicorn.Config(
+            application(GrowingReport(paths, grader)),
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=IDLE_SECONDS,
+            timeout_graceful_shutdown=5,
+        )
+        await Server(config, lambda: started(address(listener))).serve([listener])
