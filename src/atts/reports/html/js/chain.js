@@ -173,7 +173,7 @@ function bars(surprises, cutAt) {
   const top = Math.max(...surprises);
   const described = `Surprises of ${surprises.length} tokens; the largest is ${nats(top)}, of token ${surprises.indexOf(top) + 1}`;
   const made = part("svg", {
-    class: "bars", viewBox: `0 0 ${surprises.length} 100`, preserveAspectRatio: "none", role: "img", "aria-label": described,
+    class: "token-bars", viewBox: `0 0 ${surprises.length} 100`, preserveAspectRatio: "none", role: "img", "aria-label": described,
   });
   made.style.maxWidth = `${Math.max(12, surprises.length * 0.6)}rem`;
   const heights = surprises.map((surprise) => Math.max(1, Math.min(100, surprise / HOTTEST)));
