@@ -156,16 +156,16 @@ def test_figures_tell_and_zoom(page: Page) -> None:
     page.wait_for(f"{holder}.querySelector('svg').clientWidth > 1.5 * {narrow}")
 
 
-def test_every_figure_is_drawn_in_the_colours_of_the_system(page: Page) -> None:
+def test_every_figure_is_drawn_in_the_colours_of_the_system(full_page: Page) -> None:
     ink = "getComputedStyle(document.querySelector('.plot .xtick text')).fill"
-    page.show()  # and not scroll: they are drawn when there is nothing else to do
-    page.wait_for(f"[...document.querySelectorAll('.plot')].every({DRAWN})")
-    assert page.run("document.querySelectorAll('.plot').length") == 12
-    assert page.run(ink) == "rgb(27, 31, 36)"
+    full_page.show()  # and not scroll: they are drawn when there is nothing else to do
+    full_page.wait_for(f"[...document.querySelectorAll('.plot')].every({DRAWN})")
+    assert full_page.run("document.querySelectorAll('.plot').length") == 12
+    assert full_page.run(ink) == "rgb(27, 31, 36)"
     scheme = {"name": "prefers-color-scheme", "value": "dark"}
-    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
-    page.wait_for(f"{ink} == 'rgb(232, 234, 237)'")
-    assert page.run("document.querySelectorAll('.plot a').length") == 0  # of the hostile names
+    full_page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+    full_page.wait_for(f"{ink} == 'rgb(232, 234, 237)'")
+    assert full_page.run("document.querySelectorAll('.plot a').length") == 0  # of the hostile names
 
 
 def test_a_phone_hides_nothing(page: Page) -> None:
@@ -202,24 +202,24 @@ def test_no_screen_needs_scrolling_sideways(page: Page, width: int) -> None:
     assert page.run("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
 
 
-def test_paper_has_the_open_chain_the_figures_and_no_controls(page: Page) -> None:
-    page.show(chain("plain", "p0", 1), dark=True)
-    page.open_chain("Problem p0, chain 1 of plain")
-    page.wait_for("window.Plotly")
-    page.run("dispatchEvent(new Event('beforeprint'))")
-    assert page.run(f"[...document.querySelectorAll('.plot')].every({DRAWN})")
-    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+def test_paper_has_the_open_chain_the_figures_and_no_controls(full_page: Page) -> None:
+    full_page.show(chain("plain", "p0", 1), dark=True)
+    full_page.open_chain("Problem p0, chain 1 of plain")
+    full_page.wait_for("window.Plotly")
+    full_page.run("dispatchEvent(new Event('beforeprint'))")
+    assert full_page.run(f"[...document.querySelectorAll('.plot')].every({DRAWN})")
+    full_page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     shown = "getComputedStyle(document.querySelector('%s')).display"
     for hidden in ("#filter", "#list", "#menu", ".figure-steps", ".steps"):
-        assert page.run(shown % hidden) == "none"
-    assert page.run(shown % "#chain") == "block"
-    assert page.run("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    assert page.run(
+        assert full_page.run(shown % hidden) == "none"
+    assert full_page.run(shown % "#chain") == "block"
+    assert full_page.run("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert full_page.run(
         "[...document.querySelectorAll('.plot .main-svg')].every(svg => "
         "svg.getBoundingClientRect().right <= innerWidth)"
     )
     ink = "getComputedStyle(document.querySelector('.plot .xtick text')).fill"
-    page.wait_for(f"{ink} == 'rgb(27, 31, 36)'")
+    full_page.wait_for(f"{ink} == 'rgb(27, 31, 36)'")
 
 
 AXE = Path(__file__).parent / "vendor" / "axe.min.js"
@@ -232,16 +232,16 @@ axe.run(document, {resultTypes: ['violations']}).then(({violations}) => done(
 
 
 @pytest.mark.parametrize(("width", "dark"), [(1400, True), (390, False)])
-def test_axe_finds_nothing(page: Page, width: int, dark: bool) -> None:
+def test_axe_finds_nothing(full_page: Page, width: int, dark: bool) -> None:
     """https://github.com/dequelabs/axe-core: what machines can tell of WCAG and good practice."""
-    page.show("#problem=p0&side=plain:1&side=rewind:1", width=width, dark=dark)
-    page.open_chain("Problem p0, side by side")
-    page.click("#heat")
-    page.wait_for("document.querySelector('.token-bars')")
-    page.run("document.querySelectorAll('details').forEach(each => { each.open = true; })")
-    page.run("document.querySelector('.plot').scrollIntoView()")
-    page.wait_for("document.querySelector('.plot svg')")
-    page.driver.execute_script(AXE.read_text(encoding="utf-8"))
-    assert page.driver.execute_async_script(FINDINGS) == []
-    page.click("#help-button")
-    assert page.driver.execute_async_script(FINDINGS) == []
+    full_page.show("#problem=p0&side=plain:1&side=rewind:1", width=width, dark=dark)
+    full_page.open_chain("Problem p0, side by side")
+    full_page.click("#heat")
+    full_page.wait_for("document.querySelector('.token-bars')")
+    full_page.run("document.querySelectorAll('details').forEach(each => { each.open = true; })")
+    full_page.run("document.querySelector('.plot').scrollIntoView()")
+    full_page.wait_for("document.querySelector('.plot svg')")
+    full_page.driver.execute_script(AXE.read_text(encoding="utf-8"))
+    assert full_page.driver.execute_async_script(FINDINGS) == []
+    full_page.click("#help-button")
+    assert full_page.driver.execute_async_script(FINDINGS) == []
