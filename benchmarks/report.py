@@ -216,15 +216,32 @@ def open_page(page: Path) -> dict[str, float]:
             const timing = performance.getEntriesByType("navigation")[0];
             const listed = timing.domContentLoadedEventEnd / 1000;
             if (!document.querySelector("#rows button")) throw new Error("no list");
-            const clicked = performance.now();
-            document.querySelector("#rows button").click();
-            const look = () => {
-              const text = document.querySelector(".segment .text");
-              if (!text || !text.textContent) return requestAnimationFrame(look);
+            const when = (there) => new Promise((resolve) => {
+              const began = performance.now();
+              const look = () => (there() ? resolve((performance.now() - began) / 1000)
+                                          : requestAnimationFrame(look));
+              look();
+            });
+            const find = document.getElementById("find");
+            const text = () => document.querySelector(".segment :is(.text, .prose)")?.textContent;
+            (async () => {
+              document.querySelector("#rows button").click();
+              const first = await when(text);
+              const shown = text();
+              document.getElementById("next").click();
+              const next = await when(() => text() !== shown);
+              const typed = performance.now();
+              find.value = "x";
+              find.dispatchEvent(new Event("input", {bubbles: true}));
+              const filtered = (performance.now() - typed) / 1000;
+              document.querySelector(".plot").scrollIntoView();
+              const drawn = await when(() => document.querySelector(".plot .xtick"));
               done({"until the list answers": listed,
-                    "from a click to the chain's text": (performance.now() - clicked) / 1000});
-            };
-            look();
+                    "from a click to the first chain's text": first,
+                    "from a click to the next chain's text": next,
+                    "from a letter in the filter to the list": filtered,
+                    "until the first figure is drawn": drawn});
+            })();
             """
         )
     return times

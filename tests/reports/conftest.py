@@ -1,6 +1,7 @@
 """Runs to report on."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -96,8 +97,14 @@ def shown_runs(tmp_path_factory: pytest.TempPathFactory) -> list[RunReport]:
     write_run(folder / "hostile", text=HOSTILE, names=HOSTILE)
     rewind = {"mode": "rewind", "score": {"kind": "largest-surprise"}}
     write_run(folder / "rewind", cut=HOSTILE, take_over=rewind)
+    write_run(folder / "ahead", cut=HOSTILE, take_over=rewind, problems=1, samples=1, names="a")
+    chains = folder / "ahead" / "chains.jsonl"  # ten tokens more had come with the first segment
+    several = chains.read_text().replace('"tokens":10', '"tokens":20', 1)
+    several = several.replace('"cut_tokens":4', '"cut_tokens":14', 1)
+    chains.write_text(several.replace('"scored_tokens":10', '"scored_tokens":20', 1))
     write_run(folder / "maths", problems=1, samples=1, text=MATHS, names="m")
     names = {"plain": "plain", "hostile": HOSTILE, "rewind": "rewind", "maths": "maths"}
+    names["ahead"] = "ahead"
     with Grader() as grader:
         return [read_report(name, folder / each, grader) for each, name in names.items()]
 
@@ -109,21 +116,34 @@ def driver() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def address(shown_runs: list[RunReport], tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("page") / "report.html"
+def folder_of_pages(shown_runs: list[RunReport], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page with all kinds of figures, and one that is loaded faster."""
+    folder = tmp_path_factory.mktemp("pages")
     # Of the figures that each run has for itself those of the second, whose name is hostile.
     figures = [
         figure
         for figure in make_figures(shown_runs)
         if not figure.name[-1].isdigit() or figure.name.endswith("-1")
     ]
-    path.write_text(render_page(shown_runs, figures), encoding="utf-8")
-    return path.as_uri()
+    few = [figure for figure in figures if figure.name == "rate-by-turn"]
+    (folder / "all.html").write_text(render_page(shown_runs, figures), encoding="utf-8")
+    (folder / "few.html").write_text(render_page(shown_runs, few), encoding="utf-8")
+    return folder
+
+
+def _open(driver: Any, path: Path) -> Iterator[Page]:  # noqa: ANN401  (selenium may be absent)
+    page = Page(driver, path.as_uri())
+    yield page
+    assert page.log("browser") == [], "the console holds messages"
 
 
 @pytest.fixture
-def page(driver: Any, address: str) -> Iterator[Page]:  # noqa: ANN401  (selenium may be absent)
-    page = Page(driver, address)
-    page.show()
-    yield page
-    assert page.log("browser") == [], "the console holds messages"
+def page(driver: Any, folder_of_pages: Path) -> Iterator[Page]:  # noqa: ANN401
+    """A report with a figure; not shown yet."""
+    yield from _open(driver, folder_of_pages / "few.html")
+
+
+@pytest.fixture
+def full_page(driver: Any, folder_of_pages: Path) -> Iterator[Page]:  # noqa: ANN401
+    """A report with all kinds of figures; not shown yet."""
+    yield from _open(driver, folder_of_pages / "all.html")

@@ -50,6 +50,7 @@ def test_hostile_text_does_nothing_and_is_shown(page: Page) -> None:
 
 
 def test_every_control_has_a_name_and_hidden_ones_are_hidden(page: Page) -> None:
+    page.show()
     nameless = (
         "[...document.querySelectorAll('button, select, input, a')].filter(control => "
         "!control.textContent.trim() && !control.labels?.length).length"
@@ -148,8 +149,8 @@ def test_a_bar_stands_for_each_token(page: Page) -> None:
     page.show(chain("rewind", "p0", 1))
     page.open_chain("Problem p0, chain 1 of rewind")
     page.click("#heat")
-    page.wait_for("document.querySelector('.bars')")
-    bars = "document.querySelector('.bars')"
+    page.wait_for("document.querySelector('.token-bars')")
+    bars = "document.querySelector('.token-bars')"
     drawn = page.run(f"{bars}.querySelector('path').getAttribute('d')").count("M")
     assert drawn == len(SURPRISES)
     described = "Surprises of 10 tokens; the largest is 7.25 nats, of token 7"
@@ -162,6 +163,19 @@ def test_a_bar_stands_for_each_token(page: Page) -> None:
         f"{{clientX: {bars}.getBoundingClientRect().left + 0.65 * {bars}.clientWidth}}))"
     )
     assert page.texts(".said")[0] == "Token 7: 7.25 nats"
+
+
+def test_surprises_are_those_of_the_first_of_several_segments(page: Page) -> None:
+    page.show(chain("ahead", "a0", 0))
+    page.open_chain("Problem a0, chain 0 of ahead")
+    page.click("#heat")
+    page.wait_for("document.querySelector('.token-bars')")
+    assert page.texts(".said")[0].endswith("of token 7; cut before token 7")
+    text = page.texts(".segment.draft .text")[0]
+    first = "document.querySelector('.segment.draft')"
+    coloured = page.run(f"[...{first}.querySelectorAll('i')].map(e => e.textContent).join('')")
+    assert text.startswith(coloured)
+    assert len(coloured) == -(-len(text) // 2)
 
 
 def test_question_prompt_and_answers_are_shown(page: Page) -> None:

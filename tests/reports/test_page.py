@@ -220,7 +220,7 @@ def test_what_was_cut_off_and_the_surprises_are_there(tmp_path: Path) -> None:
     ]
     assert left["segments"] == [["draft", True, 10, "draft: 1 + 1 = 2. "]]
     for turn in (taken, left):
-        assert turn["decision"][4] == [0, 2, 0, 150, 0, 25, 725, 50, 50, 300]
+        assert turn["decision"][4:] == [[0, 2, 0, 150, 0, 25, 725, 50, 50, 300], 10]
     table = dict(comparison_rows([run.summary]))
     assert table["  cut off"] == [f"{12 * 4}"]
 

@@ -113,7 +113,7 @@ class Rule(NamedTuple):
 
 
 class Axis(NamedTuple):
-    """An axis; a bound that is None follows the marks."""
+    """An axis; a bound that is None follows the marks. The low one alone is about 0."""
 
     title: str = ""
     low: float | None = None

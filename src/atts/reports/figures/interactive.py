@@ -135,8 +135,15 @@ def _line(mark: Line, base: dict[str, Any]) -> list[dict[str, Any]]:
                 "fill": "toself",
             }
         )
-    if mark.filled:
-        grounds.append(ground | {"x": line["x"], "y": line["y"], "fill": "tozeroy"})
+    if mark.filled:  # the opacity of a trace does not go for a fill down to 0, but for a polygon
+        grounds.append(
+            ground
+            | {
+                "x": _numbers([*mark.x, mark.x[-1], mark.x[0]]),
+                "y": _numbers([*mark.y, 0, 0]),
+                "fill": "toself",
+            }
+        )
     if grounds:
         line["legendgroup"] = base["name"]
     return [*grounds, line]
@@ -191,8 +198,10 @@ def _axis(axis: Axis) -> dict[str, Any]:
         made |= {"tickformat": "d"}
     if axis.doubling:
         made |= {"type": "log"}
-    elif axis.low is not None or axis.high is not None:
+    elif axis.low is not None and axis.high is not None:
         made |= {"range": [axis.low, axis.high]}
+    elif axis.low is not None:  # Plotly forgets half a range when the window changes its size
+        made |= {"rangemode": "tozero"}
     return made
 
 

@@ -152,7 +152,9 @@ def _segment(segment: Segment) -> list[Any]:
 
 
 def _decision(decision: Decision) -> list[Any]:
-    """Surprises stand at the end, where there are any, in hundredths of a nat."""
+    """Surprises stand at the end, where there are any, in hundredths of a nat, and behind them of
+    how many tokens they are the first: others may have come with the segment, and been cut off.
+    """
     shown: list[Any] = [
         "none: it passed unscored" if decision.passed else _number(decision.score),
         _number(decision.p_value),
@@ -161,6 +163,7 @@ def _decision(decision: Decision) -> list[Any]:
     ]
     if decision.surprises:
         shown.append([round(100 * max(-_MOST, min(_MOST, nats))) for nats in decision.surprises])
+        shown.append(max(decision.scored_tokens, len(decision.surprises)))
     return shown
 
 

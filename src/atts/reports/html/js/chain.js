@@ -147,8 +147,11 @@ function segmentOf(segment, decided) {
   const top = surprises.length ? `, largest surprise ${nats(Math.max(...surprises))}` : "";
   made.append(element("p", `${name}${kept ? "" : ", replaced"}${tokens ? `, ${shown(tokens)} tokens` : ""}${off}${p}${top}`, "author"));
   if (surprises.length) {
-    made.append(...bars(surprises, surprises.length === tokens && cutTokens ? tokens - cutTokens : undefined));
-    made.append(heatedText(text, cut, surprises));
+    const scored = decided[5];
+    // Both models count alike, so it is known between which tokens the cut is.
+    const cutAt = scored === tokens && cutTokens ? tokens - cutTokens : undefined;
+    made.append(...bars(surprises, cutAt < surprises.length ? cutAt : undefined));
+    made.append(heatedText(text, cut, surprises, surprises.length / scored));
     return made;
   }
   const body = element("div", undefined, state.raw ? "text" : "prose");
@@ -170,7 +173,7 @@ function bars(surprises, cutAt) {
   const top = Math.max(...surprises);
   const described = `Surprises of ${surprises.length} tokens; the largest is ${nats(top)}, of token ${surprises.indexOf(top) + 1}`;
   const made = part("svg", {
-    class: "bars", viewBox: `0 0 ${surprises.length} 100`, preserveAspectRatio: "none", role: "img", "aria-label": described,
+    class: "token-bars", viewBox: `0 0 ${surprises.length} 100`, preserveAspectRatio: "none", role: "img", "aria-label": described,
   });
   made.style.maxWidth = `${Math.max(12, surprises.length * 0.6)}rem`;
   const heights = surprises.map((surprise) => Math.max(1, Math.min(100, surprise / HOTTEST)));
@@ -188,13 +191,15 @@ function bars(surprises, cutAt) {
   return [made, said];
 }
 
-// A segment's text, with what was cut off behind it, coloured by the surprises.
-function heatedText(text, cut = "", surprises) {
+// A segment's text, with what was cut off behind it, coloured by the surprises, which are those of a
+// share of it: what is cut off may hold segments that had come with this one.
+function heatedText(text, cut = "", surprises, share) {
   const made = element("div", undefined, "text");
   const border = [...text].length;
   const characters = [...text, ...cut]; // not halves of them
   const struck = element("del");
-  for (const [start, end, heat] of spread(surprises, characters.length, border)) {
+  const own = Math.ceil(share * characters.length);
+  for (const [start, end, heat] of spread(surprises, own, characters.length, border)) {
     const piece = characters.slice(start, end).join("");
     (start < border ? made : struck).append(heat === undefined ? piece : heated(piece, heat));
   }
@@ -202,19 +207,19 @@ function heatedText(text, cut = "", surprises) {
   return made;
 }
 
-// Tokens over characters, evenly: [start, end, surprise], with a break at the border. Of several
-// tokens on one character the most surprising counts.
-function spread(surprises, length, border) {
-  const starts = new Map([[0, undefined], [border, undefined]]);
+// Tokens over their own characters, evenly: [start, end, surprise], with a break at the border, and up
+// to the length without any. Of several tokens on one character the most surprising counts.
+function spread(surprises, own, length, border) {
+  const starts = new Map([[0, undefined], [border, undefined], [own, undefined]]);
   surprises.forEach((surprise, token) => {
-    const start = Math.floor((token * length) / surprises.length);
+    const start = Math.floor((token * own) / surprises.length);
     starts.set(start, Math.max(surprise, starts.get(start) ?? 0));
   });
   const sorted = [...starts].sort(([a], [b]) => a - b);
   let last;
   return sorted.map(([start, surprise], place) => {
     last = surprise ?? last; // the break may be within a token
-    return [start, sorted[place + 1]?.[0] ?? length, last];
+    return [start, sorted[place + 1]?.[0] ?? length, start < own ? last : undefined];
   });
 }
 

@@ -1,4 +1,5 @@
-// Figures, drawn by Plotly as they come near the screen, in the colours of the style sheet.
+// Figures, drawn by Plotly as they come near the screen, and else when there is nothing to do, so that
+// all are there on paper. Their colours are those of the style sheet.
 
 const LAYOUT = {
   autosize: true,
@@ -6,7 +7,7 @@ const LAYOUT = {
   font: { color: "var(--ink)", family: "system-ui, sans-serif", size: 12 },
   hoverlabel: { align: "left", bgcolor: "var(--raised)", bordercolor: "var(--soft)", font: { color: "var(--ink)" }, namelength: -1 },
   hovermode: "closest",
-  legend: { orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom", font: { size: 11 } },
+  legend: { orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom", traceorder: "normal", font: { size: 11 } },
   margin: { l: 4, r: 12, t: 8, b: 4 },
   paper_bgcolor: "rgba(0,0,0,0)",
   plot_bgcolor: "rgba(0,0,0,0)",
@@ -48,13 +49,22 @@ async function draw(holder) {
   const style = getComputedStyle(document.documentElement);
   const { data } = drawings[holder.dataset.figure];
   await Plotly.react(holder, ...coloured([data, layoutOf(holder)], style), CONFIG);
+  scalable(holder);
   if (holder.hasAttribute("data-listens")) return;
   holder.setAttribute("data-listens", "");
+  holder.on("plotly_afterplot", () => scalable(holder)); // another size of the window
   holder.on("plotly_relayout", (change) => {
     const zooms = Object.keys(change).some((key) => key.includes("range["));
     const resets = Object.keys(change).some((key) => key.includes("autorange") || key.endsWith("range"));
     if (zooms || resets) holder.parentElement.querySelector(".unzoom").hidden = !zooms;
   });
+}
+
+// On paper a figure is as wide as there is room, however wide it was drawn.
+function scalable(holder) {
+  const { width, height } = holder._fullLayout;
+  holder.style.setProperty("--ratio", String(width / height));
+  for (const svg of holder.querySelectorAll(".main-svg")) svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
 }
 
 const drawAgain = () => Promise.all([...drawn].map(draw));
@@ -101,5 +111,12 @@ function startFigures() {
   for (const media of ["(prefers-color-scheme: dark)", "print"]) {
     matchMedia(media).addEventListener("change", drawAgain);
   }
-  addEventListener("beforeprint", () => document.querySelectorAll(".plot").forEach((holder) => drawn.has(holder) || draw(holder)));
+  const rest = () => [...document.querySelectorAll(".plot")].filter((holder) => !drawn.has(holder));
+  const whenIdle = globalThis.requestIdleCallback ?? ((action) => setTimeout(action, 200));
+  const drawNext = () => {
+    const [next] = rest();
+    if (next) draw(next).then(() => whenIdle(drawNext));
+  };
+  whenIdle(drawNext);
+  addEventListener("beforeprint", () => rest().forEach(draw));
 }

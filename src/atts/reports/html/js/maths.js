@@ -87,6 +87,7 @@ function rendered(text) {
 
 // An answer is a formula without delimiters, or words.
 function answer(text) {
-  const made = state.raw || !/[\\^_]/.test(text) || text.length > 400 ? undefined : formula(text, false);
+  const isFormula = !state.raw && /[\\^_]/.test(text) && text.length <= 400;
+  const made = isFormula ? formula(`\\displaystyle ${text}`, false) : undefined;
   return made ?? document.createTextNode(text);
 }
