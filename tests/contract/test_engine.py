@@ -509,10 +509,12 @@ async def test_a_chain_reuses_what_it_sent_the_turn_before(
 async def test_nothing_is_cached_of_a_prompt_that_was_never_sent(
     served: Served, engine: Engine
 ) -> None:
-    assert (await engine.generate(GenerateRequest(new_ids(50), greedy(2)))).cached_tokens == 0
+    by_chance = 2  # ids with which one that was sent may begin, too: the vocabulary is small
+    completion = await engine.generate(GenerateRequest(new_ids(50), greedy(2)))
+    assert completion.cached_tokens <= by_chance
     if not served.scores:
         return
-    assert (await engine.score(ScoreRequest(new_ids(70), 60))).cached_tokens == 0
+    assert (await engine.score(ScoreRequest(new_ids(70), 60))).cached_tokens <= by_chance
 
 
 async def test_cancelling_a_request_leaves_the_others_as_they_are(engine: Engine) -> None:
