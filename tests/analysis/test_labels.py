@@ -43,6 +43,10 @@ def atts(rate: float, mode: str = "rewind", **more: object) -> dict[str, object]
             ["atts, seed=1, draft_tokens=48", "atts, seed=2, draft_tokens=16"],
         ),
         (
+            [{"take_over": {"score": {"kind": kind}}} for kind in ("mean", "largest-surprise")],
+            ["atts, mean", "atts, largest-surprise"],
+        ),
+        (
             [
                 {"method": "target-only", "target": {"model": model}}
                 for model in ("/models/Qwen3-32B/", "Qwen/QwQ-32B")
@@ -63,6 +67,15 @@ def test_runs_are_named_by_what_differs(
 def test_names_that_somebody_chose_stay(tmp_path: Path) -> None:
     chosen = made(tmp_path, **atts(0.4)).rename(tmp_path / "mine")
     assert run_names([chosen, made(tmp_path, **atts(0.2))]) == ["mine", "atts"]
+
+
+def test_shards_are_told_apart(tmp_path: Path) -> None:
+    whole = made(tmp_path, **atts(0.4))
+    shards = [whole.with_name(f"{whole.name}-shard-{n}-of-2") for n in (1, 2)]
+    for shard in shards:
+        shard.mkdir()
+        (shard / CONFIG).write_text((whole / CONFIG).read_text())
+    assert run_names(shards) == ["atts, shard 1 of 2", "atts, shard 2 of 2"]
 
 
 def test_two_of_one_name_are_told_by_their_paths(tmp_path: Path) -> None:

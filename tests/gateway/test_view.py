@@ -7,10 +7,12 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 import httpx
+import pytest
 from browser import Page, chromium
 from starlette.testclient import TestClient
 
 from atts.config import parse_config
+from atts.errors import StoreError
 from atts.gateway.view import GrowingReport, application
 from atts.grading.grader import Grader, VerdictCache
 from atts.store.run_directory import RunStore
@@ -30,6 +32,12 @@ def store(directory: Path) -> RunStore:
     return RunStore.open(directory, config, PROBLEMS, None)
 
 
+@pytest.fixture
+def restless(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("atts.gateway.view.RESTS", 0.0)
+
+
+@pytest.mark.usefixtures("restless")
 def test_the_page_follows_the_run(tmp_path: Path) -> None:
     with Grader(cache=VerdictCache()) as grader, store(tmp_path / "mine") as growing:
         client = TestClient(application(GrowingReport([tmp_path], grader)), "http://127.0.0.1")
@@ -48,6 +56,41 @@ def test_the_page_follows_the_run(tmp_path: Path) -> None:
         with store(tmp_path / "another") as other:
             other.append(chain(0))
         assert "another" in client.get("/").text
+        version = client.get("/version").text
+        (tmp_path / "mine/grades.jsonl").write_text("")
+        assert client.get("/version").text != version, "graded anew"
+
+
+def test_making_pages_leaves_the_run_its_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("atts.gateway.view.RESTS", 1e6)
+    with Grader(cache=VerdictCache()) as grader, store(tmp_path / "mine") as growing:
+        client = TestClient(application(GrowingReport([tmp_path], grader)), "http://127.0.0.1")
+        growing.append(chain(0))
+        page = client.get("/").text
+        growing.append(chain(1))
+        assert client.get("/version").text in page, "not worth asking yet"
+        assert client.get("/").text == page
+
+
+@pytest.mark.usefixtures("restless")
+@pytest.mark.parametrize("error", [OSError("gone"), StoreError("cannot be read")])
+def test_what_cannot_be_read_for_a_moment_leaves_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def broken(*_: object) -> None:
+        raise error
+
+    with Grader(cache=VerdictCache()) as grader, store(tmp_path / "mine") as growing:
+        client = TestClient(application(GrowingReport([tmp_path], grader)), "http://127.0.0.1")
+        growing.append(chain(0))
+        page = client.get("/").text
+        growing.append(chain(1))
+        with monkeypatch.context() as patched:
+            patched.setattr("atts.gateway.view.read_report", broken)
+            assert client.get("/").text == page
+        assert "1 chains are not done yet" in client.get("/").text
 
 
 def test_a_run_that_cannot_be_read_is_waited_for(tmp_path: Path) -> None:

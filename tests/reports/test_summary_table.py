@@ -97,6 +97,8 @@ def test_runs_over_the_same_problems_are_compared_with_the_first(
         "+0.0 (-16.8..16.8)",
     ]
     assert row("  p of that, paired", table) == ["-", "<0.001", "-", "1.000"]
+    half = first.model_copy(update={"expected_chains": 2 * first.chains})
+    assert row("  minus the first run's", lines(("half", half), ("same", first))) is None
 
 
 def test_answers_that_are_missing_or_ungraded_are_shown(make_chain: MakeChain) -> None:

@@ -99,13 +99,27 @@ def test_many_comparisons_need_more() -> None:
 @pytest.mark.parametrize(
     ("other", "why"),
     [
-        (report("x", "rrr", "atts"), "its problems are others"),
         (report("x", "rrrr", "atts", missing=1), "1 of its chains are not done yet"),
     ],
 )
 def test_what_cannot_be_compared_is_said(other: RunReport, why: str) -> None:
     said = verdicts([report("target-only", "rrrw"), other])["x"]
     assert said.startswith(f"x is not compared with target-only: {why}")
+
+
+def test_each_problem_set_has_a_reference_of_its_own() -> None:
+    runs = [
+        report("a", "rrrw"),
+        report("b", "rrr"),
+        report("x", "www", "atts"),
+        report("y", "rrrw", "atts"),
+    ]
+    said = verdicts(runs)
+    assert said["a"].endswith(
+        "Other runs have other problems: atts compare takes those that they share."
+    )
+    assert "from b is seen" in said["x"]
+    assert "from a is seen" in said["y"]
 
 
 def test_without_gold_answers_nothing_is_right_or_wrong() -> None:

@@ -341,7 +341,7 @@ async def test_scores_that_a_gate_selects_are_not_taken_for_a_drift(
         assert summary.take_over
         assert summary.take_over.decisions == len(passed)
         assert summary.take_over.passed == sum(passed)
-        rows = dict(_rows([summary]))
+        rows = dict(_rows([summary], by_turn=True))
         assert rows["passed unscored, %"](summary) == f"{100 * sum(passed) / len(passed):.1f}"
 
 

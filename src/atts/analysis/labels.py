@@ -12,9 +12,11 @@ from atts.errors import AttsError
 from atts.store.contents import read_config
 
 LONGEST = 60
-_GIVEN = re.compile(r"(?P<method>.+)-(?P<digest>[0-9a-f]{16})")
+_GIVEN = re.compile(
+    r"(?P<method>.+)-(?P<digest>[0-9a-f]{16})(-shard-(?P<shard>\d+)-of-(?P<shards>\d+))?"
+)
 """A name that ``atts run`` gives to a folder; any other was chosen by somebody."""
-_PLAIN = ("take_over.mode", "take_over.rate", "take_over.control", "take_over.score")
+_PLAIN = ("take_over.mode", "take_over.rate", "take_over.control", "take_over.score.kind")
 """Settings whose values say what they are; the first in a name."""
 _LONGEST_VALUE = 24
 
@@ -40,8 +42,9 @@ def run_names(directories: Sequence[Path]) -> list[str]:
     names = {folder: folder.name for folder in folders}
     for method, some in by_method.items():
         for folder, label in zip(some, _labels(method, some), strict=True):
-            digest = given[folder]["digest"]
-            names[folder] = label if len(label) <= LONGEST else f"{method}-{digest[:4]}"
+            digest, shard, shards = given[folder].group("digest", "shard", "shards")
+            short = label if len(label) <= LONGEST else f"{method}-{digest[:4]}"
+            names[folder] = f"{short}, shard {shard} of {shards}" if shard else short
     called = [names[folder] for folder in folders]
     for other in (directories, folders):  # two names, or even two relative paths, may be one
         often = Counter(called)

@@ -125,7 +125,7 @@ def report(
     """
     if not runs:
         raise ConfigError("name at least one run directory to report on")
-    directories = [Path(run) for run in runs]
+    directories = list(dict.fromkeys(Path(run) for run in runs))
     with Grader(cache=VerdictCache()) as grader:
         reported = [
             read_report(name, directory, grader)

@@ -2,9 +2,11 @@
 
 import asyncio
 import hashlib
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import uvicorn
 from starlette.applications import Starlette
@@ -20,46 +22,71 @@ from atts.gateway.access import Access
 from atts.gateway.listening import IDLE_SECONDS, Server, address, listen
 from atts.grading.grader import Grader, VerdictCache
 from atts.reports.html import render_page, render_waiting
-from atts.store.contents import CHAINS
 from atts.store.folders import find_runs
+
+RESTS = 4.0
+"""Times as long as a page took to make, before the next one is made."""
+_RECORDS = {".json", ".jsonl", ".yaml"}
+
+
+class _Made(NamedTuple):
+    version: str
+    page: str
 
 
 class GrowingReport:
-    """The page of some runs, made anew when one of them has grown, or another has come."""
+    """The page of some runs, made anew when one of them has changed, or another has come."""
 
     def __init__(self, paths: Sequence[Path], grader: Grader) -> None:
         """``paths``: run directories, or folders of such."""
         self._paths = paths
         self._grader = grader
-        self._made: tuple[str, str] | None = None
+        self._made: _Made | None = None
+        self._rests_until = 0.0
         self._making = asyncio.Lock()
 
     def version(self) -> str:
-        """Differs when the runs do."""
+        """Differs from that of the page where another page is worth asking for."""
+        if self._made and time.monotonic() < self._rests_until:
+            return self._made.version
+        return self._found()
+
+    def _found(self) -> str:
+        """A digest of what the runs' files are."""
         seen = []
         with suppress(AttsError, OSError):
             for directory in find_runs(self._paths).runs:
-                found = (directory / CHAINS).stat()
-                seen.append((str(directory), found.st_size, found.st_mtime_ns))
+                for path in sorted(directory.iterdir()):
+                    if path.suffix in _RECORDS:
+                        found = path.stat()
+                        seen.append((str(path), found.st_size, found.st_mtime_ns))
         return hashlib.sha256(repr(seen).encode()).hexdigest()[:16]
 
     async def page(self) -> str:
-        """As of now. A run that cannot be read yet makes a page that says so, and waits."""
+        """As of now, or of the last time that the runs could be read. Before that a page that says
+        why they cannot, and waits.
+        """
         async with self._making:
             version = self.version()
-            if self._made is None or self._made[0] != version:
-                self._made = version, await asyncio.to_thread(self._make, version)
-            return self._made[1]
+            if self._made and self._made.version == version:
+                return self._made.page
+            began = time.monotonic()
+            try:
+                page = await asyncio.to_thread(self._make, version)
+            except (AttsError, OSError) as error:
+                page = self._made.page if self._made else render_waiting(str(error))
+            else:
+                self._made = _Made(version, page)
+            # The cores are the run's own, mostly.
+            self._rests_until = time.monotonic() + RESTS * (time.monotonic() - began)
+            return page
 
     def _make(self, version: str) -> str:
-        try:
-            runs = find_runs(self._paths).runs
-            reports = [
-                read_report(name, directory, self._grader)
-                for name, directory in zip(run_names(runs), runs, strict=True)
-            ]
-        except AttsError as error:
-            return render_waiting(str(error))
+        runs = find_runs(self._paths).runs
+        reports = [
+            read_report(name, directory, self._grader)
+            for name, directory in zip(run_names(runs), runs, strict=True)
+        ]
         return render_page(reports, version=version)
 
 

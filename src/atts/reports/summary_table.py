@@ -40,17 +40,23 @@ def heading(name: str) -> str:
     return f"{method}\n" + re.sub(r",(?=\w+=)", "\n", settings)
 
 
-def comparison_rows(summaries: Sequence[Summary]) -> list[tuple[str, list[str]]]:
-    """The metrics that any run has: a label, and a cell for each run."""
-    rows = [(label, [of(summary) for summary in summaries]) for label, of in _rows(summaries)]
+def comparison_rows(
+    summaries: Sequence[Summary], by_turn: bool = True
+) -> list[tuple[str, list[str]]]:
+    """The metrics that any run has: a label, and a cell for each run.
+
+    Without ``by_turn`` the rates of single turns, which may be very many, are left out.
+    """
+    all_rows = _rows(summaries, by_turn)
+    rows = [(label, [of(summary) for summary in summaries]) for label, of in all_rows]
     return [(label, cells) for label, cells in rows if any(cell != ABSENT for cell in cells)]
 
 
-def _rows(summaries: Sequence[Summary]) -> list[tuple[str, Cell]]:
+def _rows(summaries: Sequence[Summary], by_turn: bool) -> list[tuple[str, Cell]]:
     ks = sorted(
         {k for summary in summaries for k in powers_of_two(max(summary.pass_at_k, default=0))}
     )
-    turns = max((t.turn + 1 for s in summaries for t in _turns(s)), default=0)
+    turns = max((t.turn + 1 for s in summaries if by_turn for t in _turns(s)), default=0)
     return [
         ("problems x chains", lambda s: f"{s.problems} x {s.samples}"),
         ("chains not done yet", lambda s: count(s.expected_chains - s.chains)),
@@ -159,7 +165,8 @@ def _p_value(summaries: Sequence[Summary]) -> Cell:
 
 def _comparable(first: Summary, summary: Summary) -> bool:
     same = summary.problems_digest == first.problems_digest and summary.accuracy is not None
-    return summary is not first and same and summary.chains == summary.expected_chains
+    whole = all(each.chains == each.expected_chains for each in (first, summary))
+    return summary is not first and same and whole
 
 
 def _pass_at(k: int) -> Cell:

@@ -15,29 +15,37 @@ FEWEST = 6
 def verdicts(runs: Sequence[RunReport]) -> dict[str, str]:
     """A sentence for each run, by name.
 
-    Each is compared with the target alone, if a whole run of it is there, else with the first
-    run; that one, and a run that is alone, is told by itself. A difference is claimed only where
-    its interval leaves out 0 and the exact paired test, corrected for the number of comparisons
-    (Holm), rejects at 5 %.
+    Of the runs over the same problems each is compared with the target alone, if a whole run of it
+    is there, else with the first whole one; that one is told by itself. A difference is claimed
+    only where its interval leaves out 0 and the exact paired test, corrected for the number of
+    comparisons (Holm), rejects at 5 %.
     """
-    reference = _reference(runs)
-    others = [run for run in runs if run is not reference]
-    apart = {run.name: why for run in others if (why := _not_comparable(run, reference))}
+    over: dict[str, list[RunReport]] = {}
+    for run in runs:
+        over.setdefault(run.summary.problems_digest, []).append(run)
+    references = {digest: _reference(some) for digest, some in over.items()}
+    against = {run.name: references[run.summary.problems_digest] for run in runs}
+    apart = {run.name: why for run in runs if (why := _not_comparable(run, against[run.name]))}
     found = {
         run.name: paired_difference(
-            run.summary.accuracy_by_problem, reference.summary.accuracy_by_problem
+            run.summary.accuracy_by_problem, against[run.name].summary.accuracy_by_problem
         )
-        for run in others
-        if run.name not in apart
+        for run in runs
+        if run is not against[run.name] and run.name not in apart
     }
     adjusted = dict(
         zip(found, holm([difference.p_value for difference in found.values()]), strict=True)
     )
     said = {}
     for run in runs:
-        name = run.name
+        name, reference = run.name, against[run.name]
         if run is reference:
-            said[name] = _alone(run)
+            others = (
+                " Other runs have other problems: atts compare takes those that they share."
+                if len(over) > 1
+                else ""
+            )
+            said[name] = _alone(run) + others
         elif name in apart:
             said[name] = f"{name} is not compared with {reference.name}: {apart[name]}."
         else:
@@ -57,9 +65,9 @@ def _is_whole(summary: Summary) -> bool:
 
 
 def _not_comparable(run: RunReport, reference: RunReport) -> str | None:
+    if run is reference:
+        return None
     ours, theirs = run.summary, reference.summary
-    if ours.problems_digest != theirs.problems_digest:
-        return "its problems are others; atts compare takes those that both have"
     if ours.accuracy is None or theirs.accuracy is None:
         return "no problem has a gold answer"
     for summary, name in ((ours, "its"), (theirs, f"{reference.name}'s")):
@@ -88,7 +96,7 @@ def _accuracy(
     points = f"{100 * found.low:+.1f}..{100 * found.high:+.1f}"
     p_value = f"p {_p(found.p_value)}"
     if compared > 1:
-        p_value += f", adjusted {_p(adjusted)}"
+        p_value += f", adjusted {_p(adjusted).removeprefix('= ')}"
     if adjusted < LEVEL and not found.low <= 0.0 <= found.high:
         which = "less" if found.estimate < 0.0 else "more"
         return (

@@ -132,7 +132,7 @@ def _title(runs: Sequence[RunReport]) -> str:
 
 
 def _summary(runs: Sequence[RunReport]) -> Sheet:
-    rows = comparison_rows([run.summary for run in runs])
+    rows = comparison_rows([run.summary for run in runs], by_turn=False)  # a figure has them
     header = ["", *(visible(run.name) for run in runs)]
     return [header, *([label, *cells] for label, cells in rows)]
 
