@@ -156,6 +156,34 @@ def test_figures_tell_and_zoom(page: Page) -> None:
     page.wait_for(f"{holder}.querySelector('svg').clientWidth > 1.5 * {narrow}")
 
 
+def test_a_finger_on_a_figure_asks_or_scrolls(page: Page) -> None:
+    touch = page.driver.execute_cdp_cmd
+    touch("Emulation.setTouchEmulationEnabled", {"enabled": True})
+    try:
+        page.show(width=390)
+        holder = "document.querySelector('[data-figure=rate-by-turn]')"
+        page.wait_for(f"{holder}.querySelector('.scatterlayer .point')")
+        page.run(f"{holder}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
+        box = page.run(f"{holder}.querySelector('.scatterlayer .point').getBoundingClientRect()")
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+        def finger(kind: str, *at: float) -> None:
+            points = [{"x": x, "y": y} for y in at]
+            touch("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+        finger("touchStart", y)
+        finger("touchEnd")
+        page.wait_for(f"{holder}.querySelector('.hovertext')")
+        before = page.run("scrollY")
+        finger("touchStart", y)
+        for step in range(10):
+            finger("touchMove", y - 20 * step)
+        finger("touchEnd")
+        page.wait_for(f"scrollY > {before} + 100")
+    finally:
+        touch("Emulation.setTouchEmulationEnabled", {"enabled": False})
+
+
 def test_every_figure_is_drawn_in_the_colours_of_the_system(full_page: Page) -> None:
     ink = "getComputedStyle(document.querySelector('.plot .xtick text')).fill"
     full_page.show()  # and not scroll: they are drawn when there is nothing else to do

@@ -23,7 +23,7 @@ from atts.reports.verdict import verdicts
 from atts.store.run_directory import config_yaml
 from atts.text import visible
 
-_ROWS = 60
+_ROWS = 500
 """A figure's numbers stand below it, unless they are more rows than this; files have all."""
 
 Sheet = Sequence[Sequence[str]]

@@ -35,17 +35,23 @@ const isWide = (holder) => holder.parentElement.classList.contains("wide");
 function layoutOf(holder) {
   const { height, xaxis, yaxis, ...layout } = drawings[holder.dataset.figure].layout;
   const axes = {};
+  const touched = matchMedia("(pointer: coarse)").matches; // a finger scrolls the page
   for (const [name, axis] of [["xaxis", xaxis], ["yaxis", yaxis]]) {
-    // Where the axis has rows, or is touched with a finger, there is no zooming along it.
-    const fixedrange = axis.tickmode === "array" || matchMedia("(pointer: coarse)").matches;
+    const fixedrange = touched || axis.tickmode === "array"; // rows are not zoomed
     axes[name] = { ...AXIS, ...axis, fixedrange, title: { ...AXIS.title, ...axis.title } };
   }
-  return { ...LAYOUT, ...layout, ...axes, height: isWide(holder) ? Math.max(height, 0.7 * innerHeight) : height };
+  const tall = isWide(holder) ? Math.max(height, 0.7 * innerHeight) : height;
+  return { ...LAYOUT, ...layout, ...axes, dragmode: touched ? false : "zoom", height: tall };
 }
 
 async function draw(holder) {
   drawn.add(holder);
-  await library("plotly");
+  try {
+    await library("plotly");
+  } catch (error) {
+    holder.textContent = `This browser cannot unpack what draws figures: ${error.message}`;
+    return;
+  }
   const style = getComputedStyle(document.documentElement);
   const { data } = drawings[holder.dataset.figure];
   await Plotly.react(holder, ...coloured([data, layoutOf(holder)], style), CONFIG);
