@@ -7,6 +7,8 @@ import pytest
 from browser import Page, chain
 from recorded import HOSTILE
 
+from atts.analysis.report import RunReport
+from atts.reports.html import render_page
 from atts.text import visible
 
 ARROWS = {"left": "\ue012", "up": "\ue013", "right": "\ue014", "down": "\ue015"}
@@ -47,6 +49,31 @@ def test_all_runs_are_filtered_and_sorted(page: Page) -> None:
     assert page.run(sort) == "descending"
     assert page.texts("#rows td:nth-child(3)") == list("33221100")
     assert page.run("document.getElementById('method').parentElement.hidden")  # there is one
+
+
+def test_columns_that_say_nothing_are_left_out(
+    page: Page, shown_runs: list[RunReport], tmp_path: Path
+) -> None:
+    run = shown_runs[3]
+    turns = [
+        turn.model_copy(update={"segments": turn.segments[:1], "decision": None})
+        for turn in run.run.chains[0].turns
+    ]
+    drafted = run.run.chains[0].model_copy(update={"turns": tuple(turns)})
+    alone = run._replace(graded=run.graded._replace(run=run.run._replace(chains=(drafted,))))
+    (tmp_path / "alone.html").write_text(render_page([alone], []), encoding="utf-8")
+    other = Page(page.driver, (tmp_path / "alone.html").as_uri())
+    other.show()
+    assert other.texts("#columns th") == [
+        "Problem",
+        "Chain",
+        "Outcome",
+        "Turns",
+        "Draft tokens",
+        "Seconds",
+    ]
+    hidden = "['run', 'method', 'between'].every(id => !document.getElementById(id).offsetWidth)"
+    assert other.run(hidden)
 
 
 def test_a_chain_is_read_by_keyboard_alone(page: Page) -> None:

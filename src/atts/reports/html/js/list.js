@@ -7,7 +7,10 @@ const state = { sort: null, down: false, page: 0, listed: [], open: null, sides:
 const COLUMNS = [
   ["Problem", "problem"], ["Run", "run"], ["Chain", "sample"], ["Outcome", "outcome"], ["Answer", "answer"],
   ["Turns", "turns"], ["Taken over", "taken"], ["Draft tokens", "draft"], ["Target tokens", "target"], ["Seconds", "seconds"],
-].filter(([, field]) => (field === "run" ? runs.length > 1 : field === "sample" || rows.some((row) => row[field])));
+].filter(([, field]) => {
+  if (field === "run") return runs.length > 1;
+  return ["problem", "sample"].includes(field) || rows.some((row) => row[field]); // that say something
+});
 const WORDS = ["problem", "run", "outcome", "answer"];
 
 // Problems of which most chains are right in one run, and not in another.
