@@ -111,4 +111,12 @@ async def test_servers_of_models_that_are_elsewhere_are_told_from_here(
         DEFAULT.mkdir(parents=True)
         write_placement(DEFAULT, placement)
         assert await empty_caches(config, None, ALL, (DEFAULT,)) == {"draft": True}
-    assert flushed == ["/flush_cache"] * 2
+        assert flushed == ["/flush_cache"] * 2
+        # A suite's stand in its own folder, and its runs are told their addresses.
+        write_placement(tmp_path / "suite", placement)
+        DEFAULT.joinpath("draft.cluster.json").unlink()
+        told = config.draft.model_copy(update={"urls": tuple(each.url for each in servers)})
+        config = config.model_copy(update={"draft": told})
+        assert await empty_caches(config, None, ALL, (tmp_path / "suite",)) == {"draft": True}
+        assert await empty_caches(config, None, ALL, (DEFAULT,)) == {}
+    assert flushed == ["/flush_cache"] * 4

@@ -2,7 +2,7 @@
 
 import socket
 import sys
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -138,6 +138,44 @@ async def test_the_matrix_is_run_pair_by_pair_with_servers_up_meanwhile(
     # One marginal calibration serves both problem sets, a conditional one is of its problems.
     made = sorted(path.name[:15] for path in (tmp_path / "out/one").glob("calibration-*"))
     assert made == ["calibration-con", "calibration-con", "calibration-mar"]
+
+
+class Elsewhere:
+    """Servers on other machines."""
+
+    def __init__(self) -> None:
+        self.happened: list[str] = []
+
+    async def up(
+        self, pair: str, config: Config, authors: Sequence[Author], folder: Path, _say: object
+    ) -> Config:
+        self.happened.append(f"up {pair} {'+'.join(authors)} {folder.name}")
+        return suite.with_urls(config, {"draft": (f"http://{pair}:1",)})
+
+    def down(self, folder: Path, say: object = None) -> None:
+        del say
+        self.happened.append(f"down {folder.parent.name}")
+
+
+async def test_servers_may_be_elsewhere(file: Path, tmp_path: Path, world: World) -> None:
+    elsewhere = Elsewhere()
+    outcomes = await run_suite(
+        load_suite(file),
+        tmp_path / "out",
+        ignore,
+        lambda _: SilentObserver(),
+        servers=elsewhere,
+    )
+    assert {outcome.status for outcome in outcomes} == {"done"}
+    assert world.happened == []
+    assert elsewhere.happened == [
+        "up one draft+target servers",
+        "down one",
+        "up two draft+target servers",
+        "down two",
+    ]
+    assert read_run(tmp_path / "out/two/b/atts-marginal").config.draft.urls == ("http://two:1",)
+    assert await run(file, tmp_path / "out") == [(name, "done before") for name in NAMES]
 
 
 async def test_what_is_done_is_not_done_again(file: Path, tmp_path: Path, world: World) -> None:

@@ -14,7 +14,7 @@ from atts.cli.progress import Display
 from atts.cli.terminal import EXIT_CODES, FAILED, err, print_tables, say
 from atts.grading.intervals import Interval
 from atts.reports.table_layout import ABSENT, Figure, Sheet
-from atts.runs.suite import Entry, EntryOutcome, load_suite, run_suite
+from atts.runs.suite import Entry, EntryOutcome, PairServers, load_suite, run_suite
 
 EXAMPLES = f"""A suite's file names, on each axis, parts of a configuration:
 
@@ -43,9 +43,10 @@ def suite(
 ) -> None:
     """Run a matrix of model pairs, problem sets, methods and coverages, one after the other.
 
-    For each pair the servers are started, calibrations are made where none fits, the entries are
-    run, and the servers are ended. An entry that fails is reported and the others go on. The same
-    command goes on where a suite was stopped, in the middle of an entry too.
+    For each pair the servers are started (with --ray on the cluster's nodes), calibrations are
+    made where none fits, the entries are run, and the servers are ended. An entry that fails is
+    reported and the others go on. The same command goes on where a suite was stopped, in the
+    middle of an entry too.
     """
     directory = directory or Path("runs") / file.stem
     entries = load_suite(file, directory)
@@ -63,7 +64,16 @@ def suite(
 
 async def _run(entries: list[Entry], directory: Path, ray: str | None) -> list[EntryOutcome]:
     with opening(ray) as opened, Display(err()) as display:
-        return await run_suite(entries, directory, say, display.stage, opened)
+        return await run_suite(entries, directory, say, display.stage, opened, _servers(ray))
+
+
+def _servers(ray: str | None) -> PairServers | None:
+    if ray is None:
+        return None
+    from atts.cluster.connection import LOCAL
+    from atts.cluster.pair_servers import PlacedServers
+
+    return None if ray == LOCAL else PlacedServers(ray)
 
 
 def _table(outcomes: list[EntryOutcome]) -> Sheet:

@@ -9,7 +9,7 @@ from atts.engines.base import emptied
 from atts.engines.loading import remote_engines
 from atts.engines.replicas import Replicas
 from atts.engines.servers.lifecycle import model_options, started_here
-from atts.engines.servers.placed import placed_urls
+from atts.engines.servers.placed import placed_at, placed_urls
 from atts.engines.servers.plan import MODULES
 from atts.errors import ServerError
 from atts.methods.chain import Models
@@ -61,7 +61,10 @@ def _is_ours(config: Config, author: Author, folders: Collection[Path]) -> bool:
     options = model_options(config, author)
     try:
         placed = not options.urls and bool(placed_urls(options))
-        return placed or any(started_here(options, author, folder) for folder in folders)
+        return placed or any(
+            started_here(options, author, folder) or placed_at(folder, author) == options.urls != ()
+            for folder in folders
+        )
     except ServerError as error:
         _log.warning("whether the %s's servers were started here cannot be told: %s", author, error)
         return False

@@ -7,10 +7,11 @@ its entries run. Every entry is a run directory of its own, so a suite resumes l
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 from pydantic import ConfigDict, Field, ValidationError
 
@@ -19,7 +20,15 @@ from atts.analysis.summary import Summary, summarise
 from atts.config import IN_THIS_PROCESS, Config, Coverage, MethodName, Options, parse_config
 from atts.config.reading import read_yaml
 from atts.engines.loading import server_urls
-from atts.engines.servers.lifecycle import FOLDER, answers, down, is_running, up
+from atts.engines.servers.lifecycle import (
+    AUTHORS,
+    FOLDER,
+    answers,
+    down,
+    is_running,
+    model_options,
+    up,
+)
 from atts.engines.servers.placed import DEFAULT
 from atts.errors import AttsError, ConfigError, EngineGoneError
 from atts.grading.grader import Grader, VerdictCache
@@ -61,6 +70,29 @@ class Entry(NamedTuple):
     name: str
     """Problem set, method and coverage: the folder of the run below that of the pair."""
     config: Config
+
+
+class PairServers(Protocol):
+    """Starts and ends the servers of a suite's pairs."""
+
+    async def up(
+        self, pair: str, config: Config, authors: Sequence[Author], folder: Path, say: Say
+    ) -> Config:
+        """Start the servers that a configuration describes and that do not answer yet.
+
+        Those that an earlier start of the suite has left in ``folder`` are taken over.
+
+        Returns:
+            The configuration with which they are reached.
+
+        Raises:
+            AttsError: one could not be started, and none of these is left.
+        """
+        ...
+
+    def down(self, folder: Path, say: Say | None = None) -> object:
+        """End those that were started in a folder."""
+        ...
 
 
 class EntryOutcome(NamedTuple):
@@ -118,6 +150,7 @@ async def run_suite(
     say: Say,
     observe: Observe,
     opening: Opening | None = None,
+    servers: PairServers | None = None,
 ) -> list[EntryOutcome]:
     """Run all entries, pair by pair; what is finished is not done again.
 
@@ -131,10 +164,12 @@ async def run_suite(
         observe: gives an observer for a named job.
         opening: opens the models of a pair, or what makes its chains elsewhere; None: opens them in
             this process.
+        servers: of the pairs; None: they are on this machine.
 
     Raises:
         StoreError: another process runs a suite there.
     """
+    servers = servers or ServersHere()
     outcomes: list[EntryOutcome] = []
     pairs = list(dict.fromkeys(entry.pair for entry in entries))
     # Two starts would take each other's servers for left ones.
@@ -152,20 +187,26 @@ async def run_suite(
                 else:
                     outcomes.append(found)
             if setups:
-                await asyncio.to_thread(_end_left, directory, folder, say)
+                await asyncio.to_thread(_end_left, servers, directory, folder, say)
                 outcomes += await _run_pair(
-                    list(setups.values()), folder, grader, say, observe, opening or open_models
+                    list(setups.values()),
+                    folder,
+                    grader,
+                    say,
+                    observe,
+                    opening or open_models,
+                    servers,
                 )
-        await asyncio.to_thread(_end_left, directory, None, say)
+        await asyncio.to_thread(_end_left, servers, directory, None, say)
     return outcomes
 
 
-def _end_left(directory: Path, needed: Path | None, say: Say) -> None:
+def _end_left(servers: PairServers, directory: Path, needed: Path | None, say: Say) -> None:
     """End the servers that are left of other pairs, whose place those of this one may need."""
     for folder in sorted(directory.glob(f"*/{FOLDER}")):
         if folder.parent != needed:
             try:
-                down(folder, tell=say)
+                servers.down(folder, say)
             except AttsError as error:
                 say(f"{folder}: {error}")
 
@@ -192,6 +233,7 @@ async def _run_pair(
     say: Say,
     observe: Observe,
     opening: Opening,
+    servers: PairServers,
 ) -> list[EntryOutcome]:
     entries = [entry for entry, _ in setups]
     pair, config = entries[0].pair, entries[0].config
@@ -199,11 +241,12 @@ async def _run_pair(
         {author for entry in entries for author in authors_of(entry.config)}
     )
     outcomes: list[EntryOutcome] = []
-    started: list[Author] = []
     try:
-        started = await _start_servers(pair, config, authors, folder, say)
-        async with opening(config, authors) as models:
+        reached = await servers.up(pair, config, authors, folder / FOLDER, say)
+        urls = {author: model_options(reached, author).urls for author in AUTHORS}
+        async with opening(reached, authors) as models:
             for entry, setup in setups:
+                setup = replace(setup, config=with_urls(setup.config, urls))
                 outcomes.append(
                     await _run_entry(entry, setup, models, folder, grader, say, observe)
                 )
@@ -212,39 +255,62 @@ async def _run_pair(
         done = len(outcomes)
         outcomes += [EntryOutcome(entry, None, str(error), "failed") for entry in entries[done:]]
     finally:
-        if started:
-            # In a thread: what ends the suite now does not end this.
-            await asyncio.to_thread(down, folder / FOLDER, started)
+        # In a thread: what ends the suite now does not end this.
+        await asyncio.to_thread(servers.down, folder / FOLDER)
     return outcomes
 
 
-async def _start_servers(
-    pair: str, config: Config, authors: Sequence[Author], folder: Path, say: Say
-) -> list[Author]:
-    """Start the servers that the configuration describes and that do not answer yet.
-
-    Gives those whose servers are the suite's, which an earlier start of it may have started.
+def with_urls(config: Config, urls: Mapping[Author, tuple[str, ...]]) -> Config:
+    """A configuration whose models are reached there; of those that are not named nothing
+    changes.
     """
-    servers = folder / FOLDER
-    ours: list[Author] = []
-    for author in authors:
-        options = config.draft if author == "draft" else config.target
-        if options.urls or options.engine in IN_THIS_PROCESS:
-            continue
-        url = server_urls(options)[0]
-        if is_running(servers, author):
-            say(f"{pair}: the {author}'s server still runs, which this suite has started before")
-            ours.append(author)
-        elif await answers(url, options.model, options.api_key_env):
-            say(f"{pair}: the {author}'s server already answers at {url}")
-        else:
-            ours.append(author)
-    if ours:
-        began = time.monotonic()
-        say(f"{pair}: starting the servers of {' and '.join(ours)}, logs in {servers}")
-        await up(config, ours, servers, lambda *_: None, go_on=True)
-        say(f"{pair}: they answer after {time.monotonic() - began:.0f} s")
-    return ours
+    draft, target = (
+        model_options(config, author).model_copy(
+            update={"urls": urls[author]} if author in urls else {}
+        )
+        for author in AUTHORS
+    )
+    return config.model_copy(update={"draft": draft, "target": target})
+
+
+def described(config: Config, authors: Sequence[Author]) -> list[Author]:
+    """The models that are served, and not at addresses that were given."""
+    return [
+        author
+        for author in authors
+        if not (options := model_options(config, author)).urls
+        and options.engine not in IN_THIS_PROCESS
+    ]
+
+
+class ServersHere:
+    """Servers on this machine; see ``PairServers``."""
+
+    async def up(
+        self, pair: str, config: Config, authors: Sequence[Author], folder: Path, say: Say
+    ) -> Config:
+        """Start them; the configuration says already where they are."""
+        ours: list[Author] = []
+        for author in described(config, authors):
+            options = model_options(config, author)
+            url = server_urls(options)[0]
+            if is_running(folder, author):
+                say(f"{pair}: the {author}'s server still runs, which this suite started before")
+                ours.append(author)
+            elif await answers(url, options.model, options.api_key_env):
+                say(f"{pair}: the {author}'s server already answers at {url}")
+            else:
+                ours.append(author)
+        if ours:
+            began = time.monotonic()
+            say(f"{pair}: starting the servers of {' and '.join(ours)}, logs in {folder}")
+            await up(config, ours, folder, lambda *_: None, go_on=True)
+            say(f"{pair}: they answer after {time.monotonic() - began:.0f} s")
+        return config
+
+    def down(self, folder: Path, say: Say | None = None) -> object:
+        """End them."""
+        return down(folder, tell=say)
 
 
 async def _run_entry(

@@ -95,6 +95,16 @@ def forget_placement(directory: Path, author: Author) -> None:
     path_of(directory, author).unlink(missing_ok=True)
 
 
+def placed_at(directory: Path, author: Author) -> tuple[str, ...]:
+    """Where a model's servers answer that were placed from a folder; none if none was.
+
+    Raises:
+        ServerError: what is written down cannot be read.
+    """
+    placement = read_placement(directory, author)
+    return tuple(server.url for server in placement.servers if server.url) if placement else ()
+
+
 def placed_urls(options: ModelOptions) -> tuple[str, ...]:
     """Where a model's servers answer that were placed from this folder with these very settings.
 
@@ -104,7 +114,7 @@ def placed_urls(options: ModelOptions) -> tuple[str, ...]:
     for author in ("draft", "target"):
         placement = read_placement(DEFAULT, author)
         if placement and placement.settings == settings_of(options):
-            return tuple(server.url for server in placement.servers if server.url)
+            return placed_at(DEFAULT, author)
     return ()
 
 
