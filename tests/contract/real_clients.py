@@ -5,7 +5,8 @@
 PYTHON is that of an environment with all three. ``atts serve`` runs here, on the bundled pair. Each
 evaluation is a complete one, of local problems: what the draft alone writes must be graded problem
 by problem as ``atts run`` grades it on the same problems and seeds, and ``atts``, whose decisions
-depend on their order, must agree with it within the interval of the differences.
+depend on their order, must not differ from it by the exact test at ``LEVEL``. What ``atts export
+--format inspect`` writes of these runs must be read by inspect_ai with the same verdicts.
 """
 # ruff: noqa: T201
 
@@ -30,6 +31,7 @@ from atts.solving.question import question_id
 from atts.store.run_directory import read_run
 
 PROBLEMS = 100
+LEVEL = 0.001  # so that one in hundreds of these jobs fails by chance
 SEED = 1234  # what lm-evaluation-harness sends of itself
 
 LITELLM = """
@@ -86,6 +88,18 @@ def served_arithmetic():
     return Task(dataset=json_dataset("PROBLEMS", fields), solver=generate(), scorer=scorer)
 """
 
+READING = """
+import json, sys
+from inspect_ai.log import read_eval_log
+
+log = read_eval_log(sys.argv[1])
+assert log.status == "success", log.status
+written = [message for sample in log.samples for message in sample.messages]
+assert any(message.role == "assistant" and message.metadata for message in written)
+values = {str(each.id): each.scores["atts"].value for each in log.samples}
+print(json.dumps({name: value in ("C", 1, 1.0, True) for name, value in values.items()}))
+"""
+
 Verdicts = Mapping[str, bool]
 """Whether each problem was solved, by its id."""
 
@@ -109,7 +123,7 @@ def served(folder: Path) -> Iterator[str]:
         process.communicate()
 
 
-def call(folder: Path, python: str, *arguments: str, **environment: str) -> None:
+def call(folder: Path, python: str, *arguments: str, **environment: str) -> str:
     command = [python, *arguments]
     offline = {"HF_HUB_OFFLINE": "1", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
     done = subprocess.run(
@@ -122,6 +136,7 @@ def call(folder: Path, python: str, *arguments: str, **environment: str) -> None
     if done.returncode:
         raise SystemExit(f"{' '.join(command[:4])} failed:\n{done.stdout}\n{done.stderr}")
     print(re.sub(r"(?m)^.*Requesting API.*\n|^\s+\n", "", done.stdout)[-1200:])
+    return done.stdout
 
 
 def by_atts_run(folder: Path, problems: Path, method: str) -> Verdicts:
@@ -167,6 +182,15 @@ def by_inspect(folder: Path, problems: Path, python: str, url: str, method: str)
     return {each["id"]: each["scores"]["pattern"]["value"] == "C" for each in tree["samples"]}
 
 
+def read_by_inspect(folder: Path, python: str, method: str) -> Verdicts:
+    """What inspect_ai reads of a run that was exported for its viewer."""
+    log = str(folder / f"exported-{method}.json")
+    run = str(folder / f"run-{method}")
+    call(folder, sys.executable, "-m", "atts", "export", run, log, "--format", "inspect")
+    verdicts: Verdicts = json.loads(call(folder, python, "-c", READING, log))
+    return verdicts
+
+
 def main(python: str) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -181,6 +205,9 @@ def main(python: str) -> None:
         ]
         problems.write_text(to_jsonl(named))
         runs = {method: by_atts_run(folder, problems, method) for method in ("draft-only", "atts")}
+        for method, ours in runs.items():
+            assert read_by_inspect(folder, python, method) == ours
+        print("inspect_ai: reads exported runs")
         with served(folder) as url:
             call(folder, python, "-c", LITELLM, url, named[0].question)
             print("LiteLLM: as asked")
@@ -196,12 +223,13 @@ def compare(name: str, theirs: Verdicts, ours: Verdicts) -> None:
     print(
         f"{name}: accuracy {sum(theirs.values()) / len(theirs):.3f}, by atts run "
         f"{sum(ours.values()) / len(ours):.3f}; {len(differing)} of {len(ours)} problems differ; "
-        f"difference {difference.estimate:.3f} ({difference.low:.3f} to {difference.high:.3f})"
+        f"difference {difference.estimate:.3f} ({difference.low:.3f} to {difference.high:.3f}), "
+        f"p {difference.p_value:.3f}"
     )
     if "draft-only" in name:
         assert not differing, differing
     else:
-        assert difference.low <= 0.0 <= difference.high
+        assert difference.p_value > LEVEL
 
 
 if __name__ == "__main__":
