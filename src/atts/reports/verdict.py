@@ -104,7 +104,7 @@ def _accuracy(
             f"{reference.name} (95 % {points}; {p_value})"
         )
     few = reference.summary.problems
-    unable = f", which {few} problems could not show" if few < FEWEST else ""
+    unable = f", which so few problems ({few}) could not show" if few < FEWEST else ""
     return (
         f"{name}: no difference in accuracy from {reference.name} is seen{unable} "
         f"({100 * found.estimate:+.1f} points, 95 % {points}; {p_value})"
