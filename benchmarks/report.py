@@ -26,8 +26,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from atts.analysis.labels import run_names
-from atts.analysis.report import read_report
+from atts.analysis.report import read_reports
 from atts.config import parse_config
 from atts.grading.grader import Grader, VerdictCache
 from atts.reports.figures import make_figures
@@ -186,7 +185,7 @@ def make_page(run: Path, page: Path) -> dict[str, float]:
     clock = time.perf_counter
     began = clock()
     with Grader(cache=VerdictCache(run.parent / "verdicts.sqlite3")) as grader:
-        reported = [read_report(run_names([run])[0], run, grader)]
+        reported = read_reports([run], grader)
     read = clock()
     figures = make_figures(reported)
     text = render_page(reported, figures)

@@ -180,7 +180,7 @@ def table(*_):
     print("running", flush=True)
     time.sleep(3600)
 
-report.read_report = table
+report.read_reports = table
 main()
 """
     process = start(code, "report", ".")

@@ -3,6 +3,8 @@
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -88,7 +90,7 @@ def test_what_cannot_be_read_for_a_moment_leaves_the_page(
         page = client.get("/").text
         growing.append(chain(1))
         with monkeypatch.context() as patched:
-            patched.setattr("atts.gateway.view.read_report", broken)
+            patched.setattr("atts.gateway.view.read_reports", broken)
             assert client.get("/").text == page
         assert "1 chains are not done yet" in client.get("/").text
 
@@ -111,40 +113,37 @@ def test_other_names_are_refused(tmp_path: Path) -> None:
         assert client.get("/version").status_code == 403
 
 
-def test_the_command_tells_its_address_and_ends_when_told(tmp_path: Path) -> None:
-    with store(tmp_path / "mine") as growing:
-        growing.append(chain(0))
+@contextmanager
+def viewing(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The command on the run there, and where its page is."""
     process = subprocess.Popen(
         [sys.executable, "-m", "atts", "view", "mine"],
-        cwd=tmp_path,
+        cwd=folder,
         stderr=subprocess.PIPE,
         text=True,
     )
     try:
         assert process.stderr
-        line = process.stderr.readline()
-        address = line.split(" is at ")[1].split(",")[0]
-        assert address.startswith("http://127.0.0.1:")
-        assert "Summary" in httpx.get(address, timeout=60.0).text
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
+        yield process, process.stderr.readline().split(" is at ")[1].split(",")[0]
     finally:
         process.kill()
         process.communicate()
 
 
+def test_the_command_tells_its_address_and_ends_when_told(tmp_path: Path) -> None:
+    with store(tmp_path / "mine") as growing:
+        growing.append(chain(0))
+    with viewing(tmp_path) as (process, address):
+        assert address.startswith("http://127.0.0.1:")
+        assert "Summary" in httpx.get(address, timeout=60.0).text
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+
+
 def test_the_browser_follows_and_keeps_its_place(tmp_path: Path) -> None:
     with store(tmp_path / "mine") as growing, chromium() as driver:
         growing.append(chain(0))
-        process = subprocess.Popen(
-            [sys.executable, "-m", "atts", "view", "mine"],
-            cwd=tmp_path,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            assert process.stderr
-            address = process.stderr.readline().split(" is at ")[1].split(",")[0]
+        with viewing(tmp_path) as (_, address):
             page = Page(driver, address)
             page.show("#" + urlencode({"run": "mine", "problem": "p0", "chain": 0}))
             page.wait_for("!document.getElementById('chain').hidden")
@@ -155,6 +154,3 @@ def test_the_browser_follows_and_keeps_its_place(tmp_path: Path) -> None:
             assert page.run("document.getElementById('outcome').value") == "right"
             assert "problem=p0" in page.run("location.hash")
             assert page.log("browser") == [], "the console holds messages"
-        finally:
-            process.kill()
-            process.communicate()

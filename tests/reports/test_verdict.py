@@ -11,7 +11,7 @@ from atts.analysis.report import RunReport
 from atts.analysis.summary import summarise
 from atts.config import parse_config
 from atts.grading.grader import Grader, VerdictCache
-from atts.reports.notes import guarantees, notes
+from atts.reports.notes import alarms, certificates, notes
 from atts.reports.verdict import verdicts
 from atts.store.environment import Environment
 from atts.store.run_directory import RecordedRun
@@ -149,4 +149,5 @@ def test_what_concerns_all_runs_is_said_once() -> None:
     runs = [report(name, "rrrr", missing=1) for name in ("a", "b")]
     assert notes(runs) == ["All runs: 1 chains are not done yet."]
     assert notes([*runs, report("c", "rrrr")]) == ["a; b: 1 chains are not done yet."]
-    assert guarantees(runs) == []
+    assert certificates(runs) == []
+    assert alarms(runs) == []

@@ -15,7 +15,7 @@ from fakes import FakeEngine, byte_tokenizer
 from atts.config import Config, load_config
 from atts.engines.servers import lifecycle, processes
 from atts.engines.servers.lifecycle import FOLDER
-from atts.engines.servers.placed import DEFAULT
+from atts.engines.servers.placed import DEFAULT, with_urls
 from atts.errors import ConfigError, EngineGoneError, ServerError, StoreError
 from atts.files import to_jsonl
 from atts.grading.grader import Grader
@@ -150,7 +150,7 @@ class Elsewhere:
         self, pair: str, config: Config, authors: Sequence[Author], folder: Path, _say: object
     ) -> Config:
         self.happened.append(f"up {pair} {'+'.join(authors)} {folder.name}")
-        return suite.with_urls(config, {"draft": (f"http://{pair}:1",)})
+        return with_urls(config, {"draft": (f"http://{pair}:1",)})
 
     def down(self, folder: Path, say: object = None) -> None:
         del say

@@ -158,8 +158,7 @@ def advise(found: Sequence[Found], problems: int, prices: Prices, asked: Asked) 
         for in_flight in levels:
             seconds, tokens = _drawn(each, in_flight, chains)
             rival = rivals.setdefault(in_flight, seconds)  # the target alone comes first
-            made = _prediction(each, in_flight, chains, seconds, tokens, rival)
-            predictions.append(_at_its_limit(each, made))
+            predictions.append(_prediction(each, in_flight, chains, seconds, tokens, rival))
         ways.append(
             _advised(each.found).model_copy(
                 update={"predictions": tuple(predictions), "as_predicted": each.factor}
@@ -326,30 +325,27 @@ def _prediction(
     rival: list[float],
 ) -> Prediction:
     full = timed.room is not None and timed.room < in_flight
+    last = _interval(seconds)
     return Prediction(
         in_flight=in_flight,
         chains=chains,
-        seconds=_interval(seconds),
+        seconds=last.model_copy(update={"high": max(last.high, _at_its_limit(timed))}),
         tokens_per_second=_interval(tokens),
         speedup=_interval([theirs / ours for theirs, ours in zip(rival, seconds, strict=True)]),
         limited_by="the cache" if full else timed.pace(in_flight).limited_by,
     )
 
 
-def _at_its_limit(timed: _Timed, prediction: Prediction) -> Prediction:
-    """With time for a chain that writes all it may, where none of the pilot did: of more chains
-    some may, and the last one to end is one of them.
+def _at_its_limit(timed: _Timed) -> float:
+    """Seconds of a chain that writes all it may, where none of the pilot did: of more chains some
+    may, and the last one to end is one of them. Else 0: then it is among those that are drawn.
     """
     found, turns = timed.found, timed.found.config.turns
     if any(chain.end == "turns" for some in found.chains for chain in some):
-        return prediction
+        return 0.0
     alone = timed.pace(1)
     most = turns.max_turns * (1 if found.circle else turns.draft_tokens + turns.target_tokens)
-    seconds = (most * alone.seconds + alone.fixed) * timed.factor
-    high = max(prediction.seconds.high, seconds)
-    return prediction.model_copy(
-        update={"seconds": prediction.seconds.model_copy(update={"high": high})}
-    )
+    return (most * alone.seconds + alone.fixed) * timed.factor
 
 
 def _interval(values: Sequence[float]) -> Interval:

@@ -394,7 +394,6 @@ def beaten_by(points: Sequence[ParetoPoint]) -> list[int | None]:
 
 
 def _differing(configs: Sequence[Config]) -> list[str]:
-    first, *others = [config.what_results_depend_on() for config in configs]
-    found = {key for other in others for key in differing_keys(first, other)}
+    found = differing_keys(*(config.what_results_depend_on() for config in configs))
     of_methods = {"take_over", *(name.replace("-", "_") for name in METHODS)}
-    return sorted(key for key in found if key != "method" and key.split(".")[0] not in of_methods)
+    return [key for key in found if key != "method" and key.split(".")[0] not in of_methods]

@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,22 +59,23 @@ def _labels(method: str, folders: Sequence[Path]) -> list[str]:
     if len(folders) == 1:
         return [method]
     settings = [_settings(folder) for folder in folders]
-    keys = {key for each in settings for key in differing_keys(dict(settings[0]), dict(each))}
-    plain = [key for key in _PLAIN if key in keys]
-    others = sorted(keys - {*plain})
-    ends = Counter(key.rsplit(".")[-1] for key in others)
+    keys = differing_keys(*settings)
+    others = [key for key in keys if key not in _PLAIN]
+    ends = Counter(map(_end, others))
+    called = {key: "" for key in _PLAIN if key in keys}
+    called |= {key: f"{_end(key) if ends[_end(key)] == 1 else key}=" for key in others}
     labels = []
     for each in settings:
-        words = [_value(each[key]) for key in plain if key in each]
-        for key in others:
-            end = key.rsplit(".")[-1]
-            if key in each:
-                words.append(f"{end if ends[end] == 1 else key}={_value(each[key])}")
+        words = [f"{name}{_value(each[key])}" for key, name in called.items() if key in each]
         labels.append(", ".join([method, *words]))
     return labels
 
 
-def _settings(folder: Path) -> Mapping[str, Any]:
+def _end(key: str) -> str:
+    return key.split(".")[-1]
+
+
+def _settings(folder: Path) -> dict[str, Any]:
     try:
         return read_config(folder).what_results_depend_on()
     except AttsError:  # whoever reads the run says what is wrong with it

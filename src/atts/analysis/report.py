@@ -1,10 +1,12 @@
 """Everything that a report says about a run."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from atts.analysis.graded_run import GradedRun, grade_run
+from atts.analysis.labels import run_names
 from atts.analysis.profile import RunProfile, profile
 from atts.analysis.summary import Summary, summarise
 from atts.errors import StoreError
@@ -48,6 +50,15 @@ def read_report(name: str, directory: Path, grader: Grader) -> RunReport:
         profile=profile(graded.run),
         environments=_environments(directory),
     )
+
+
+def read_reports(directories: Sequence[Path], grader: Grader) -> list[RunReport]:
+    """Read several, named as they stand side by side; see ``run_names`` and ``read_report``."""
+    names = run_names(directories)
+    return [
+        read_report(name, directory, grader)
+        for name, directory in zip(names, directories, strict=True)
+    ]
 
 
 def _environments(directory: Path) -> tuple[Environment, ...]:

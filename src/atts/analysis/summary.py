@@ -120,6 +120,11 @@ class Summary(Record):
     """From the start of the run to the end of its last chain, pauses between resumptions left
     out."""
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of its chains are recorded."""
+        return self.chains == self.expected_chains
+
 
 def summarise(graded_run: GradedRun) -> Summary:
     """Count everything.

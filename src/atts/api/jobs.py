@@ -11,8 +11,7 @@ from pathlib import Path
 
 from atts.analysis import comparison as analysis
 from atts.analysis.comparison import Comparison
-from atts.analysis.labels import run_names
-from atts.analysis.report import read_report
+from atts.analysis.report import read_reports
 from atts.analysis.summary import Summary
 from atts.analysis.tokens import TokenBudget
 from atts.api.loops import outside_of_loops
@@ -127,10 +126,7 @@ def report(
         raise ConfigError("name at least one run directory to report on")
     directories = list(dict.fromkeys(Path(run) for run in runs))
     with Grader(cache=VerdictCache()) as grader:
-        reported = [
-            read_report(name, directory, grader)
-            for name, directory in zip(run_names(directories), directories, strict=True)
-        ]
+        reported = read_reports(directories, grader)
     if html or figures:
         made = make_figures(reported)
         if html:

@@ -7,7 +7,7 @@ import typer
 
 from atts.analysis.labels import run_names
 from atts.analysis.profile import profile as profile_run
-from atts.analysis.report import RunReport, read_report
+from atts.analysis.report import RunReport, read_reports
 from atts.cli.commands import new_app
 from atts.cli.options import Format, RunFolders, run_directories
 from atts.cli.progress import counting
@@ -17,7 +17,7 @@ from atts.grading.grader import Grader, VerdictCache
 from atts.reports.chrome_trace import chrome_trace
 from atts.reports.figures import make_figures, save_figures
 from atts.reports.html import render_page
-from atts.reports.notes import guarantees, said_once
+from atts.reports.notes import alarms, certificates, said_once
 from atts.reports.profile_table import tables, warnings
 from atts.reports.summary_table import comparison
 from atts.reports.verdict import verdicts
@@ -62,18 +62,14 @@ def report(
 ) -> None:
     """Compare runs in one table, computed anew from their recorded chains; draw them, too."""
     runs = run_directories(runs)
-    names = run_names(runs)
     with (
         counting(err(), "grading") as progress,
         Grader(cache=VerdictCache(), progress=progress) as grader,
     ):
-        reported = [
-            read_report(name, directory, grader)
-            for name, directory in zip(names, runs, strict=True)
-        ]
+        reported = read_reports(runs, grader)
     if html or figures:
         _write_figures(reported, html, figures)
-    summaries, said = [each.summary for each in reported], verdicts(reported)
+    said = verdicts(reported)
     if as_json:
         echo_json(
             [
@@ -87,9 +83,11 @@ def report(
         for sentence in said.values():
             out().print(visible(sentence), markup=False, highlight=False)
         typer.echo()
-    print_tables([comparison(list(zip(names, summaries, strict=True)))], form)
-    for note in guarantees(reported):
+    print_tables([comparison([(each.name, each.summary) for each in reported])], form)
+    for note in certificates(reported):
         say(note)
+    for note in alarms(reported):
+        say(note, style="yellow")
 
 
 def _write_figures(reported: list[RunReport], html: Path | None, folder: Path | None) -> None:

@@ -95,11 +95,12 @@ def drop_output() -> None:
 
 def say_guarantee(name: str, summary: "Summary", options: "TakeOverOptions") -> None:
     """Quote the certificate of a run, and say what its drift alarm has found."""
+    from atts.reports.notes import drift_alarm
+
     if summary.certificate:
         say(f"{name}: {summary.certificate.quote}")
-    calibrated, holds = options.calibration is not None, options.control != "split"
-    if summary.drift and (message := summary.drift.message(calibrated, holds)):
-        say(f"{name}: {message}", style="yellow")
+    if alarm := drift_alarm(summary, options.control, options.calibration is not None):
+        say(f"{name}: {alarm}", style="yellow")
 
 
 def exit_if_failed(runs: "Sequence[tuple[Path, Summary]]", retry: str) -> None:

@@ -9,9 +9,14 @@ from atts.cluster import servers
 from atts.config import Config
 from atts.engines.servers import lifecycle
 from atts.engines.servers.lifecycle import model_options
-from atts.engines.servers.placed import forget_placement, read_placement, settings_of
+from atts.engines.servers.placed import (
+    forget_placement,
+    read_placement,
+    settings_of,
+    with_urls,
+)
 from atts.errors import ServerError
-from atts.runs.suite import Say, described, with_urls
+from atts.runs.suite import Say, described
 from atts.types import Author
 
 
@@ -35,7 +40,7 @@ class PlacedServers:
             began = time.monotonic()
             say(f"{pair}: placing the servers of {' and '.join(ours)} on the cluster")
             for placed in await servers.up(config, ours, folder, self._address, lambda *_: None):
-                urls[placed.author] = tuple(server.url for server in placed.servers)
+                urls[placed.author] = placed.urls
             say(f"{pair}: they answer after {time.monotonic() - began:.0f} s")
         return with_urls(config, urls)
 

@@ -251,8 +251,8 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def differing_keys(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
-    """Keys of two flat mappings whose values differ or that only one has, sorted.
+def differing_keys(ours: dict[str, Any], *others: dict[str, Any]) -> list[str]:
+    """Keys of flat mappings whose values differ or that only some have, sorted.
 
     >>> differing_keys({"a": 1, "b": 2}, {"a": 1, "b": 3, "c": 4})
     ['b', 'c']
@@ -260,6 +260,6 @@ def differing_keys(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     missing = object()
     return sorted(
         key
-        for key in ours.keys() | theirs.keys()
-        if ours.get(key, missing) != theirs.get(key, missing)
+        for key in ours.keys() | {key for theirs in others for key in theirs}
+        if any(ours.get(key, missing) != theirs.get(key, missing) for theirs in others)
     )

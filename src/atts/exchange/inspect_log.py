@@ -40,10 +40,9 @@ def inspect_log(graded_run: GradedRun, directory: Path) -> dict[str, Any]:
     ended = datetime.fromtimestamp((directory / CHAINS).stat().st_mtime, UTC)
     models = _models(graded_run)
     name = "+".join(models.values())
-    done = summary.chains == summary.expected_chains
     return {
         "version": 2,
-        "status": "success" if done else "started",
+        "status": "success" if summary.is_whole else "started",
         "eval": {
             "eval_id": summary.digest,
             "run_id": summary.digest,

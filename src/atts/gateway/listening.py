@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable, Iterator
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from atts.errors import ConfigError
 
@@ -31,13 +32,31 @@ def listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def address(listener: socket.socket) -> str:
-    """Where a socket listens, for a browser."""
+def _address(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-class Server(uvicorn.Server):
+async def serve_on(
+    listener: socket.socket, app: ASGIApp, drain_seconds: float, started: Callable[[str], None]
+) -> None:
+    """Answer until SIGTERM or SIGINT, and what is being answered then for so long.
+
+    ``started`` is told the address.
+    """
+    config = uvicorn.Config(
+        app,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=IDLE_SECONDS,
+        timeout_graceful_shutdown=round(drain_seconds),
+    )
+    await _Server(config, lambda: started(_address(listener))).serve([listener])
+
+
+class _Server(uvicorn.Server):
     """One that tells where it listens, and leaves its signals to the loop: the original raises them
     again at the end, and nothing after it would be done.
     """

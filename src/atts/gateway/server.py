@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import uvicorn
 from starlette.types import ASGIApp
 
 from atts.config import Config
 from atts.gateway.access import check_host
 from atts.gateway.app import Figures, Gateway
-from atts.gateway.listening import IDLE_SECONDS, Server, address, listen
+from atts.gateway.listening import listen, serve_on
 from atts.gateway.metrics import Metrics
 from atts.gateway.recording import Recorder
 from atts.gateway.served import Served
@@ -109,19 +108,9 @@ async def serve(
     config = with_room(config, options)
     with listen(options.host, options.port) as listener:
         async with open_gateway(config, options) as (app, names, *_):
-            server = Server(
-                uvicorn.Config(
-                    app,
-                    lifespan="off",
-                    log_config=None,
-                    access_log=False,
-                    server_header=False,
-                    timeout_keep_alive=IDLE_SECONDS,
-                    timeout_graceful_shutdown=round(options.drain_seconds),
-                ),
-                lambda: started(address(listener), names),
+            await serve_on(
+                listener, app, options.drain_seconds, lambda address: started(address, names)
             )
-            await server.serve([listener])
 
 
 def with_room(config: Config, options: ServeOptions) -> Config:

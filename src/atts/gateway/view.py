@@ -8,24 +8,23 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from atts.analysis.labels import run_names
-from atts.analysis.report import read_report
+from atts.analysis.report import read_reports
 from atts.errors import AttsError
 from atts.gateway.access import Access
-from atts.gateway.listening import IDLE_SECONDS, Server, address, listen
+from atts.gateway.listening import listen, serve_on
 from atts.grading.grader import Grader, VerdictCache
 from atts.reports.html import render_page, render_waiting
 from atts.store.folders import find_runs
 
 RESTS = 4.0
 """Times as long as a page took to make, before the next one is made."""
+DRAIN_SECONDS = 5.0
 _RECORDS = {".json", ".jsonl", ".yaml"}
 
 
@@ -82,11 +81,7 @@ class GrowingReport:
             return page
 
     def _make(self, version: str) -> str:
-        runs = find_runs(self._paths).runs
-        reports = [
-            read_report(name, directory, self._grader)
-            for name, directory in zip(run_names(runs), runs, strict=True)
-        ]
+        reports = read_reports(find_runs(self._paths).runs, self._grader)
         return render_page(reports, version=version)
 
 
@@ -116,13 +111,4 @@ async def view(paths: Sequence[Path], host: str, port: int, started: Callable[[s
         ConfigError: it cannot listen there.
     """
     with Grader(cache=VerdictCache()) as grader, listen(host, port) as listener:
-        config = uvicorn.Config(
-            application(GrowingReport(paths, grader)),
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_keep_alive=IDLE_SECONDS,
-            timeout_graceful_shutdown=5,
-        )
-        await Server(config, lambda: started(address(listener))).serve([listener])
+        await serve_on(listener, application(GrowingReport(paths, grader)), DRAIN_SECONDS, started)

@@ -358,7 +358,7 @@ def question(problem: Problem, options: PromptOptions | None = None) -> str:
     Raises:
         ConfigError: there are more choices than letters.
 
-    >>> from atts.types import LETTERS, Message, Problem
+    >>> from atts.types import LETTERS, Problem
     >>> print(question(Problem(id="1", question="Which?", answer="B", choices=("x", "y"))))
     Which?
     <BLANKLINE>

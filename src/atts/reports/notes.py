@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 from atts.analysis.report import RunReport
+from atts.analysis.summary import Summary
+from atts.config import ControlName
 
 
 def notes(runs: Sequence[RunReport]) -> list[str]:
@@ -10,9 +12,27 @@ def notes(runs: Sequence[RunReport]) -> list[str]:
     return said_once([(run.name, note) for run in runs for note in _notes(run)], len(runs))
 
 
-def guarantees(runs: Sequence[RunReport]) -> list[str]:
-    """Certificates and alarms alone."""
-    return said_once([(run.name, note) for run in runs for note in _guarantees(run)], len(runs))
+def certificates(runs: Sequence[RunReport]) -> list[str]:
+    """What vouches for accuracies."""
+    found = [(run.name, run.summary.certificate) for run in runs]
+    return said_once([(name, each.quote) for name, each in found if each], len(runs))
+
+
+def alarms(runs: Sequence[RunReport]) -> list[str]:
+    """What the drift alarms have found."""
+    found = [(run.name, _alarm(run)) for run in runs]
+    return said_once([(name, alarm) for name, alarm in found if alarm], len(runs))
+
+
+def drift_alarm(summary: Summary, control: ControlName, calibrated: bool) -> str | None:
+    """What the drift alarm of a run has found, if anything.
+
+    Args:
+        summary: of the run.
+        control: ``take_over.control``.
+        calibrated: whether the run decides by a calibration.
+    """
+    return summary.drift.message(calibrated, control != "split") if summary.drift else None
 
 
 def said_once(said: Sequence[tuple[str, str]], runs: int) -> list[str]:
@@ -30,20 +50,18 @@ def said_once(said: Sequence[tuple[str, str]], runs: int) -> list[str]:
     ]
 
 
-def _guarantees(run: RunReport) -> Iterator[str]:
-    summary = run.summary
-    if summary.certificate:
-        yield summary.certificate.quote
-    holds = run.run.config.take_over.control != "split"
-    calibrated = run.run.calibration is not None
-    if summary.drift and (message := summary.drift.message(calibrated, holds)):
-        yield message
+def _alarm(run: RunReport) -> str | None:
+    control = run.run.config.take_over.control
+    return drift_alarm(run.summary, control, run.run.calibration is not None)
 
 
 def _notes(run: RunReport) -> Iterator[str]:
     summary, found = run.summary, run.profile
-    yield from _guarantees(run)
-    if summary.chains < summary.expected_chains:
+    if summary.certificate:
+        yield summary.certificate.quote
+    if alarm := _alarm(run):
+        yield alarm
+    if not summary.is_whole:
         missing = summary.expected_chains - summary.chains
         yield f"{missing:,} chains are not done yet."
     if summary.failed:

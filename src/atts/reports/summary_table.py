@@ -165,8 +165,7 @@ def _p_value(summaries: Sequence[Summary]) -> Cell:
 
 def _comparable(first: Summary, summary: Summary) -> bool:
     same = summary.problems_digest == first.problems_digest and summary.accuracy is not None
-    whole = all(each.chains == each.expected_chains for each in (first, summary))
-    return summary is not first and same and whole
+    return summary is not first and same and first.is_whole and summary.is_whole
 
 
 def _pass_at(k: int) -> Cell:
@@ -227,19 +226,16 @@ def _wall_ratio(summaries: Sequence[Summary]) -> Cell:
     def work(summary: Summary) -> tuple[str, int]:
         return summary.problems_digest, summary.samples
 
-    def whole(summary: Summary) -> bool:  # the time of half a run compares with nothing
-        return summary.chains == summary.expected_chains
-
-    # Of several, the first: a table has one reference.
+    # Of several, the first: a table has one reference. Half a run's time compares with nothing.
     references: dict[tuple[str, int], float] = {}
     for summary in summaries:
         reference = METHODS[summary.method].is_reference
-        if reference and whole(summary) and summary.wall_seconds > 0:
+        if reference and summary.is_whole and summary.wall_seconds > 0:
             references.setdefault(work(summary), summary.wall_seconds)
 
     def ratio(summary: Summary) -> str:
         reference = references.get(work(summary))
-        if reference is None or not whole(summary):
+        if reference is None or not summary.is_whole:
             return ABSENT
         return f"{summary.wall_seconds / reference:.2f}"
 

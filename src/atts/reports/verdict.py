@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from atts.analysis.report import RunReport
-from atts.analysis.summary import Summary
 from atts.grading.paired import Difference, holm, paired_difference
 from atts.methods import METHODS
 
@@ -55,13 +54,9 @@ def verdicts(runs: Sequence[RunReport]) -> dict[str, str]:
 
 
 def _reference(runs: Sequence[RunReport]) -> RunReport:
-    whole = [run for run in runs if _is_whole(run.summary)]
+    whole = [run for run in runs if run.summary.is_whole]
     alone = [run for run in whole if METHODS[run.summary.method].is_reference]
     return (alone or whole or list(runs))[0]
-
-
-def _is_whole(summary: Summary) -> bool:
-    return summary.chains == summary.expected_chains
 
 
 def _not_comparable(run: RunReport, reference: RunReport) -> str | None:
@@ -71,7 +66,7 @@ def _not_comparable(run: RunReport, reference: RunReport) -> str | None:
     if ours.accuracy is None or theirs.accuracy is None:
         return "no problem has a gold answer"
     for summary, name in ((ours, "its"), (theirs, f"{reference.name}'s")):
-        if not _is_whole(summary):
+        if not summary.is_whole:
             return f"{summary.expected_chains - summary.chains:,} of {name} chains are not done yet"
     return None
 
@@ -79,7 +74,7 @@ def _not_comparable(run: RunReport, reference: RunReport) -> str | None:
 def _alone(run: RunReport) -> str:
     summary = run.summary
     chains = f"{summary.problems:,} problems x {summary.samples} chains"
-    if not _is_whole(summary):
+    if not summary.is_whole:
         chains += f", {summary.chains:,} chains of them done"
     if summary.accuracy is None:
         return f"{run.name}: {chains}, without gold answers."

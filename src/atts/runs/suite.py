@@ -7,7 +7,7 @@ its entries run. Every entry is a run directory of its own, so a suite resumes l
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +29,7 @@ from atts.engines.servers.lifecycle import (
     model_options,
     up,
 )
-from atts.engines.servers.placed import DEFAULT
+from atts.engines.servers.placed import DEFAULT, with_urls
 from atts.errors import AttsError, ConfigError, EngineGoneError
 from atts.grading.grader import Grader, VerdictCache
 from atts.methods import METHODS, authors_of
@@ -258,19 +258,6 @@ async def _run_pair(
         # In a thread: what ends the suite now does not end this.
         await asyncio.to_thread(servers.down, folder / FOLDER)
     return outcomes
-
-
-def with_urls(config: Config, urls: Mapping[Author, tuple[str, ...]]) -> Config:
-    """A configuration whose models are reached there; of those that are not named nothing
-    changes.
-    """
-    draft, target = (
-        model_options(config, author).model_copy(
-            update={"urls": urls[author]} if author in urls else {}
-        )
-        for author in AUTHORS
-    )
-    return config.model_copy(update={"draft": draft, "target": target})
 
 
 def described(config: Config, authors: Sequence[Author]) -> list[Author]:

@@ -4,6 +4,7 @@
 """
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -47,6 +48,11 @@ class Placement(BaseModel):
     group: str
     """The name under which the cluster holds what they need."""
     servers: tuple[PlacedServer, ...]
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Where they answer, as far as that is known."""
+        return tuple(server.url for server in self.servers if server.url)
 
 
 def settings_of(options: ModelOptions) -> str:
@@ -102,7 +108,7 @@ def placed_at(directory: Path, author: Author) -> tuple[str, ...]:
         ServerError: what is written down cannot be read.
     """
     placement = read_placement(directory, author)
-    return tuple(server.url for server in placement.servers if server.url) if placement else ()
+    return placement.urls if placement else ()
 
 
 def placed_urls(options: ModelOptions) -> tuple[str, ...]:
@@ -114,7 +120,7 @@ def placed_urls(options: ModelOptions) -> tuple[str, ...]:
     for author in ("draft", "target"):
         placement = read_placement(DEFAULT, author)
         if placement and placement.settings == settings_of(options):
-            return placed_at(DEFAULT, author)
+            return placement.urls
     return ()
 
 
@@ -125,9 +131,23 @@ def located(config: Config) -> Config:
     Raises:
         ServerError: what is written down cannot be read.
     """
-    found = {
-        author: options.model_copy(update={"urls": urls})
-        for author, options in (("draft", config.draft), ("target", config.target))
-        if not options.urls and (urls := placed_urls(options))
+    models: dict[Author, ModelOptions] = {"draft": config.draft, "target": config.target}
+    return with_urls(
+        config,
+        {
+            author: urls
+            for author, options in models.items()
+            if not options.urls and (urls := placed_urls(options))
+        },
+    )
+
+
+def with_urls(config: Config, urls: Mapping[Author, tuple[str, ...]]) -> Config:
+    """The configuration with models that are reached there; of those that are not named nothing
+    changes.
+    """
+    models: dict[Author, ModelOptions] = {"draft": config.draft, "target": config.target}
+    found: dict[str, ModelOptions] = {
+        author: models[author].model_copy(update={"urls": where}) for author, where in urls.items()
     }
     return config.model_copy(update=found)

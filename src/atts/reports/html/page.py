@@ -1,9 +1,9 @@
 """Puts the page together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from itertools import compress
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
@@ -232,11 +232,11 @@ def _late(runs: Sequence[RunReport]) -> Sheet:
 
 def _differing(runs: Sequence[RunReport]) -> Sheet:
     """The keys of the configuration in which the runs differ."""
-    flat: list[Mapping[str, Any]] = [
-        flatten(run.run.config.model_dump(mode="json")) for run in runs
+    flat = [flatten(run.run.config.model_dump(mode="json")) for run in runs]
+    rows = [
+        [key, *(visible(str(one.get(key, ABSENT))) for one in flat)]
+        for key in differing_keys(*flat)
     ]
-    keys = sorted({key for one in flat for key in differing_keys(dict(flat[0]), dict(one))})
-    rows = [[key, *(visible(str(one.get(key, ABSENT))) for one in flat)] for key in keys]
     return [["key", *(visible(run.name) for run in runs)], *rows] if rows else []
 
 
