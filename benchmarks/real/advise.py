@@ -34,6 +34,7 @@ from atts.advice.prices import Prices
 from atts.analysis.comparison import NamedRun
 from atts.analysis.report import read_report
 from atts.config import Config, apply_setting, load_config, method_and_settings, parse_config
+from atts.engines.servers.lifecycle import warm_up
 from atts.grading.grader import Grader, VerdictCache
 
 LEVELS = (1, 4, 16, 64, 256)
@@ -99,7 +100,8 @@ async def measure(options: argparse.Namespace) -> None:
     print(advice.why, flush=True)
     way = options.way or chosen(advice)
     contenders = [Contender(TARGET, TARGET, options.config), Contender(way, way, options.config)]
-    if options.rival:
+    if options.rival:  # the pilot and the probe have warmed the others
+        await warm_up(load_config(options.rival, [*options.settings]).target)
         contenders.append(Contender("rival", TARGET, options.rival))
     if options.auto:
         contenders.append(Contender("auto", automatic(advice, way), options.config))
