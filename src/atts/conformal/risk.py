@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from atts import registry
 from atts.config import Config, differing_keys
 from atts.conformal.calibration import Calibration, Document, Value
 from atts.errors import CalibrationError
@@ -139,7 +140,14 @@ class Certificate(Document):
 
 
 def certificate_fingerprint(config: Config) -> dict[str, Any]:
-    """The keys that a certificate is bound to."""
+    """The keys that a certificate is bound to.
+
+    A method that has whole problems solved by ATTS or by the target alone is vouched for as ATTS
+    is: of the former it loses as many, and of the latter none (docs/statistics.md).
+    """
+    method = registry.METHODS.found[config.method]
+    if method.whole_problems and method.whole_problems(config):
+        config = config.model_copy(update={"method": "atts"})
     return {
         key: value
         for key, value in config.what_results_depend_on().items()
