@@ -128,7 +128,7 @@ def test_a_certificate_holds_for_other_problems_and_seeds_only() -> None:
 def test_auto_is_vouched_for_only_where_it_takes_whole_problems() -> None:
     made = certificate(Config(), calibration_digest(CALIBRATION))
     tree: dict[str, object] = {"method": "auto", "auto": {"advised": {8: 2.0}}}
-    with pytest.raises(CalibrationError, match="method is 'atts' there, 'auto' in the run"):
+    with pytest.raises(CalibrationError, match=r"'auto' in the run; set auto\.whole_problems=true"):
         made.check(parse_config(tree, "the test"), CALIBRATION, ["x"])
     tree["auto"] = {"advised": {8: 2.0}, "whole_problems": True}
     made.check(parse_config(tree, "the test"), CALIBRATION, ["x"])

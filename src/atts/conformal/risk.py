@@ -123,7 +123,7 @@ class Certificate(Document):
                     f"{key} is {self.fingerprint.get(key)!r} there, {ours.get(key)!r} in the run"
                     for key in keys
                 )
-                + "; tune again, or leave out take_over.certificate"
+                + f"; {_mend(config)}tune again, or leave out take_over.certificate"
             )
         if self.calibration not in (None, calibration_digest(calibration)):
             raise CalibrationError(
@@ -137,6 +137,13 @@ class Certificate(Document):
                 f"({min(shared)} is one): it would vouch for what it was chosen by; evaluate other "
                 "problems, or set calibration.allow_overlap=true"
             )
+
+
+def _mend(config: Config) -> str:
+    method = registry.METHODS.found[config.method]
+    if not method.whole_problems or method.whole_problems(config):
+        return ""
+    return f"set {method.group}.whole_problems=true with what was tuned, "
 
 
 def certificate_fingerprint(config: Config) -> dict[str, Any]:
