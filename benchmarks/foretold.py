@@ -94,7 +94,7 @@ def prices_of(hardware: Hardware, config: Config, levels: tuple[int, ...], lengt
         def texts(author: Author, ahead: int) -> Texts:
             return Numbered(author, length, ahead)
 
-        return await probe(models, texts, SEGMENTS, levels, 1e9, client=False)
+        return await probe(models, texts, SEGMENTS, levels, 1e9, remote=False)
 
     found = run_virtually(probed())
     return found.model_copy(update={"client_seconds": hardware.client_seconds})

@@ -144,8 +144,8 @@ def planned(options: argparse.Namespace) -> Iterator[tuple[Placement, list[Measu
         yield (
             place._replace(cache=cache),
             [
-                *(Costs(n, options.segment) for n in options.costs),
                 *(Followed(m, n, *shape) for m, n in product(methods, options.in_flight)),
+                *(Costs(n, options.segment) for n in options.costs),
             ],
         )
 

@@ -34,6 +34,7 @@ from atts.advice.prices import Prices
 from atts.analysis.comparison import NamedRun
 from atts.analysis.report import read_report
 from atts.config import Config, apply_setting, load_config, method_and_settings, parse_config
+from atts.engines.servers.lifecycle import warm_up
 from atts.grading.grader import Grader, VerdictCache
 
 LEVELS = (1, 4, 16, 64, 256)
@@ -99,7 +100,8 @@ async def measure(options: argparse.Namespace) -> None:
     print(advice.why, flush=True)
     way = options.way or chosen(advice)
     contenders = [Contender(TARGET, TARGET, options.config), Contender(way, way, options.config)]
-    if options.rival:
+    if options.rival:  # the pilot and the probe have warmed the others
+        await warm_up(load_config(options.rival, [*options.settings]).target)
         contenders.append(Contender("rival", TARGET, options.rival))
     if options.auto:
         contenders.append(Contender("auto", automatic(advice, way), options.config))
@@ -123,6 +125,8 @@ async def measure(options: argparse.Namespace) -> None:
         foretold = predicted(advice, place, each, level, config)
         if foretold:
             row["predicted_seconds"] = foretold.seconds.estimate
+            row["predicted_low"] = foretold.seconds.low
+            row["predicted_high"] = foretold.seconds.high
             row["predicted_tokens_per_second"] = foretold.tokens_per_second.estimate
             row["predicted_x"] = foretold.speedup.estimate
             row["limited_by"] = foretold.limited_by
@@ -292,11 +296,11 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def show(rows: Sequence[dict[str, Any]], advice: Advice) -> None:
     alone = {row["in_flight"]: row for row in rows if row["way"] == TARGET}
     print(
-        "| in flight | way | chains | last chain, s | predicted | error | x | tokens/s | right | ",
+        "| in flight | way | chains | last chain, s | predicted | error | x | tokens/s | error | ",
         end="",
     )
-    print("a chain, s | of what they did |")
-    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    print("right | a chain, s | of what they did |")
+    print("|---|---|---|---|---|---|---|---|---|---|---|---|")
     for row in sorted(rows, key=lambda row: row.get("in_flight", 0)):
         if "kept_per_second" not in row:
             continue
@@ -307,15 +311,28 @@ def show(rows: Sequence[dict[str, Any]], advice: Advice) -> None:
             row["way"],
             f"{row['chains']}" + ("" if row["finished"] else " (stopped)"),
             f"{row['wall_seconds']:.1f}",
-            f"{row['predicted_seconds']:.1f}" if "predicted_seconds" in row else "",
+            foretold_seconds(row),
             f"{100 * row['error']:+.0f} %" if "error" in row else "",
             f"{first['wall_seconds'] / row['wall_seconds']:.2f}" if same else "",
             f"{row['kept_per_second']:,.0f}",
+            f"{100 * foretold / row['kept_per_second'] - 100:+.0f} %"
+            if (foretold := row.get("predicted_tokens_per_second"))
+            else "",
             f"{100 * row['accuracy']['estimate']:.1f}" if "accuracy" in row else "",
             f"{row['chain_seconds']:.2f}",
             f"{model:.2f}" if (model := advice.prices and modelled(row, advice.prices)) else "",
         ]
         print(f"| {' | '.join(cells)} |")
+
+
+def foretold_seconds(row: dict[str, Any]) -> str:
+    """The prediction with its interval."""
+    if "predicted_seconds" not in row:
+        return ""
+    said = f"{row['predicted_seconds']:.1f}"
+    if "predicted_low" in row:
+        said += f" ({row['predicted_low']:.1f}-{row['predicted_high']:.1f})"
+    return said
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from types import ModuleType
 import pytest
 from fakes import FakeEngine, byte_tokenizer
 
+from atts.advice.model import pace
 from atts.advice.probe import Texts, probe
 from atts.engines.base import Completion, GenerateRequest, Load
 from atts.methods.chain import Model, Models
@@ -35,7 +36,7 @@ def pair(target_seconds: float = 0.2) -> Models:
 
 def test_every_kind_of_request_is_timed_at_every_level() -> None:
     models = pair()
-    prices = run_virtually(probe(models, texts, (16, 48), (1, 4), client=False))
+    prices = run_virtually(probe(models, texts, (16, 48), (1, 4), remote=False))
     assert [level.in_flight for level in prices.levels] == [1, 4]
     for level in prices.levels:
         assert level.draft.seconds(20) == pytest.approx(0.1)
@@ -48,6 +49,30 @@ def test_every_kind_of_request_is_timed_at_every_level() -> None:
     assert {len(text) for _, text in target.scored} == {16, 48}
     scored = [before + text for before, text in target.scored]
     assert len(set(scored)) == len(scored), "nothing is scored twice"
+
+
+class TakingIn(FakeEngine):
+    """A server whose one process takes in one request after the other, and writes all at a time."""
+
+    def __init__(self, seconds: float, token_seconds: float) -> None:
+        super().__init__(lambda _: "t" * 300)
+        self.own, self.token = seconds, token_seconds
+        self.door = asyncio.Lock()
+
+    async def generate(self, request: GenerateRequest) -> Completion:
+        async with self.door:
+            await asyncio.sleep(self.own)
+        await asyncio.sleep(self.token * request.sampling.max_tokens)
+        return await super().generate(request)
+
+
+def test_long_texts_are_not_told_by_what_taking_in_short_requests_takes() -> None:
+    models = pair()
+    models["target"] = models["target"]._replace(engine=TakingIn(0.1, 0.02))
+    prices = run_virtually(probe(models, texts, (16, 48), (1, 32), 1e9))
+    assert prices.at(32).target.seconds(600) < 4.0, "so many wait in front of it anyway"
+    alone = pace(prices, None)(32)
+    assert alone.fixed + 600 * alone.seconds == pytest.approx(0.1 + 600 * 0.02, rel=0.05)
 
 
 class Compiling(FakeEngine):

@@ -13,7 +13,7 @@ from campaign import serving
 from atts.analysis.summary import Summary
 from atts.cluster.connection import connected
 from atts.config import Config, parse_config
-from atts.errors import EngineConnectionError, EngineGoneError
+from atts.errors import ConfigError, EngineConnectionError, EngineGoneError
 from atts.runs import jobs
 from atts.runs.observer import SilentObserver
 from atts.runs.setup import open_models
@@ -100,6 +100,14 @@ def stage(ground: Ground) -> Iterator[Stage]:
         yield Stage(ground, workers)
     finally:
         ground.run(opening.__aexit__(None, None, None))
+
+
+async def test_chains_of_whole_problems_are_not_spread_over_workers() -> None:
+    from atts.cluster.run import open_workers
+
+    config = parse_config({"method": "auto", "auto": {"whole_problems": True}}, "a test")
+    with pytest.raises(ConfigError, match=r"auto\.whole_problems=true, but a cluster spreads"):
+        await open_workers(config).__aenter__()
 
 
 class Watch(SilentObserver):

@@ -1,6 +1,8 @@
 """Certificates: exact tests, false at most delta of the time, bound to what they are about."""
 
 import json
+from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -121,6 +123,48 @@ def test_a_certificate_holds_for_other_problems_and_seeds_only() -> None:
         made.check(Config(), CALIBRATION, ["x", "b"])
     allowed = parse_config({"calibration": {"allow_overlap": True}}, "the test")
     made.check(allowed, CALIBRATION, ["x", "b"])
+
+
+def test_auto_is_vouched_for_only_where_it_takes_whole_problems() -> None:
+    made = certificate(Config(), calibration_digest(CALIBRATION))
+    tree: dict[str, object] = {"method": "auto", "auto": {"advised": {8: 2.0}}}
+    with pytest.raises(CalibrationError, match=r"'auto' in the run; set auto\.whole_problems=true"):
+        made.check(parse_config(tree, "the test"), CALIBRATION, ["x"])
+    tree["auto"] = {"advised": {8: 2.0}, "whole_problems": True}
+    made.check(parse_config(tree, "the test"), CALIBRATION, ["x"])
+    tree["samples"] = 3
+    with pytest.raises(CalibrationError, match="samples is 16 there, 3"):
+        made.check(parse_config(tree, "the test"), CALIBRATION, ["x"])
+
+
+def lost(ours: Sequence[str], theirs: Sequence[str]) -> bool:
+    """Whether the target's chains vote right where ours do not; a tie counts against us."""
+
+    def wins(answers: Sequence[str], tied: bool) -> bool:
+        counts = Counter(answers)
+        most = max((n for answer, n in counts.items() if answer != "r"), default=0)
+        return counts["r"] > most or (tied and counts["r"] == most)
+
+    return wins(theirs, tied=True) and not wins(ours, tied=False)
+
+
+ANSWERS = st.lists(st.sampled_from("rabc"), min_size=5, max_size=5)
+
+
+@given(st.lists(st.tuples(ANSWERS, ANSWERS, st.booleans()), min_size=1, max_size=8))
+def test_whoever_chooses_by_problem_loses_no_more_than_atts_on_all(
+    problems: list[tuple[list[str], list[str], bool]],
+) -> None:
+    mixed = [atts if by_atts else alone for atts, alone, by_atts in problems]
+    of_mixture = sum(lost(ours, alone) for ours, (_, alone, _) in zip(mixed, problems, strict=True))
+    tied = sum(lost(alone, alone) for _, alone, by_atts in problems if not by_atts)
+    assert of_mixture - tied <= sum(lost(atts, alone) for atts, alone, _ in problems)
+
+
+def test_chains_of_one_problem_that_go_two_ways_can_lose_what_neither_way_loses() -> None:
+    atts, alone = [*"rrrbb"], [*"bbrrr"]
+    assert not lost(atts, alone)
+    assert lost([*alone[:2], *atts[2:]], alone)
 
 
 def test_conditional_calibrations_are_each_runs_own() -> None:

@@ -21,7 +21,7 @@ from atts.engines.base import Completion, Engine, GenerateRequest, Sampling, Sco
 from atts.engines.inprocess.engine import InProcessEngine
 
 BLOCK = 16
-VllmVersion = Literal["v2", "v1", "v1-nan", "no-details", "completions"]
+VllmVersion = Literal["v2", "v1", "v1-nan", "v1-named", "no-details", "completions"]
 
 SGLANG_REQUEST = {
     "rid",
@@ -370,7 +370,10 @@ class VllmStandIn(StandIn):
             for i in wanted
         }
         entries = {sampled: -0.5} | logprobs
+        top: list[dict[str, Any]]
         top = [{"token_id": i, "logprob": value, "rank": 1} for i, value in entries.items()]
+        if self.version == "v1-named":  # as 0.26 does
+            top = [{"token": f"token_id:{i}", "logprob": value} for i, value in entries.items()]
         return {"token_id": sampled, "logprob": -0.5, "top_logprobs": top[: len(wanted)]}
 
 

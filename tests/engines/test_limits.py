@@ -1,7 +1,6 @@
 """Limits and retries around an engine."""
 
 import asyncio
-from contextlib import AsyncExitStack
 from dataclasses import replace
 
 import pytest
@@ -151,14 +150,15 @@ def test_no_place_is_lost_whoever_gives_up(requests: list[tuple[int, int]], coun
 
         async def hold(rank: int) -> None:
             nonlocal inside
-            async with slots.slot(rank):
-                inside += 1
-                assert inside <= count
-                try:
-                    for _ in range(rank):
-                        await asyncio.sleep(0)
-                finally:
-                    inside -= 1
+            await slots.take(rank)
+            inside += 1
+            assert inside <= count
+            try:
+                for _ in range(rank):
+                    await asyncio.sleep(0)
+            finally:
+                inside -= 1
+                slots.give_back()
 
         tasks = []
         for rank, patience in requests:
@@ -171,9 +171,9 @@ def test_no_place_is_lost_whoever_gives_up(requests: list[tuple[int, int]], coun
         await asyncio.gather(*tasks, return_exceptions=True)
         assert (inside, slots.waiting) == (0, 0)
         # All places can be had again, at the same time.
-        async with asyncio.timeout(10), AsyncExitStack() as stack:
+        async with asyncio.timeout(10):
             for _ in range(count):
-                await stack.enter_async_context(slots.slot(1))
+                await slots.take(1)
 
     asyncio.run(run())
 

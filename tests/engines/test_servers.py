@@ -61,6 +61,7 @@ def engine_for(url: str, kind: str, timeout_seconds: float = 30.0) -> RemoteEngi
         ("v2", Scoring.TOKEN_IDS, None),
         ("v1", Scoring.PROMPT_LOGPROBS, None),
         ("v1-nan", Scoring.PROMPT_LOGPROBS, None),  # rows without meaning may be no JSON
+        ("v1-named", Scoring.PROMPT_LOGPROBS, None),
         ("no-details", Scoring.RECOMPUTED, "--enable-prompt-tokens-details"),
         ("completions", Scoring.COMPLETIONS, "--enable-scale-out"),
     ],
@@ -74,7 +75,7 @@ async def test_the_best_way_that_a_vllm_server_knows_is_used(
         assert facts.scoring == scoring.value
         assert [remark in known for known in facts.remarks] == [True] if remark else not facts[-1]
         ids = some_ids(60)
-        for start in (20, 32):  # 32: the cached blocks may end exactly there
+        for start in (32, 20):  # 32: the cached blocks may end exactly there
             expected = plain_scores(tiny, ids, start)
             for _ in range(2):  # the second time, more is cached than may be
                 scored = await engine.score(ScoreRequest(ids, start))

@@ -12,11 +12,12 @@ from atts.methods import METHODS
 from atts.methods import auto as method
 from atts.methods.balance import Balance
 from atts.methods.chain import Model, Models, OpenChain
+from atts.methods.decider import Decider, Siblings
 from atts.runs.jobs import run
 from atts.simulation.deployment import Hardware, SimulatedMethod
 from atts.simulation.simulate import simulate
 from atts.simulation.workload import load_workload
-from atts.types import Problem
+from atts.types import Chain, Problem
 
 PROBLEM = Problem(id="p", question="2 + 2?", answer="4")
 
@@ -86,6 +87,49 @@ async def test_a_chain_that_fails_is_no_longer_in_flight() -> None:
     with pytest.raises(ZeroDivisionError):
         await method.solve(chain)
     assert method._BALANCES[engine].in_flight == 0
+
+
+def of_problem(problem_id: str, settings: Config, *finished: Chain) -> Decider:
+    made = METHODS["auto"].decider
+    assert made
+    control = make_control(settings.take_over, None)
+    return made(Siblings(problem_id, settings, control, range(3), finished))
+
+
+async def test_whole_problems_go_one_way_though_the_other_has_become_faster() -> None:
+    made, settings = models(), config(whole_problems=True)
+    draft = made["draft"].engine
+    assert isinstance(draft, FakeEngine)
+    records: dict[str, list[Chain]] = {"a": [], "b": []}
+    for problem_id, first in (("a", 1.0), ("b", 0.0)):
+        decider = of_problem(problem_id, settings)
+        for sample in range(3):
+            problem = PROBLEM.model_copy(update={"id": problem_id})
+            chain = OpenChain(problem, sample, made, settings, decider)
+            balance = method._balance(chain)
+            balance.share = 1.0 - first if sample else first
+
+            def write(_: object, balance: Balance = balance) -> str:
+                balance.share = 0.0  # while the chain is under way
+                return "d" * 9
+
+            draft.write = write
+            records[problem_id].append(chain.record(await method.solve(chain), 0.0, 1.0))
+    by_atts = [[all(turn.decision for turn in one.turns) for one in records[p]] for p in "ab"]
+    assert by_atts == [[True] * 3, [False] * 3]
+    assert not any(turn.decision for one in records["b"] for turn in one.turns)
+
+
+async def test_the_rest_of_a_problem_goes_by_what_is_on_record() -> None:
+    made, settings = models(), config(whole_problems=True)
+    for advised in (True, False):  # what is on record was begun otherwise than it would be now
+        before = config(whole_problems=True, advised={1: 2.0} if advised else {})
+        recorded = OpenChain(PROBLEM, 0, models(), before, of_problem("p", before))
+        finished = recorded.record(await method.solve(recorded), 0.0, 1.0)
+        chain = OpenChain(PROBLEM, 1, made, settings, of_problem("p", settings, finished))
+        method._balance(chain).share = float(not advised)
+        record = chain.record(await method.solve(chain), 0.0, 1.0)
+        assert bool(record.turns[0].decision) == advised
 
 
 @pytest.mark.parametrize("wrong", ["advised={0: 1.2}", "alone={4: 0.0}"])

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from atts.advice.prices import Prices
+from atts.advice.prices import Prices, between
 from atts.analysis.tokens import Tokens
 from atts.types import Author, Chain
 
@@ -130,7 +130,11 @@ def pace(
             return Pace(turn.seconds, 0.0, turn.limited_by, partial(_weighed, circle, turn))
         limit = limits.draft if author == "draft" else limits.target
         level = prices.at(min(n, limit))
-        line = level.draft if author == "draft" else level.target
+        lines = {
+            "draft": level.draft_long or level.draft,
+            "target": level.target_long or level.target,
+        }
+        line = lines[author]
         queued = max(1.0, n / limit)
         station: Station = "drafting" if author == "draft" else "writing"
         return Pace(line.token * queued, line.fixed * queued, station, _circles)
@@ -234,7 +238,7 @@ def curve(speed: Callable[[int], Pace]) -> Callable[[int], Pace]:
             return speed(n)
         below, above = speed(low), speed(high)
         share = math.log(n / low) / math.log(high / low)
-        seconds = below.seconds * (above.seconds / below.seconds) ** share
+        seconds = between(below.seconds, above.seconds, share)
         fixed = below.fixed + share * (above.fixed - below.fixed)
         return (below if share < 0.5 else above)._replace(seconds=seconds, fixed=fixed)
 

@@ -42,10 +42,19 @@ class Level(Record):
     """That the target writes."""
     score: Line
     """That the target scores, the prefix being cached."""
+    draft_long: Line | None = None
+    """A text that the draft writes in one request; None: as ``draft``. With many in flight short
+    requests may wait for a server to take in the others, and a line through them tells nothing of
+    long ones, which wait to be written."""
+    target_long: Line | None = None
+    """The same of the target."""
     draft_beside: float = 1.0
     """Times as long as that while the target works as well: 2 where they share one GPU evenly."""
     target_beside: float = 1.0
     """The same of the target, while the draft works."""
+
+
+LINES = ("draft", "target", "score", "draft_long", "target_long")
 
 
 class Prices(Record):
@@ -89,25 +98,39 @@ def _times(level: Level, factor: float) -> Level:
         return level
     lines = {
         name: Line(fixed=line.fixed * factor, token=line.token * factor)
-        for name, line in (("draft", level.draft), ("target", level.target), ("score", level.score))
+        for name, line in _lines(level).items()
     }
     return level.model_copy(update={"in_flight": round(level.in_flight * factor), **lines})
 
 
 def _between(low: Level, high: Level, share: float) -> Level:
-    def mean(a: float, b: float) -> float:
-        if a <= 0.0 or b <= 0.0:
-            return a + share * (b - a)
-        return math.exp(math.log(a) + share * (math.log(b) - math.log(a)))
-
-    def line(a: Line, b: Line) -> Line:
-        return Line(fixed=mean(a.fixed, b.fixed), token=mean(a.token, b.token))
-
+    ours, theirs = _lines(low), _lines(high)
+    lines = {
+        name: Line(
+            fixed=between(line.fixed, theirs[name].fixed, share),
+            token=between(line.token, theirs[name].token, share),
+        )
+        for name, line in ours.items()
+        if name in theirs
+    }
     return Level(
-        in_flight=round(mean(low.in_flight, high.in_flight)),
-        draft=line(low.draft, high.draft),
-        target=line(low.target, high.target),
-        score=line(low.score, high.score),
-        draft_beside=mean(low.draft_beside, high.draft_beside),
-        target_beside=mean(low.target_beside, high.target_beside),
+        in_flight=round(between(low.in_flight, high.in_flight, share)),
+        **lines,
+        draft_beside=between(low.draft_beside, high.draft_beside, share),
+        target_beside=between(low.target_beside, high.target_beside, share),
     )
+
+
+def _lines(level: Level) -> dict[str, Line]:
+    return {name: line for name in LINES if isinstance(line := getattr(level, name), Line)}
+
+
+def between(a: float, b: float, share: float) -> float:
+    """So far from a to b, by powers; where one is 0, in a straight line.
+
+    >>> round(between(1.0, 16.0, 0.5), 9), between(0.0, 16.0, 0.5)
+    (4.0, 8.0)
+    """
+    if a <= 0.0 or b <= 0.0:
+        return a + share * (b - a)
+    return math.exp(math.log(a) + share * (math.log(b) - math.log(a)))

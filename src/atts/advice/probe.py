@@ -25,8 +25,8 @@ from atts.methods.chain import Models
 from atts.types import Author
 
 LEVELS = (1, 4, 16, 64, 256)
-SHORT, LONG = 8, 64
-"""Tokens of the requests whose times make a line."""
+SHORT, LONG, LONGEST = 8, 64, 256
+"""Tokens of the requests whose times make a line: of segments, and of texts in one request."""
 ROUNDS, LONG_ROUNDS, MOST_ROUNDS = 3, 2, 8
 
 
@@ -95,7 +95,7 @@ async def probe(
     segments: tuple[int, int],
     levels: Sequence[int] = LEVELS,
     seconds: float = 90.0,
-    client: bool = True,
+    remote: bool = True,
     told: Callable[[str], None] = lambda _: None,
 ) -> Prices:
     """Measure what requests take at several numbers in flight.
@@ -107,7 +107,8 @@ async def probe(
             is not the same for both, as few are read as fast as one.
         levels: numbers in flight, rising. Those that would not fit the time are left out.
         seconds: most time; the first level is measured whatever it takes.
-        client: whether this process only asks, so that its own time is the client's.
+        remote: whether this process only asks, so that its own time is the client's, and servers
+            have other work with a request than to write.
         told: is told what is being measured.
 
     Raises:
@@ -121,6 +122,7 @@ async def probe(
     own: list[float] = []
     ahead = ROUNDS * sum(segments)
     played = {author: texts(author, ahead) for author in models}
+    rooms = {author: await _room(model.engine) for author, model in models.items()}
     for number, in_flight in enumerate(levels):
         # Twice as many take at most twice as long, and mostly far less.
         if number and last * (in_flight / levels[number - 1]) ** 0.7 > seconds - (clock() - began):
@@ -130,8 +132,10 @@ async def probe(
         ours, theirs = (played[author].chains(in_flight) for author in ("draft", "target"))
         prefill = await _computed(target, theirs)
         await _computed(draft, ours)
-        drafted = _line(await _writing(draft, ours, work))
-        written = _line(await _writing(target, theirs, work))
+        drafts = await _writing(draft, ours, work, remote, rooms["draft"])
+        writings = await _writing(target, theirs, work, remote, rooms["target"])
+        drafted, written = _line(drafts[:2]), _line(writings[:2])
+        one_draft, one_target = (found[0].draft, found[0].target) if found else (drafted, written)
         scores = [
             await _scoring(target, theirs, tokens, ROUNDS * sum(segments[:place]), work)
             for place, tokens in enumerate(segments)
@@ -150,6 +154,8 @@ async def probe(
                 draft=drafted,
                 target=written,
                 score=_line(scores),
+                draft_long=_long(drafts[2:], one_draft),
+                target_long=_long(writings[2:], one_target),
                 draft_beside=_slower(one, drafted),
                 target_beside=_slower(other, written),
             )
@@ -157,11 +163,11 @@ async def probe(
         last = clock() - level_began
     return Prices(
         levels=tuple(found),
-        client_seconds=min(own) if client else 0.0,
+        client_seconds=min(own) if remote else 0.0,
         prefill_token=prefill,
         cached=hits,
-        draft_room=await _room(draft),
-        target_room=await _room(target),
+        draft_room=rooms["draft"],
+        target_room=rooms["target"],
     )
 
 
@@ -179,6 +185,17 @@ def _line(asked: Sequence[_Asked]) -> Line:
     return Line.through((short.tokens, short.seconds), (long.tokens, long.seconds))
 
 
+def _long(asked: Sequence[_Asked], alone: Line) -> Line | None:
+    """Of one length alone: what a request takes besides is that of one by itself, as those who wait
+    to be taken in are not many while the others are written.
+    """
+    if not asked:
+        return None
+    seconds, tokens, _ = asked[0]
+    fixed = min(alone.fixed, seconds)
+    return Line(fixed=fixed, token=(seconds - fixed) / max(tokens, 1.0))
+
+
 async def _computed(engine: Engine, chains: Sequence[Played]) -> float:
     """Have the beginnings of all computed and kept; the seconds of a token."""
     clock = asyncio.get_running_loop().time
@@ -193,11 +210,16 @@ def _request(
     return GenerateRequest(ids, Sampling(tokens, 0.8, 1.0, seed), mark)
 
 
-async def _writing(engine: Engine, chains: Sequence[Played], work: _Work) -> list[_Asked]:
-    """Short and long requests."""
+async def _writing(
+    engine: Engine, chains: Sequence[Played], work: _Work, remote: bool, room: int | None
+) -> list[_Asked]:
+    """Short and long requests, and of a server very long ones, as far as they fit its cache."""
+    kinds = [(SHORT, ROUNDS), (LONG, LONG_ROUNDS)]
+    most = sum(len(each.prefix) + LONGEST for each in chains)
+    if remote and (room is None or most <= room):
+        kinds.append((LONGEST, LONG_ROUNDS))
     return [
-        await _together(_writer(engine, tokens, rounds), chains, work)
-        for tokens, rounds in ((SHORT, ROUNDS), (LONG, LONG_ROUNDS))
+        await _together(_writer(engine, tokens, rounds), chains, work) for tokens, rounds in kinds
     ]
 
 

@@ -15,7 +15,8 @@ from atts.cluster.handing import HandingOut
 from atts.cluster.places import in_process
 from atts.config import Config
 from atts.engines.servers.placed import located
-from atts.methods import authors_of
+from atts.errors import ConfigError
+from atts.methods import METHODS, authors_of
 from atts.methods.chain import Models
 from atts.runs.admission import adapting_capacity
 from atts.runs.making import Job
@@ -32,9 +33,16 @@ async def open_workers(
     Ray must be connected (``atts.cluster.connection``).
 
     Raises:
-        ConfigError: no node has a place for one, or one cannot open its models.
+        ConfigError: no node has a place for one, one cannot open its models, or the chains of a
+            problem have to be made in one process.
         EngineError: a model's server does not answer.
     """
+    method = METHODS[config.method]
+    if method.whole_problems and method.whole_problems(config):
+        raise ConfigError(
+            f"{method.group}.whole_problems=true, but a cluster spreads the chains of a problem "
+            "over its workers: leave it out, or make the run in one process"
+        )
     wanted = authors or authors_of(config)
     config = located(config)  # elsewhere there are no records of where servers were started
     async with Crew(config, wanted) as crew:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from atts import registry
 from atts.config import Config, differing_keys
 from atts.conformal.calibration import Calibration, Document, Value
 from atts.errors import CalibrationError
@@ -122,7 +123,7 @@ class Certificate(Document):
                     f"{key} is {self.fingerprint.get(key)!r} there, {ours.get(key)!r} in the run"
                     for key in keys
                 )
-                + "; tune again, or leave out take_over.certificate"
+                + f"; {_mend(config)}tune again, or leave out take_over.certificate"
             )
         if self.calibration not in (None, calibration_digest(calibration)):
             raise CalibrationError(
@@ -138,8 +139,22 @@ class Certificate(Document):
             )
 
 
+def _mend(config: Config) -> str:
+    method = registry.METHODS.found[config.method]
+    if not method.whole_problems or method.whole_problems(config):
+        return ""
+    return f"set {method.group}.whole_problems=true with what was tuned, "
+
+
 def certificate_fingerprint(config: Config) -> dict[str, Any]:
-    """The keys that a certificate is bound to."""
+    """The keys that a certificate is bound to.
+
+    A method that has whole problems solved by ATTS or by the target alone is vouched for as ATTS
+    is: of the former it loses as many, and of the latter none (docs/statistics.md).
+    """
+    method = registry.METHODS.found[config.method]
+    if method.whole_problems and method.whole_problems(config):
+        config = config.model_copy(update={"method": "atts"})
     return {
         key: value
         for key, value in config.what_results_depend_on().items()

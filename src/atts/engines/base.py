@@ -213,7 +213,7 @@ def checked_ids(token_ids: Sequence[int], vocab_size: int) -> list[int]:
         raise EmptyInputError("no tokens to continue or to score")
     # An id past the vocabulary does not fail alone: it can take a whole server down.
     try:  # for thousands of ids, in a third of the time of min and max
-        largest = np.frombuffer(array("I", ids), dtype=np.uint32).max()
+        largest = np.maximum.reduce(np.frombuffer(array("I", ids), dtype=np.uint32))
     except OverflowError:  # a negative one
         largest = vocab_size
     if largest >= vocab_size:

@@ -5,8 +5,7 @@ import heapq
 import logging
 import math
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from atts.engines.base import (
@@ -49,27 +48,23 @@ class Slots:
         """How many wait."""
         return sum(not given.done() for *_, given in self._waiting)
 
-    @asynccontextmanager
-    async def slot(self, rank: int) -> AsyncIterator[None]:
-        """Hold a slot inside; equal ranks get theirs in the order in which they came."""
+    async def take(self, rank: int) -> None:
+        """Wait for a slot; equal ranks get theirs in the order in which they came."""
         if self.free:
             self.free -= 1
-        else:
-            given = asyncio.get_running_loop().create_future()
-            self._came += 1
-            heapq.heappush(self._waiting, (-rank, self._came, given))
-            try:
-                await given
-            except asyncio.CancelledError:
-                if not given.cancelled():  # it was given, at the last moment
-                    self._give_away()
-                raise
+            return
+        given = asyncio.get_running_loop().create_future()
+        self._came += 1
+        heapq.heappush(self._waiting, (-rank, self._came, given))
         try:
-            yield
-        finally:
-            self._give_away()
+            await given
+        except asyncio.CancelledError:
+            if not given.cancelled():  # it was given, at the last moment
+                self.give_back()
+            raise
 
-    def _give_away(self) -> None:
+    def give_back(self) -> None:
+        """Leave the slot to others."""
         while self._waiting:
             *_, given = heapq.heappop(self._waiting)
             if not given.done():
@@ -147,10 +142,13 @@ class LimitedEngine:
             goes_first = await outage.over(waited_in_vain)
             try:
                 # Waiting for another try holds no slot: the others may go on meanwhile.
-                async with self._slots.slot(rank):
+                await self._slots.take(rank)
+                try:
                     if outage.is_on and not goes_first:  # it has begun meanwhile
                         continue
                     result = await send()
+                finally:
+                    self._slots.give_back()
                 break
             except EngineUnavailableError as error:
                 outage.failed(error, goes_first)

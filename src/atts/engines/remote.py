@@ -9,8 +9,8 @@ import asyncio
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable
+from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
@@ -101,6 +101,27 @@ class FoundLogprobs(NamedTuple):
     logprobs: NDArray[np.float64]
     cached_tokens: Json
     top: NDArray[np.float64] | None = None
+
+
+class _About:
+    """Names in an error whose reply it was; as a generator it would cost each request 2 us."""
+
+    __slots__ = ("_what", "_whose")
+
+    def __init__(self, whose: str, what: str) -> None:
+        self._whose, self._what = whose, what
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, UnusableError):
+            raise EngineReplyError(
+                f"{self._whose}, {self._what}: an unusable reply: {error}; atts doctor tells "
+                "whether the server can do what is asked of it"
+            ) from error
+        if isinstance(error, EngineReplyError):
+            raise EngineReplyError(f"{error} ({self._what})") from error
 
 
 class RemoteEngine(ABC):
@@ -268,18 +289,9 @@ class RemoteEngine(ABC):
             cached = checked_cached(found.cached_tokens, len(ids))
         return Scored(logprobs, cached, timings, top)
 
-    @contextmanager
-    def about(self, what: str) -> Iterator[None]:
+    def about(self, what: str) -> "_About":
         """Say in the error of a reply which server it came from, and what it was to."""
-        try:
-            yield
-        except UnusableError as error:
-            raise EngineReplyError(
-                f"{self.client.url} ({self._options.model}), {what}: an unusable reply: {error}; "
-                "atts doctor tells whether the server can do what is asked of it"
-            ) from error
-        except EngineReplyError as error:
-            raise EngineReplyError(f"{error} ({what})") from error
+        return _About(f"{self.client.url} ({self._options.model})", what)
 
     async def aclose(self) -> None:
         await self.client.aclose()

@@ -134,6 +134,8 @@ class SGLangEngine(RemoteEngine):
 
     def _count_speculation(self, meta: Json) -> None:
         """Add up what the server tells of a request; that is nothing of a single token."""
+        if field(meta, *SPECULATION[0]) is None:  # as of most servers
+            return
         passes, proposed, accepted = (
             next((field(meta, key) for key in keys if is_count(field(meta, key))), None)
             for keys in SPECULATION

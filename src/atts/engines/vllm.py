@@ -320,8 +320,9 @@ class VllmEngine(RemoteEngine):
             chain,
         )
         entries = field(reply, "choices", 0, "logprobs", "content", 0, "top_logprobs")
+        name = f"token_id:{token_id}"  # all that vLLM 0.26 tells of a token
         for entry in entries if isinstance(entries, list) else ():
-            if field(entry, "token_id") == token_id:
+            if token_id == field(entry, "token_id") or name == field(entry, "token"):
                 return numbers([field(entry, "logprob")])
         raise UnusableError("it lacks the log-probability of a token in logprob_token_ids")
 

@@ -10,12 +10,13 @@ from weakref import WeakKeyDictionary
 
 from pydantic import Field, field_validator
 
-from atts.config import Options
+from atts.config import Config, Options
 from atts.engines.base import Engine
 from atts.methods.atts import METHOD as ATTS
 from atts.methods.atts import turns_while
 from atts.methods.balance import Arm, Balance, Begun, Move
 from atts.methods.chain import OpenChain
+from atts.methods.decider import Decider, Siblings
 from atts.methods.method import Method
 from atts.methods.single_model import write_alone
 from atts.types import ChainEnd
@@ -31,6 +32,9 @@ class AutoOptions(Options):
     alone: dict[int, float] = Field(default={})
     """Tokens a second of the target alone, by chains in flight, as that foretells them; with these
     ATTS ends where it is slower, before the target alone has been measured."""
+    whole_problems: bool = False
+    """All chains of a problem go by ATTS to their ends, or all by the target alone, as is chosen
+    when its first begins: the certificate of ``atts tune`` then holds, and less is switched."""
 
     @field_validator("advised", "alone")
     @classmethod
@@ -42,13 +46,17 @@ class AutoOptions(Options):
 
 _BALANCES: "WeakKeyDictionary[Engine, Balance]" = WeakKeyDictionary()
 """By the target's engine, which all chains of a run, or of a solver, have in common."""
+_WENT: "WeakKeyDictionary[Decider, Arm]" = WeakKeyDictionary()
+"""What the chains of a problem go by, by what decides for them; with ``whole_problems`` alone."""
 
 
 async def solve(chain: OpenChain) -> ChainEnd:
     """Take turns while that is faster, else have the target write."""
     clock, balance = asyncio.get_running_loop().time, _balance(chain)
-    begun = balance.begin(clock())
+    begun = balance.begin(clock(), _WENT.get(chain.decider) if chain.decider else None)
     arm: Arm = "atts" if begun == "atts" else "target"
+    if chain.decider and _by_problem(chain.config):
+        _WENT[chain.decider] = arm
     move: Move | None = "rest" if begun == "target" else None
     arms = {arm}
     try:
@@ -115,8 +123,24 @@ def _balance(chain: OpenChain) -> Balance:
             options.alone,
             min(limits.chains, limits.chains_min),
             turns.draft_tokens + turns.target_tokens,
+            options.whole_problems,
         )
     return _BALANCES[engine]
+
+
+def _by_problem(config: Config) -> bool:
+    return config.of(AutoOptions).whole_problems
+
+
+def _decider(siblings: Siblings) -> Decider:
+    """That of ATTS; the rest of a problem's chains go by what those on record went by."""
+    if ATTS.decider is None:
+        raise ValueError("there is nothing to decide by")
+    decider = ATTS.decider(siblings)
+    ended = [chain for chain in siblings.finished if chain.end != "failed"]
+    if ended and _by_problem(siblings.config):
+        _WENT[decider] = "atts" if any(ended[0].decisions) else "target"
+    return decider
 
 
 METHOD = Method(
@@ -124,8 +148,9 @@ METHOD = Method(
     solve=solve,
     options=AutoOptions,
     scores=True,
-    decider=ATTS.decider,
+    decider=_decider,
     needs_calibration=True,
+    whole_problems=_by_problem,
     takes_over=True,
     can_follow=True,
 )

@@ -62,6 +62,7 @@ class Balance:
         alone: Mapping[int, float],
         expected: int,
         turn_tokens: int,
+        keeps: bool = False,
     ) -> None:
         """Begin as advised.
 
@@ -70,9 +71,11 @@ class Balance:
             alone: what is advised of its tokens a second; holds until it is measured.
             expected: chains in flight to begin with.
             turn_tokens: most of a turn.
+            keeps: a chain goes to its end by what it has begun with.
         """
         self._advised, self._foretold = advised, alone
         self._turn_tokens = turn_tokens
+        self._keeps = keeps
         self._open: dict[Arm, int] = {"target": 0, "atts": 0}
         self._scouts = self._peak = 0
         self._alone: dict[int, Mean] = {}  # by power of two in flight: nothing by ATTS
@@ -92,18 +95,21 @@ class Balance:
         """Chains that are open."""
         return sum(self._open.values())
 
-    def begin(self, now: float) -> Begun:
-        """What a new chain goes by; times are seconds of any clock."""
+    def begin(self, now: float, given: Arm | None = None) -> Begun:
+        """What a new chain goes by; times are seconds of any clock. ``given``: that is settled."""
         self._first = now if self._first is None else self._first
         n = self.in_flight + 1
         self._peak = max(self._peak, n)
+        if given:
+            self._open[given] += 1
+            return given
         if not self.share and self._may_try(n, now):
             self._set(SHARES[0], now)
         if self._open["atts"] < self.share * n:
             self._open["atts"] += 1
             return "atts"
         self._open["target"] += 1
-        if 0.0 < self.share < 1.0 and self._scouts < REPORTS:
+        if 0.0 < self.share < 1.0 and self._scouts < REPORTS and not self._keeps:
             self._scouts += 1
             return "scout"
         return "target"
@@ -136,6 +142,8 @@ class Balance:
 
     def move(self, begun: Begun) -> Move:
         """What an open chain of ATTS, or a scout, does next."""
+        if self._keeps:
+            return "atts"
         if not self.share:
             return "rest"
         if not self._is_draining:

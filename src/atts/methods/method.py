@@ -61,6 +61,9 @@ class Method:
     """Whether the chains of a problem wait for each other, so that all must be under way."""
     needs_all_chains: bool = False
     """Whether no chain may be left out, though the others settle the vote."""
+    whole_problems: Callable[[Config], bool] | None = None
+    """Whether all chains of a problem go by ATTS or all by the target alone, as is chosen before
+    the first begins: a certificate of ``atts`` then holds, and one process must make them."""
     is_reference: bool = False
     """Whether others are measured against it: the target alone."""
     can_follow: bool = False

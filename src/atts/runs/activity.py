@@ -6,8 +6,7 @@ another thread too.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -115,15 +114,6 @@ class Activity:
         self.has_barriers, self.takes_over = method.together, method.takes_over
         return replace(method, solve=solve)
 
-    @contextmanager
-    def working(self, work: Work) -> Iterator[None]:
-        """A request of this kind is on its way inside."""
-        self.at_work[work] += 1
-        try:
-            yield
-        finally:
-            self.at_work[work] -= 1
-
 
 class _WatchedEngine:
     """An engine whose requests are counted; see ``Engine``."""
@@ -135,14 +125,22 @@ class _WatchedEngine:
         self._writing: Work = "drafting" if author == "draft" else "target writing"
 
     async def generate(self, request: GenerateRequest) -> Completion:
-        with self._activity.working(self._writing):
+        at_work = self._activity.at_work
+        at_work[self._writing] += 1
+        try:
             completion = await self._engine.generate(request)
+        finally:
+            at_work[self._writing] -= 1
         self._activity.written[self._author] += len(completion.token_ids)
         return completion
 
     async def score(self, request: ScoreRequest) -> Scored:
-        with self._activity.working("scoring"):
+        at_work = self._activity.at_work
+        at_work["scoring"] += 1
+        try:
             return await self._engine.score(request)
+        finally:
+            at_work["scoring"] -= 1
 
     async def aclose(self) -> None:
         await self._engine.aclose()

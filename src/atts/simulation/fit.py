@@ -320,7 +320,8 @@ async def _replay(
     async def serve(number: int, each: Measured) -> float:
         asked = loop.time()
         copies = servers[each.author]
-        async with slots[each.author].slot(each.length):
+        await slots[each.author].take(each.length)
+        try:
             request = SimulatedRequest(
                 chain=number,
                 problem=-1 - number,
@@ -336,6 +337,8 @@ async def _replay(
             )
             copies[number % len(copies)].submit(request)
             await request.future
+        finally:
+            slots[each.author].give_back()
         return request.done - asked
 
     served = []
