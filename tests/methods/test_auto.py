@@ -132,6 +132,16 @@ async def test_the_rest_of_a_problem_goes_by_what_is_on_record() -> None:
         assert bool(record.turns[0].decision) == advised
 
 
+async def test_a_chain_without_a_decision_does_not_hide_those_of_its_siblings() -> None:
+    settings = config(whole_problems=True, advised={1: 2.0})
+    recorded = OpenChain(PROBLEM, 1, models(), settings, of_problem("p", settings))
+    decided = recorded.record(await method.solve(recorded), 0.0, 1.0)
+    bare = [turn.model_copy(update={"decision": None}) for turn in decided.turns]
+    opened = decided.model_copy(update={"sample": 0, "turns": tuple(bare)})
+    decider = of_problem("p", settings, opened, decided)
+    assert method._WENT[decider] == "atts"
+
+
 @pytest.mark.parametrize("wrong", ["advised={0: 1.2}", "alone={4: 0.0}"])
 def test_what_cannot_be_advice_is_refused(wrong: str) -> None:
     with pytest.raises(ConfigError, match="positive numbers"):

@@ -139,7 +139,9 @@ def _decider(siblings: Siblings) -> Decider:
     decider = ATTS.decider(siblings)
     ended = [chain for chain in siblings.finished if chain.end != "failed"]
     if ended and _by_problem(siblings.config):
-        _WENT[decider] = "atts" if any(ended[0].decisions) else "target"
+        # One that ended in an opening, or before a segment, has no decision either way.
+        decided = any(any(chain.decisions) for chain in ended)
+        _WENT[decider] = "atts" if decided else "target"
     return decider
 
 
