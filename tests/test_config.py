@@ -18,6 +18,7 @@ from atts.config import (
 from atts.errors import ConfigError
 
 OF_ONE_METHOD = {
+    "auto",
     "sync_ranking",
     "specreason",
     "speculative_thinking",
