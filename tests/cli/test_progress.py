@@ -166,7 +166,7 @@ def test_a_wait_for_a_server_is_shown_with_the_patience_that_is_left(clock: Cloc
     display.tick()
     assert stage.snapshot().as_json()["waits_for"] == {"draft": 535.0}
     console.print(stages([stage.snapshot()]))
-    outage.answered()
+    outage.answered(0.0, went_first=True)
     display.tick()
     waits = "waiting for the draft's engine, 8:55 of patience left"
     assert file.getvalue().splitlines()[1] == f"atts: 5/10 in 1:05, {waits}, 0.0/s, 5 waiting"

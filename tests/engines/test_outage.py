@@ -90,6 +90,27 @@ def test_no_request_is_lost_while_a_server_is_started_again() -> None:
     assert "serves again" in told[1]
 
 
+def test_no_request_is_lost_while_a_server_stops_and_writes_what_it_has_begun() -> None:
+    """It refuses what is new, and results still come all the time."""
+
+    class Stopping(FakeEngine):
+        async def generate(self, request: GenerateRequest) -> Completion:
+            if 30.0 <= asyncio.get_running_loop().time() < 100.0:
+                raise LOST
+            return await super().generate(request)
+
+    async def generate(engine: LimitedEngine, begin: float) -> Completion:
+        await asyncio.sleep(begin)
+        return await engine.generate(REQUEST)
+
+    async def main() -> list[Any]:
+        engine = limited(Stopping(seconds=30.0))
+        chains = (generate(engine, 0.3 * number) for number in range(200))
+        return await asyncio.gather(*chains, return_exceptions=True)
+
+    assert {type(result) for result in run_virtually(main())} == {Completion}
+
+
 def test_patience_has_an_end() -> None:
     server = Server(lambda _: LOST)
 
@@ -273,7 +294,7 @@ def test_the_patience_left_is_told() -> None:
         for _ in range(IN_A_ROW):
             outage.failed(LOST)
         left += [outage.patience_left(now) for now in (0.0, 100.0, 1000.0)]
-        outage.answered()
+        outage.answered(asyncio.get_running_loop().time())
         return [*left, outage.patience_left(2000.0)]
 
     assert run_virtually(main()) == [None, 600.0, 500.0, 0.0, None]

@@ -133,7 +133,8 @@ class LimitedEngine:
     async def _retry(
         self, send: Callable[[], Awaitable[Result]], rank: int, need: Need | None
     ) -> Result:
-        asked = asyncio.get_running_loop().time()  # time.monotonic(), or a simulation's
+        clock = asyncio.get_running_loop().time  # time.monotonic, or a simulation's
+        asked = sent = clock()
         outage, attempt = self.outage, 1
         waited_in_vain = outage.waited_in_vain
         while True:
@@ -146,6 +147,7 @@ class LimitedEngine:
                 try:
                     if outage.is_on and not goes_first:  # it has begun meanwhile
                         continue
+                    sent = clock()
                     result = await send()
                 finally:
                     self._slots.give_back()
@@ -158,10 +160,10 @@ class LimitedEngine:
                         raise
                     attempt += 1
             except RequestRefusedError:
-                outage.answered()
+                outage.answered(sent, goes_first)
                 raise
             await self._wait(seconds, failure)
-        outage.answered()
+        outage.answered(sent, goes_first)
         began = result.timings
         timings = Timings(  # model_copy takes five times as long
             queued=asked, started=began.started, first_token=began.first_token, done=began.done

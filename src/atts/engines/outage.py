@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Callable
 from typing import Protocol
 
 from atts.engines.base import Engine, Metered
 from atts.errors import (
+    EngineConnectionError,
     EngineError,
     EngineGoneError,
     EngineReplyError,
@@ -51,8 +53,10 @@ class Outage:
 
     While it does not, whoever wants to send a request waits in ``over``. One of them at a time
     looks whether the engine is there again: it asks for the load, where the engine tells one, and
-    then sends its own request. An outage ends with the first result. One that has lasted for the
-    patience makes all who wait give up; whoever asks later begins anew.
+    then sends its own request. An outage ends with the first result, but not with one that was
+    asked for before the last connection failed: a server that is being stopped still writes what
+    it has begun, and takes nothing new. One that has lasted for the patience makes all who wait
+    give up; whoever asks later begins anew.
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class Outage:
         self._engine = engine
         self._patience = patience_seconds
         self._failures = 0  # in a row
+        self._lost = -math.inf  # when a connection failed last
         self._since: float | None = None  # the beginning, if there was no result after it
         self._error: EngineError | None = None
         self._looks = 0
@@ -92,8 +97,11 @@ class Outage:
         """A request has failed in a passing way; ``went_first`` is what ``over`` said of it."""
         self._failures += 1
         self._error = error
+        now = asyncio.get_running_loop().time()
+        if isinstance(error, EngineConnectionError):
+            self._lost = now
         if self.is_on and self._since is None:
-            self._since = asyncio.get_running_loop().time()
+            self._since = now
         if went_first:
             self._still_on(error)
             self._is_led = False
@@ -109,8 +117,10 @@ class Outage:
                 f"{self._patience:g} s at most (limits.patience_seconds): {error}"
             )
 
-    def answered(self) -> None:
-        """A request was served, or refused for its own sake."""
+    def answered(self, sent: float, went_first: bool = False) -> None:
+        """A request that was sent then was served, or refused for its own sake."""
+        if sent < self._lost and not went_first:
+            return
         if self._is_told:
             self.tell(f"the {self.name}'s engine serves again")
         self._failures = self._looks = 0
