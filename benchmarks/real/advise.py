@@ -101,7 +101,8 @@ async def measure(options: argparse.Namespace) -> None:
     way = options.way or chosen(advice)
     contenders = [Contender(TARGET, TARGET, options.config), Contender(way, way, options.config)]
     if options.rival:  # the pilot and the probe have warmed the others
-        await warm_up(load_config(options.rival, [*options.settings]).target)
+        rival = load_config(options.rival, [*options.settings])
+        await warm_up(rival.target, max(options.in_flight))
         contenders.append(Contender("rival", TARGET, options.rival))
     if options.auto:
         contenders.append(Contender("auto", automatic(advice, way), options.config))

@@ -173,8 +173,8 @@ def test_warm_starts_what_is_missing_and_ends_only_that(
         happened.append(f"up {authors}")
         return []
 
-    async def warm_up(options: ModelOptions) -> float:
-        happened.append(f"warm {options.model}")
+    async def warm_up(options: ModelOptions, chains: int) -> float:
+        happened.append(f"warm {options.model} for {chains}")
         return 1.0
 
     def down(_: Path, authors: list[Author]) -> list[ServerRecord]:
@@ -184,8 +184,9 @@ def test_warm_starts_what_is_missing_and_ends_only_that(
     monkeypatch.setattr(lifecycle, "up", up)
     monkeypatch.setattr(lifecycle, "down", down)
     monkeypatch.setattr(servers, "warm_up", warm_up)
-    assert invoke("servers", "warm", "--set", "target.engine=vllm").exit_code == 0
-    assert happened == ["up ['target']", "warm bundled/target", "down ['target']"]
+    settings = ("--set", "target.engine=vllm", "--set", "limits.chains=9")
+    assert invoke("servers", "warm", *settings).exit_code == 0
+    assert happened == ["up ['target']", "warm bundled/target for 9", "down ['target']"]
 
 
 @pytest.fixture

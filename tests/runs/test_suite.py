@@ -12,11 +12,17 @@ import pytest
 import yaml
 from fakes import FakeEngine, byte_tokenizer
 
-from atts.config import Config, load_config
+from atts.config import Config, ModelOptions, load_config
 from atts.engines.servers import lifecycle, processes
 from atts.engines.servers.lifecycle import FOLDER
 from atts.engines.servers.placed import DEFAULT, with_urls
-from atts.errors import ConfigError, EngineGoneError, ServerError, StoreError
+from atts.errors import (
+    ConfigError,
+    EngineConnectionError,
+    EngineGoneError,
+    ServerError,
+    StoreError,
+)
 from atts.files import to_jsonl
 from atts.grading.grader import Grader
 from atts.methods.chain import Model, Models
@@ -39,6 +45,7 @@ class World:
         monkeypatch.setattr(suite, "open_models", self.open_models)
         monkeypatch.setattr(suite, "answers", self.answers)
         monkeypatch.setattr(suite, "up", self.up)
+        monkeypatch.setattr(suite, "warm_up", self.warm_up)
         monkeypatch.setattr(suite, "down", self.down)
 
     @asynccontextmanager
@@ -59,6 +66,10 @@ class World:
         if config.draft.model == self.broken:
             raise ServerError("out of memory")
         self.happened.append(f"up {config.draft.model} {'+'.join(authors)}")
+
+    async def warm_up(self, options: ModelOptions, chains: int) -> float:
+        self.happened.append(f"warm {options.model} for {chains}")
+        return 1.0
 
     def down(
         self, folder: Path, authors: Collection[Author] = ("draft", "target"), tell: object = None
@@ -128,8 +139,12 @@ async def test_the_matrix_is_run_pair_by_pair_with_servers_up_meanwhile(
     assert await run(file, tmp_path / "out") == [(name, "done") for name in NAMES]
     assert world.happened == [
         "up one draft+target",
+        "warm one for 128",
+        "warm bundled/target for 128",
         "down one draft+target",
         "up two draft+target",
+        "warm two for 128",
+        "warm bundled/target for 128",
         "down two draft+target",
     ]
     recorded = read_run(tmp_path / "out/one/b/atts-conditional")
@@ -245,6 +260,21 @@ async def test_a_pair_whose_servers_do_not_start_fails_alone(
     )
     assert [o.status for o in outcomes] == ["failed"] * 6 + ["done"] * 6
     assert outcomes[0].error == "out of memory"
+
+
+async def test_servers_that_cannot_be_warmed_are_told_and_the_entries_try(
+    file: Path, tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del world
+
+    async def warm_up(*_: object) -> float:
+        raise EngineConnectionError("the connection broke")
+
+    monkeypatch.setattr(suite, "warm_up", warm_up)
+    said: list[str] = []
+    outcomes = await run_suite(load_suite(file), tmp_path, said.append, lambda _: SilentObserver())
+    assert {outcome.status for outcome in outcomes} == {"done"}
+    assert "one: the draft's servers could not be warmed: the connection broke" in said
 
 
 @pytest.fixture

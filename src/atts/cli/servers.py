@@ -282,7 +282,8 @@ def warm(
             start_servers(config, missing, directory)
         for author in wanted:
             options = config.draft if author == "draft" else config.target
-            say(f"{author}: warm after {ending.run(warm_up(options)):.0f} s")
+            seconds = ending.run(warm_up(options, config.limits.chains))
+            say(f"{author}: warm after {seconds:.0f} s")
     finally:
         lifecycle.down(directory, missing)
 

@@ -16,7 +16,7 @@ from atts.engines.servers.placed import (
     with_urls,
 )
 from atts.errors import ServerError
-from atts.runs.suite import Say, described
+from atts.runs.suite import Say, described, warm
 from atts.types import Author
 
 
@@ -42,6 +42,7 @@ class PlacedServers:
             for placed in await servers.up(config, ours, folder, self._address, lambda *_: None):
                 urls[placed.author] = placed.urls
             say(f"{pair}: they answer after {time.monotonic() - began:.0f} s")
+            await warm(pair, with_urls(config, urls), ours, say)
         return with_urls(config, urls)
 
     def down(self, folder: Path, say: Say | None = None) -> object:

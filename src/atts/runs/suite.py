@@ -28,9 +28,10 @@ from atts.engines.servers.lifecycle import (
     is_running,
     model_options,
     up,
+    warm_up,
 )
 from atts.engines.servers.placed import DEFAULT, with_urls
-from atts.errors import AttsError, ConfigError, EngineGoneError
+from atts.errors import AttsError, ConfigError, EngineError, EngineGoneError
 from atts.grading.grader import Grader, VerdictCache
 from atts.methods import METHODS, authors_of
 from atts.methods.chain import Models
@@ -78,7 +79,8 @@ class PairServers(Protocol):
     async def up(
         self, pair: str, config: Config, authors: Sequence[Author], folder: Path, say: Say
     ) -> Config:
-        """Start the servers that a configuration describes and that do not answer yet.
+        """Start the servers that a configuration describes and that do not answer yet, and warm
+        them.
 
         Those that an earlier start of the suite has left in ``folder`` are taken over.
 
@@ -270,6 +272,16 @@ def described(config: Config, authors: Sequence[Author]) -> list[Author]:
     ]
 
 
+async def warm(pair: str, config: Config, authors: Sequence[Author], say: Say) -> None:
+    """Have new servers compile what a run needs, so that no entry pays for it before the others."""
+    for author in authors:
+        try:
+            seconds = await warm_up(model_options(config, author), config.limits.chains)
+            say(f"{pair}: the {author}'s servers are warm after {seconds:.0f} s")
+        except EngineError as error:  # the entries try again, and say what fails
+            say(f"{pair}: the {author}'s servers could not be warmed: {error}")
+
+
 class ServersHere:
     """Servers on this machine; see ``PairServers``."""
 
@@ -293,6 +305,7 @@ class ServersHere:
             say(f"{pair}: starting the servers of {' and '.join(ours)}, logs in {folder}")
             await up(config, ours, folder, lambda *_: None, go_on=True)
             say(f"{pair}: they answer after {time.monotonic() - began:.0f} s")
+            await warm(pair, config, ours, say)
         return config
 
     def down(self, folder: Path, say: Say | None = None) -> object:

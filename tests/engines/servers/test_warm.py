@@ -1,4 +1,4 @@
-"""What is run to compile a server's kernels, with a stand-in for the Python that has SGLang."""
+"""What is sent to a server to warm it, and what is run to compile its kernels; with stand-ins."""
 
 import stat
 import subprocess
@@ -8,12 +8,28 @@ from pathlib import Path
 
 import psutil
 import pytest
+from engines.stand_ins import VllmStandIn, serving
 
-from atts.config import parse_config
-from atts.engines.servers.lifecycle import compile_deep_gemm
+from atts.config import ModelOptions, parse_config
+from atts.engines.inprocess.engine import load_model
+from atts.engines.servers.lifecycle import compile_deep_gemm, warm_up
 from atts.engines.servers.plan import ServerPlan, plan_servers
 from atts.errors import ServerError
+from atts.models.model_files import model_path
 from atts.types import Author
+
+
+@pytest.mark.parametrize(("chains", "turns"), [(1, 1), (16, 1 + 4 + 16)])
+async def test_as_many_turns_at_once_are_tried_as_a_run_has_chains(chains: int, turns: int) -> None:
+    options = ModelOptions(model="bundled/target", device="cpu")
+    server = VllmStandIn(load_model(options, model_path(options.model)), "v2")
+    server.context = 100  # so that one length fits
+    async with serving(server.app) as url:
+        served = {"engine": "vllm", "served_as": "tiny", "urls": (url,)}
+        assert await warm_up(options.model_copy(update=served), chains) > 0.0
+    lengths = [options["max_tokens"] for options in server.requests]
+    assert lengths.count(8) == turns  # written
+    assert lengths.count(1) >= turns  # scored, and what connecting asks
 
 
 def draft_plan(folder: Path, status: int) -> ServerPlan:

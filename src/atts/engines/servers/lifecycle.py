@@ -180,13 +180,15 @@ async def _until_it_answers(options: ModelOptions, server: Running, progress: Pr
     progress(author, "answers", time.monotonic() - began)
 
 
-AT_ONCE = (1, 4, 16, 64, 128)
+AT_ONCE = (4, 16, 64, 128)
 LENGTHS = (16, 256, 1024)
 DEEP_GEMM = "sglang.compile_deep_gemm"
 
 
-async def warm_up(options: ModelOptions) -> float:
+async def warm_up(options: ModelOptions, chains: int) -> float:
     """Send a model's servers what a run sends: to write, to score, alone and many at once.
+
+    With more and more at once, up to the ``chains`` of the run, or 128.
 
     SGLang, FlashInfer, Triton and torch.compile keep what they compile on disk, per model, GPU and
     version; much of it is compiled only at the first request of a new kind or size. So the first
@@ -202,7 +204,7 @@ async def warm_up(options: ModelOptions) -> float:
     for engine in remote_engines(options):
         try:
             facts = await engine.connect()
-            for length, at_once in _sizes(facts.context_length):
+            for length, at_once in _sizes(facts.context_length, chains):
                 await asyncio.gather(
                     *(_turn(engine, length, engine.vocab_size, seed) for seed in range(at_once))
                 )
@@ -234,9 +236,9 @@ def compile_deep_gemm(plan: ServerPlan, directory: Path) -> float:
     return time.monotonic() - began
 
 
-def _sizes(context_length: int) -> Iterator[tuple[int, int]]:
+def _sizes(context_length: int, chains: int) -> Iterator[tuple[int, int]]:
     lengths = [length for length in LENGTHS if length + 64 < context_length] or [4]
-    return itertools.product(lengths, AT_ONCE)
+    return itertools.product(lengths, [1, *(count for count in AT_ONCE if count <= chains)])
 
 
 async def _turn(engine: Engine, length: int, vocab_size: int, seed: int) -> None:
