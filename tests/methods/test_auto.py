@@ -17,7 +17,7 @@ from atts.runs.jobs import run
 from atts.simulation.deployment import Hardware, SimulatedMethod
 from atts.simulation.simulate import simulate
 from atts.simulation.workload import load_workload
-from atts.types import Chain, Problem
+from atts.types import Chain, Problem, Turn
 
 PROBLEM = Problem(id="p", question="2 + 2?", answer="4")
 
@@ -132,14 +132,25 @@ async def test_the_rest_of_a_problem_goes_by_what_is_on_record() -> None:
         assert bool(record.turns[0].decision) == advised
 
 
-async def test_a_chain_without_a_decision_does_not_hide_those_of_its_siblings() -> None:
+@pytest.mark.parametrize("writes", ["draft", "target"])
+async def test_what_a_problem_goes_by_is_told_by_who_wrote(writes: str) -> None:
+    """Also where no chain on record has come to a decision."""
     settings = config(whole_problems=True, advised={1: 2.0})
-    recorded = OpenChain(PROBLEM, 1, models(), settings, of_problem("p", settings))
-    decided = recorded.record(await method.solve(recorded), 0.0, 1.0)
-    bare = [turn.model_copy(update={"decision": None}) for turn in decided.turns]
-    opened = decided.model_copy(update={"sample": 0, "turns": tuple(bare)})
-    decider = of_problem("p", settings, opened, decided)
-    assert method._WENT[decider] == "atts"
+    chain = OpenChain(PROBLEM, 1, models(), settings, of_problem("p", settings))
+    made = chain.record(await method.solve(chain), 0.0, 1.0)
+    by_target = made.model_copy(
+        update={"sample": 0, "turns": tuple(without(turn, "draft") for turn in made.turns)}
+    )
+    undecided = made.model_copy(update={"turns": tuple(without(turn) for turn in made.turns)})
+    on_record = [by_target, undecided] if writes == "draft" else [by_target]
+    decider = of_problem("p", settings, *on_record)
+    assert method._WENT[decider] == ("atts" if writes == "draft" else "target")
+
+
+def without(turn: Turn, author: str | None = None) -> Turn:
+    """A turn without its decision, and without what an author wrote."""
+    kept = tuple(each for each in turn.segments if each.author != author)
+    return turn.model_copy(update={"decision": None, "segments": kept})
 
 
 @pytest.mark.parametrize("wrong", ["advised={0: 1.2}", "alone={4: 0.0}"])

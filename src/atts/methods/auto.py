@@ -139,9 +139,9 @@ def _decider(siblings: Siblings) -> Decider:
     decider = ATTS.decider(siblings)
     ended = [chain for chain in siblings.finished if chain.end != "failed"]
     if ended and _by_problem(siblings.config):
-        # One that ended in an opening, or before a segment, has no decision either way.
-        decided = any(any(chain.decisions) for chain in ended)
-        _WENT[decider] = "atts" if decided else "target"
+        # One that ended in the target's opening has none either way.
+        drafted = any(chain.written("draft") for chain in ended)
+        _WENT[decider] = "atts" if drafted else "target"
     return decider
 
 
