@@ -63,6 +63,15 @@ def test_it_measures_predicts_and_writes(invoke: Invoke, my_yaml: str, tmp_path:
     assert timed.exit_code == 0, timed.output
 
 
+def test_what_was_not_probed_is_not_predicted(invoke: Invoke, my_yaml: str, tmp_path: Path) -> None:
+    told = invoke("advise", "-c", my_yaml, *QUICK, "--way", WAY, "--seconds", 0, "--out", "here")
+    assert told.exit_code == 0, told.output
+    said = told.stderr.replace("\n", " ")
+    assert "Not predicted: 4 in flight, which did not fit 0 s of probing" in said
+    advice = read_advice(tmp_path / "here" / "advice.json")
+    assert [[one.in_flight for one in way.predictions] for way in advice.ways] == [[1], [1]]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

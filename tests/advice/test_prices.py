@@ -38,5 +38,13 @@ def test_between_levels_lies_what_is_between_them(n: float) -> None:
     assert 1.0 <= found.target_beside <= 2.0
 
 
+def test_what_was_not_measured_for_long_is_as_for_short() -> None:
+    long = level(16, 2.0).model_copy(update={"target_long": Line(fixed=0.0, token=16.0)})
+    found = Prices(levels=(level(1, 1.0), long)).at(4)
+    assert found.target_long is not None
+    assert found.target_long.token == pytest.approx(4.0)  # between 1, as there, and 16
+    assert found.draft_long is None
+
+
 def test_fewer_than_were_measured_are_as_fast_as_the_fewest() -> None:
     assert Prices(levels=(level(16, 2.0),)).at(1).target.token == 2.0

@@ -103,6 +103,31 @@ def test_levels_that_would_not_fit_the_time_are_left_out() -> None:
     assert prices.client_seconds > 0.0
 
 
+class ByToken(Roomy):
+    """Takes so long for each token that it writes."""
+
+    async def generate(self, request: GenerateRequest) -> Completion:
+        await asyncio.sleep(0.2 * request.sampling.max_tokens)
+        return await super().generate(request)
+
+
+@pytest.mark.parametrize(("seconds", "long"), [(200.0, False), (600.0, True)])
+def test_slow_engines_are_asked_for_less_at_each_level(seconds: float, long: bool) -> None:
+    """As on a processor, where 256 tokens take a minute with any number in flight."""
+    models = pair()
+    models["target"] = Model(ByToken(lambda _: "y" * 300), byte_tokenizer())
+
+    async def main() -> float:
+        prices = await probe(models, texts, (16, 48), (1, 4, 16), seconds)
+        assert [level.in_flight for level in prices.levels] == [1, 4, 16]
+        for level in prices.levels:
+            assert level.target.token == pytest.approx(0.2)
+            assert bool(level.target_long) == long
+        return asyncio.get_running_loop().time()
+
+    assert run_virtually(main()) < seconds
+
+
 def test_no_chain_begins_like_another() -> None:
     chains = texts("draft", 64).chains(300)
     assert len({tuple(chain.prefix[:4]) for chain in chains}) == 300

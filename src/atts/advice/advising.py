@@ -106,7 +106,13 @@ async def measure(
             remote,
             lambda what: say(f"Probing the engines: {what}"),
         )
-    advice = advise(found, problems, prices, Asked(plan.levels, plan.chains, plan.bound, prompt))
+    levels = [level for level in plan.levels if level <= prices.levels[-1].in_flight]
+    if left_out := plan.levels[len(levels) :]:
+        say(
+            f"Not predicted: {', '.join(map(str, left_out))} in flight, which did not fit "
+            f"{plan.seconds:g} s of probing: give more with --seconds"
+        )
+    advice = advise(found, problems, prices, Asked(levels, plan.chains, plan.bound, prompt))
     write_advice(plan.pilot.directory / ADVICE, advice)
     return advice
 

@@ -105,14 +105,14 @@ def _times(level: Level, factor: float) -> Level:
 
 def _between(low: Level, high: Level, share: float) -> Level:
     ours, theirs = _lines(low), _lines(high)
-    lines = {
-        name: Line(
-            fixed=between(line.fixed, theirs[name].fixed, share),
-            token=between(line.token, theirs[name].token, share),
+    lines = {}
+    for name in ours.keys() | theirs.keys():
+        plain = name.removesuffix("_long")  # of what was not measured by itself
+        one, other = ours.get(name, ours[plain]), theirs.get(name, theirs[plain])
+        lines[name] = Line(
+            fixed=between(one.fixed, other.fixed, share),
+            token=between(one.token, other.token, share),
         )
-        for name, line in ours.items()
-        if name in theirs
-    }
     return Level(
         in_flight=round(between(low.in_flight, high.in_flight, share)),
         **lines,

@@ -6,6 +6,7 @@ Times are those of the event loop, so that a simulated engine can be probed in i
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import cycle, islice
@@ -28,6 +29,8 @@ LEVELS = (1, 4, 16, 64, 256)
 SHORT, LONG, LONGEST = 8, 64, 256
 """Tokens of the requests whose times make a line: of segments, and of texts in one request."""
 ROUNDS, LONG_ROUNDS, MOST_ROUNDS = 3, 2, 8
+DRAFTS, WRITES = 0.25, 0.5
+"""Of the time that a level has, most that the draft and the target write alone."""
 
 
 class Played(NamedTuple):
@@ -81,6 +84,8 @@ class _Work:
 
     def __init__(self) -> None:
         self.requests = 0
+        self.spared = 0.0
+        """Seconds that passed with what is left out where time is short."""
         self._began = time.process_time()
 
     @property
@@ -105,8 +110,10 @@ async def probe(
         texts: what the chains of a model are made of, with so many tokens to be scored.
         segments: tokens of the shortest and the longest segment that is scored: what a token takes
             is not the same for both, as few are read as fast as one.
-        levels: numbers in flight, rising. Those that would not fit the time are left out.
-        seconds: most time; the first level is measured whatever it takes.
+        levels: numbers in flight, each above the last. Those that would not fit the time are left
+            out.
+        seconds: about the most time. Slow engines write fewer long texts, so that all levels have
+            some of it; the first is measured whatever it takes.
         remote: whether this process only asks, so that its own time is the client's, and servers
             have other work with a request than to write.
         told: is told what is being measured.
@@ -116,7 +123,8 @@ async def probe(
     """
     draft, target = models["draft"].engine, models["target"].engine
     clock = asyncio.get_running_loop().time
-    began, last = clock(), 0.0
+    began = clock()
+    least: list[float] = []
     found: list[Level] = []
     prefill = hits = 0.0
     own: list[float] = []
@@ -124,16 +132,16 @@ async def probe(
     played = {author: texts(author, ahead) for author in models}
     rooms = {author: await _room(model.engine) for author, model in models.items()}
     for number, in_flight in enumerate(levels):
-        # Twice as many take at most twice as long, and mostly far less.
-        if number and last * (in_flight / levels[number - 1]) ** 0.7 > seconds - (clock() - began):
+        left = seconds - (clock() - began)
+        if number and _foreseen(levels, least) > left:
             break
         told(f"{in_flight} in flight")
-        level_began, work = clock(), _Work()
+        level_began, work, share = clock(), _Work(), left / (len(levels) - number)
         ours, theirs = (played[author].chains(in_flight) for author in ("draft", "target"))
         prefill = await _computed(target, theirs)
         await _computed(draft, ours)
-        drafts = await _writing(draft, ours, work, remote, rooms["draft"])
-        writings = await _writing(target, theirs, work, remote, rooms["target"])
+        drafts = await _writing(draft, ours, work, share * DRAFTS, remote, rooms["draft"])
+        writings = await _writing(target, theirs, work, share * WRITES, remote, rooms["target"])
         drafted, written = _line(drafts[:2]), _line(writings[:2])
         one_draft, one_target = (found[0].draft, found[0].target) if found else (drafted, written)
         scores = [
@@ -160,7 +168,7 @@ async def probe(
                 target_beside=_slower(other, written),
             )
         )
-        last = clock() - level_began
+        least.append(clock() - level_began - work.spared)
     return Prices(
         levels=tuple(found),
         client_seconds=min(own) if remote else 0.0,
@@ -169,6 +177,15 @@ async def probe(
         draft_room=rooms["draft"],
         target_room=rooms["target"],
     )
+
+
+def _foreseen(levels: Sequence[int], least: Sequence[float]) -> float:
+    """Seconds of the next level, by the least that those before took: they grow as they did."""
+    number, power = len(least), 0.5
+    if number > 1 and least[-2] > 0.0:
+        more = math.log(levels[number - 1] / levels[number - 2])
+        power = min(1.0, max(0.0, math.log(least[-1] / least[-2]) / more))
+    return least[-1] * math.pow(levels[number] / levels[number - 1], power)
 
 
 def _rounds(times: float) -> int:
@@ -211,16 +228,31 @@ def _request(
 
 
 async def _writing(
-    engine: Engine, chains: Sequence[Played], work: _Work, remote: bool, room: int | None
+    engine: Engine,
+    chains: Sequence[Played],
+    work: _Work,
+    seconds: float,
+    remote: bool,
+    room: int | None,
 ) -> list[_Asked]:
-    """Short and long requests, and of a server very long ones, as far as they fit its cache."""
-    kinds = [(SHORT, ROUNDS), (LONG, LONG_ROUNDS)]
-    most = sum(len(each.prefix) + LONGEST for each in chains)
-    if remote and (room is None or most <= room):
-        kinds.append((LONGEST, LONG_ROUNDS))
-    return [
-        await _together(_writer(engine, tokens, rounds), chains, work) for tokens, rounds in kinds
-    ]
+    """Short and long requests, and of a server very long ones, as far as they fit its cache and the
+    time.
+    """
+    clock = asyncio.get_running_loop().time
+    until = clock() + seconds
+    asked = [await _together(_writer(engine, SHORT, ROUNDS), chains, work)]
+    fits = room is None or sum(len(each.prefix) + LONGEST for each in chains) <= room
+    for tokens in (LONG, LONGEST) if remote and fits else (LONG,):
+        # By the last, as a token of a short request seems to take longer than one of a long one.
+        one_round = tokens * asked[-1].seconds / max(1.0, asked[-1].tokens)
+        left = max(0.0, until - clock())
+        rounds = LONG_ROUNDS if LONG_ROUNDS * one_round <= left else int(one_round <= left)
+        least = int(tokens == LONG)
+        if rounds := max(rounds, least):
+            began = clock()
+            asked.append(await _together(_writer(engine, tokens, rounds), chains, work))
+            work.spared += (clock() - began) * (rounds - least) / rounds
+    return asked
 
 
 def _writer(engine: Engine, tokens: int, rounds: int) -> _Chain:
