@@ -29,8 +29,9 @@ LEVELS = (1, 4, 16, 64, 256)
 SHORT, LONG, LONGEST = 8, 64, 256
 """Tokens of the requests whose times make a line: of segments, and of texts in one request."""
 ROUNDS, LONG_ROUNDS, MOST_ROUNDS = 3, 2, 8
-DRAFTS, WRITES = 0.25, 0.5
-"""Of the time that a level has, most that the draft and the target write alone."""
+DRAFTS, WRITES = 0.15, 0.35
+"""Of the time that a level has, most that the draft and the target write alone; both together, and
+scores, need the rest."""
 
 
 class Played(NamedTuple):
@@ -181,7 +182,7 @@ async def probe(
 
 def _foreseen(levels: Sequence[int], least: Sequence[float]) -> float:
     """Seconds of the next level, by the least that those before took: they grow as they did."""
-    number, power = len(least), 0.5
+    number, power = len(least), 0.25  # few at a time take hardly longer than one
     if number > 1 and least[-2] > 0.0:
         more = math.log(levels[number - 1] / levels[number - 2])
         power = min(1.0, max(0.0, math.log(least[-1] / least[-2]) / more))
