@@ -31,7 +31,7 @@ from atts.engines.servers.lifecycle import (
     warm_up,
 )
 from atts.engines.servers.placed import DEFAULT, with_urls
-from atts.errors import AttsError, ConfigError, EngineError, EngineGoneError
+from atts.errors import AttsError, ConfigError, EngineGoneError
 from atts.grading.grader import Grader, VerdictCache
 from atts.methods import METHODS, authors_of
 from atts.methods.chain import Models
@@ -278,7 +278,7 @@ async def warm(pair: str, config: Config, authors: Sequence[Author], say: Say) -
         try:
             seconds = await warm_up(model_options(config, author), config.limits.chains)
             say(f"{pair}: the {author}'s servers are warm after {seconds:.0f} s")
-        except EngineError as error:  # the entries try again, and say what fails
+        except AttsError as error:  # the entries try again, and say what fails
             say(f"{pair}: the {author}'s servers could not be warmed: {error}")
 
 
