@@ -17,6 +17,7 @@ from atts.engines.servers import lifecycle, processes
 from atts.engines.servers.lifecycle import FOLDER
 from atts.engines.servers.placed import DEFAULT, with_urls
 from atts.errors import (
+    AttsError,
     ConfigError,
     EngineConnectionError,
     EngineGoneError,
@@ -262,13 +263,18 @@ async def test_a_pair_whose_servers_do_not_start_fails_alone(
     assert outcomes[0].error == "out of memory"
 
 
+@pytest.mark.parametrize("error", [EngineConnectionError, ConfigError])
 async def test_servers_that_cannot_be_warmed_are_told_and_the_entries_try(
-    file: Path, tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+    file: Path,
+    tmp_path: Path,
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[AttsError],
 ) -> None:
     del world
 
     async def warm_up(*_: object) -> float:
-        raise EngineConnectionError("the connection broke")
+        raise error("the connection broke")
 
     monkeypatch.setattr(suite, "warm_up", warm_up)
     said: list[str] = []

@@ -31,7 +31,7 @@ class AdvicePlan(NamedTuple):
     levels: Sequence[int]
     bound: float
     seconds: float
-    """Most for the probe."""
+    """About the most for the probe."""
 
     @property
     def chains(self) -> int:
@@ -106,12 +106,13 @@ async def measure(
             remote,
             lambda what: say(f"Probing the engines: {what}"),
         )
-    levels = [level for level in plan.levels if level <= prices.levels[-1].in_flight]
-    if left_out := plan.levels[len(levels) :]:
+    probed_levels = len(prices.levels)  # the first of those asked for
+    if left_out := plan.levels[probed_levels:]:
         say(
             f"Not predicted: {', '.join(map(str, left_out))} in flight, which did not fit "
             f"{plan.seconds:g} s of probing: give more with --seconds"
         )
+    levels = plan.levels[:probed_levels]
     advice = advise(found, problems, prices, Asked(levels, plan.chains, plan.bound, prompt))
     write_advice(plan.pilot.directory / ADVICE, advice)
     return advice

@@ -185,7 +185,7 @@ def _foreseen(levels: Sequence[int], least: Sequence[float]) -> float:
     number, power = len(least), 0.25  # few at a time take hardly longer than one
     if number > 1 and least[-2] > 0.0:
         more = math.log(levels[number - 1] / levels[number - 2])
-        power = min(1.0, max(0.0, math.log(least[-1] / least[-2]) / more))
+        power = min(1.0, math.log(max(1.0, least[-1] / least[-2])) / more)
     return least[-1] * math.pow(levels[number] / levels[number - 1], power)
 
 
@@ -243,13 +243,12 @@ async def _writing(
     until = clock() + seconds
     asked = [await _together(_writer(engine, SHORT, ROUNDS), chains, work)]
     fits = room is None or sum(len(each.prefix) + LONGEST for each in chains) <= room
-    for tokens in (LONG, LONGEST) if remote and fits else (LONG,):
+    for tokens, least in ((LONG, 1), (LONGEST, 0)) if remote and fits else ((LONG, 1),):
         # By the last, as a token of a short request seems to take longer than one of a long one.
         one_round = tokens * asked[-1].seconds / max(1.0, asked[-1].tokens)
         left = max(0.0, until - clock())
-        rounds = LONG_ROUNDS if LONG_ROUNDS * one_round <= left else int(one_round <= left)
-        least = int(tokens == LONG)
-        if rounds := max(rounds, least):
+        in_time = sum(rounds * one_round <= left for rounds in range(1, LONG_ROUNDS + 1))
+        if rounds := max(in_time, least):
             began = clock()
             asked.append(await _together(_writer(engine, tokens, rounds), chains, work))
             work.spared += (clock() - began) * (rounds - least) / rounds

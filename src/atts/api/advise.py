@@ -60,7 +60,7 @@ async def advise(
         problems, samples: of the pilot, which takes calibration problems.
         in_flight: numbers of chains in flight to measure and to predict.
         loss: accuracy of a chain that may be lost.
-        seconds: most for the probe.
+        seconds: about the most for the probe.
         costs: with ``runs``: d and s, in place of their own times.
         prices: with ``runs``: earlier advice whose prices hold, in place of their own times.
         write: a file for the recommended configuration.

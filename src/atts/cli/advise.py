@@ -89,7 +89,8 @@ def advise(
         float, typer.Option("--loss", help="Accuracy of a chain that may be lost.")
     ] = LOSS,
     seconds: Annotated[
-        float, typer.Option("--seconds", min=0.0, help="Most for the probe of the engines.")
+        float,
+        typer.Option("--seconds", min=0.0, help="About the most for the probe of the engines."),
     ] = SECONDS,
     draft_cost: Annotated[
         float | None,

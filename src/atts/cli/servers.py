@@ -17,7 +17,14 @@ from atts.cli.terminal import EXIT_CODES, FAILED, INTERRUPTED, err, out, print_t
 from atts.config import Config, load_config
 from atts.config.secrets import hide
 from atts.engines.servers import lifecycle
-from atts.engines.servers.lifecycle import AUTHORS, FOLDER, answers, compile_deep_gemm, warm_up
+from atts.engines.servers.lifecycle import (
+    AUTHORS,
+    FOLDER,
+    answers,
+    compile_deep_gemm,
+    model_options,
+    warm_up,
+)
 from atts.engines.servers.placed import DEFAULT, path_of, read_placement
 from atts.engines.servers.plan import plan_servers
 from atts.engines.servers.processes import ServerRecord, processes, read_record, tail
@@ -281,8 +288,7 @@ def warm(
         if missing or not wanted:
             start_servers(config, missing, directory)
         for author in wanted:
-            options = config.draft if author == "draft" else config.target
-            seconds = ending.run(warm_up(options, config.limits.chains))
+            seconds = ending.run(warm_up(model_options(config, author), config.limits.chains))
             say(f"{author}: warm after {seconds:.0f} s")
     finally:
         lifecycle.down(directory, missing)

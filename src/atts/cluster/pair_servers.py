@@ -42,8 +42,9 @@ class PlacedServers:
             for placed in await servers.up(config, ours, folder, self._address, lambda *_: None):
                 urls[placed.author] = placed.urls
             say(f"{pair}: they answer after {time.monotonic() - began:.0f} s")
-            await warm(pair, with_urls(config, urls), ours, say)
-        return with_urls(config, urls)
+        reached = with_urls(config, urls)
+        await warm(pair, reached, ours, say)
+        return reached
 
     def down(self, folder: Path, say: Say | None = None) -> object:
         """End them, and what a start of the suite without a cluster has left on this machine."""

@@ -134,7 +134,7 @@ class LimitedEngine:
         self, send: Callable[[], Awaitable[Result]], rank: int, need: Need | None
     ) -> Result:
         clock = asyncio.get_running_loop().time  # time.monotonic, or a simulation's
-        asked = sent = clock()
+        asked = clock()
         outage, attempt = self.outage, 1
         waited_in_vain = outage.waited_in_vain
         while True:

@@ -139,7 +139,7 @@ def _decider(siblings: Siblings) -> Decider:
     decider = ATTS.decider(siblings)
     ended = [chain for chain in siblings.finished if chain.end != "failed"]
     if ended and _by_problem(siblings.config):
-        # One that ended in the target's opening has none either way.
+        # One that ended in an opening by the target tells nothing.
         drafted = any(chain.written("draft") for chain in ended)
         _WENT[decider] = "atts" if drafted else "target"
     return decider

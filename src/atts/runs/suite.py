@@ -273,7 +273,7 @@ def described(config: Config, authors: Sequence[Author]) -> list[Author]:
 
 
 async def warm(pair: str, config: Config, authors: Sequence[Author], say: Say) -> None:
-    """Have new servers compile what a run needs, so that no entry pays for it before the others."""
+    """Have servers compile what a run needs, so that no entry pays for it before the others."""
     for author in authors:
         try:
             seconds = await warm_up(model_options(config, author), config.limits.chains)
@@ -305,7 +305,7 @@ class ServersHere:
             say(f"{pair}: starting the servers of {' and '.join(ours)}, logs in {folder}")
             await up(config, ours, folder, lambda *_: None, go_on=True)
             say(f"{pair}: they answer after {time.monotonic() - began:.0f} s")
-            await warm(pair, config, ours, say)
+        await warm(pair, config, ours, say)
         return config
 
     def down(self, folder: Path, say: Say | None = None) -> object:

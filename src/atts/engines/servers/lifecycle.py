@@ -180,7 +180,7 @@ async def _until_it_answers(options: ModelOptions, server: Running, progress: Pr
     progress(author, "answers", time.monotonic() - began)
 
 
-AT_ONCE = (4, 16, 64, 128)
+AT_ONCE = (1, 4, 16, 64, 128)
 LENGTHS = (16, 256, 1024)
 DEEP_GEMM = "sglang.compile_deep_gemm"
 
@@ -238,7 +238,7 @@ def compile_deep_gemm(plan: ServerPlan, directory: Path) -> float:
 
 def _sizes(context_length: int, chains: int) -> Iterator[tuple[int, int]]:
     lengths = [length for length in LENGTHS if length + 64 < context_length] or [4]
-    return itertools.product(lengths, [1, *(count for count in AT_ONCE if count <= chains)])
+    return itertools.product(lengths, [count for count in AT_ONCE if count <= chains])
 
 
 async def _turn(engine: Engine, length: int, vocab_size: int, seed: int) -> None:
