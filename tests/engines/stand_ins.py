@@ -320,7 +320,9 @@ class VllmStandIn(StandIn):
         )
         output, reason, at = await self.work(ids, sampling)
         choice: dict[str, Any] = {"index": 0, "finish_reason": reason, "token_ids": output}
-        choice |= {"stop_reason": at if isinstance(at, str) else None, "logprobs": None}
+        choice["logprobs"] = None
+        if as_completion or self.version != "v1-named":
+            choice["stop_reason"] = at if isinstance(at, str) else None
         if options.get("logprobs") in (0, 1) and "logprob_token_ids" not in options:
             logprobs = await self.logprobs_of(ids, output)
             choice["logprobs"] = {"content": [{"logprob": value} for value in logprobs]}

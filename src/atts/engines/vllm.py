@@ -220,7 +220,7 @@ class VllmEngine(RemoteEngine):
         if reason not in ("stop", "length"):
             raise UnusableError(f"finish_reason is {quoted(reason)}")
         # At a stop string the tokens stay; otherwise the last one is what it stopped at.
-        if reason == "stop" and not isinstance(field(choice, "stop_reason"), str):
+        if reason == "stop" and not self._stopped_at_a_string(choice, written):
             written = written[:-1]
         logprobs = None
         if request.logprobs:
@@ -231,6 +231,11 @@ class VllmEngine(RemoteEngine):
                     found = [field(entry, "logprob") for entry in entries]
             logprobs = found[: len(written)] if isinstance(found, list) else found
         return WrittenTokens(written, reason, _cached(reply), logprobs)
+
+    def _stopped_at_a_string(self, choice: Json, written: list[Json]) -> bool:
+        if isinstance(choice, dict) and "stop_reason" not in choice:  # vLLM 0.26 does not tell
+            return bool(written) and written[-1] not in self.end_ids
+        return isinstance(field(choice, "stop_reason"), str)
 
     async def _score(self, ids: list[int], request: ScoreRequest) -> FoundLogprobs:
         start, chain = request.start, request.chain
