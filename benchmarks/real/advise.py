@@ -102,11 +102,15 @@ async def measure(options: argparse.Namespace) -> None:
     contenders = [Contender(TARGET, TARGET, options.config), Contender(way, way, options.config)]
     if options.rival:  # the pilot and the probe have warmed the others
         rival = load_config(options.rival, [*options.settings])
-        await warm_up(rival.target, max(options.in_flight))
-        contenders.append(Contender("rival", TARGET, options.rival))
+        try:
+            await warm_up(rival.target, max(options.in_flight))
+            contenders.append(Contender("rival", TARGET, options.rival))
+        except atts.AttsError as error:
+            append(rows, {"way": "rival", "failure": str(error)})
+            print(f"without the rival: {error}", flush=True)
     if options.auto:
         contenders.append(Contender("auto", automatic(advice, way), options.config))
-    done = {(row["way"], row.get("in_flight")) for row in read_rows(rows)}
+    done = {(row["way"], row.get("in_flight")) for row in read_rows(rows) if "failure" not in row}
     todo = [
         (level, each)
         for level in sorted(options.in_flight, reverse=True)  # the quickest first
@@ -189,19 +193,15 @@ async def run(
     """One run, stopped when the time is up; what it took."""
     place = folder / f"{level}-{each.label.replace('/', '_')[:100]}"
     began = time.monotonic()
-    finished = True
-    async with atts.open_models(config) as models:
-        opened = time.monotonic()
-        try:
+    row: dict[str, Any] = {"way": each.label, "in_flight": level, "finished": True}
+    try:
+        async with atts.open_models(config) as models:
+            row["opening_seconds"] = time.monotonic() - began
             await asyncio.wait_for(atts.run(config, models, place), left)
-        except TimeoutError:
-            finished = False
-    row: dict[str, Any] = {
-        "way": each.label,
-        "in_flight": level,
-        "finished": finished,
-        "opening_seconds": opened - began,
-    }
+    except TimeoutError:
+        row["finished"] = False
+    except atts.AttsError as error:  # the others are measured all the same
+        return row | {"finished": False, "failure": str(error)}
     with Grader(cache=VerdictCache()) as grader:
         try:
             report = read_report(each.label, place, grader)

@@ -84,7 +84,7 @@ def whole_job(
                 if log.exists():
                     shutil.copy(log, Path.cwd() / f"{name}-{author}.log")
             atts("servers", "down", "--dir", servers, folder=folder, check=False)
-        left = [pid for pid in started if psutil.pid_exists(pid)]
+        left = [pid for pid in started if runs(pid)]
         if left:
             raise SystemExit(f"atts servers down left {left}")
         print("nothing of the servers is left", flush=True)
@@ -103,6 +103,14 @@ def atts(*words: object, folder: Path, check: bool = True) -> None:
 def processes_of(servers: Path, author: Author) -> list[psutil.Process]:
     record = read_record(servers, author)
     return processes(record) if record else []
+
+
+def runs(pid: int) -> bool:
+    """Not if it has ended, and waits only for a slow init to take note of it."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def contract(ports: Mapping[Author, int], urls_variable: str) -> bool:
