@@ -5,7 +5,13 @@ from pathlib import Path
 import pytest
 
 from atts.advice.advice import Advice, Asked, advise, advise_relatively
-from atts.advice.advising import advise_on_runs, read_advice, recommended, write_advice
+from atts.advice.advising import (
+    advise_on_runs,
+    not_probed,
+    read_advice,
+    recommended,
+    write_advice,
+)
 from atts.advice.pilot import (
     Found,
     findings,
@@ -157,6 +163,12 @@ async def test_stored_runs_need_no_servers(planned: Config, tmp_path: Path) -> N
         before = advise(found, 6, priced(target=0.1), Asked((1, 4), 16, 0.9, 20.0))
         again = advise_on_runs(runs, grader, 0.9, before=before, levels=(1, 4))
         assert again.ways[0].predictions[0].in_flight == 1
+        beyond = advise_on_runs(runs, grader, 0.9, before=before, levels=(4, 64, 65), chains=400)
+        assert [one.in_flight for one in beyond.ways[0].predictions] == [4, 64], "no price, no word"
+        of_all = advise_on_runs(runs, grader, 0.9, before=before, chains=400)
+        assert [one.in_flight for one in of_all.ways[0].predictions] == [1, 64]
+        assert not_probed(beyond, (4, 64, 65)) == [65]
+        assert not_probed(measured, (4, 64, 65)) == [], "the runs' own times say nothing of numbers"
         with pytest.raises(ConfigError, match="none of these runs is of the target alone"):
             findings(runs[1:], grader)
     nothing = advise_relatively(found[:1], 6, 0.1, None)

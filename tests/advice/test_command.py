@@ -58,6 +58,9 @@ def test_it_measures_predicts_and_writes(invoke: Invoke, my_yaml: str, tmp_path:
     assert found["ways"][0]["relative"] == 1.0
     priced = invoke("advise", *runs, "--prices", "here/advice.json", "--format", "csv")
     assert "limited by" in priced.stdout
+    assert "Not predicted" not in priced.stderr, "what was probed is what is asked for"
+    beyond = invoke("advise", *runs, "--prices", "here/advice.json", "--in-flight", 99)
+    assert "Not predicted: 99 in flight" in beyond.stderr.replace("\n", " ")
     timed = invoke("advise", "here", "--format", "md")
     assert "time a chain, x" in timed.stdout
     assert timed.exit_code == 0, timed.output

@@ -106,14 +106,13 @@ async def measure(
             remote,
             lambda what: say(f"Probing the engines: {what}"),
         )
-    probed_levels = len(prices.levels)  # the first of those asked for
-    if left_out := plan.levels[probed_levels:]:
+    levels = plan.levels[: len(prices.levels)]  # of those asked for, the first are probed
+    advice = advise(found, problems, prices, Asked(levels, plan.chains, plan.bound, prompt))
+    if left_out := not_probed(advice, plan.levels):
         say(
             f"Not predicted: {', '.join(map(str, left_out))} in flight, which did not fit "
             f"{plan.seconds:g} s of probing: give more with --seconds"
         )
-    levels = plan.levels[:probed_levels]
-    advice = advise(found, problems, prices, Asked(levels, plan.chains, plan.bound, prompt))
     write_advice(plan.pilot.directory / ADVICE, advice)
     return advice
 
@@ -155,7 +154,8 @@ def advise_on_runs(
         bound: most accuracy of a chain that may be lost.
         costs: d and s that are taken for granted.
         before: advice whose prices hold; None: the runs' own times.
-        levels: numbers in flight that are predicted by them.
+        levels: numbers in flight that are predicted by them, none beyond the last that was probed;
+            without any: those that were.
         chains: of the run that is planned; None: as many as the largest of the runs has.
 
     Raises:
@@ -166,9 +166,18 @@ def advise_on_runs(
     if costs is None and before is not None and before.prices is not None:
         chains = chains or max(sum(map(len, each.chains)) for each in found)
         prompt = max(0.0, before.context - before.ways[0].chain_tokens)
-        asked = Asked(levels, chains, bound, prompt)
+        probed = [level.in_flight for level in before.prices.levels]
+        known = [level for level in levels or probed if level <= probed[-1]] or probed[-1:]
+        asked = Asked(known, chains, bound, prompt)
         return advise(found, problems, before.prices, asked)
     return advise_relatively(found, problems, bound, costs)
+
+
+def not_probed(advice: Advice, levels: Sequence[int]) -> list[int]:
+    """Numbers in flight beyond those of the prices."""
+    if advice.prices is None:
+        return []
+    return [level for level in levels if level > advice.prices.levels[-1].in_flight]
 
 
 def read_advice(path: Path) -> Advice:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from atts.advice.advice import Advice
-from atts.advice.advising import AdvicePlan, measure, prepare_advice, recommended
+from atts.advice.advising import AdvicePlan, measure, not_probed, prepare_advice, recommended
 from atts.advice.pilot import usual_ways
 from atts.advice.probe import LEVELS
 from atts.api.advise import LOSS, PROBLEMS, SAMPLES, SECONDS, recorded_advice
@@ -140,7 +140,12 @@ def advise(
     if draft_cost is not None and score_cost is not None:
         costs = (draft_cost, score_cost)
     if runs:
-        advice = recorded_advice(run_directories(runs), loss, costs, prices, levels)
+        advice = recorded_advice(run_directories(runs), loss, costs, prices, in_flight or ())
+        if left_out := not_probed(advice, in_flight or ()):
+            say(
+                f"Not predicted: {', '.join(map(str, left_out))} in flight, of which {prices} has "
+                "no prices: atts advise -c CONFIG --in-flight N probes them"
+            )
     else:
         if costs or prices:
             raise ConfigError("--d, --s and --prices are for stored runs: name their directories")
