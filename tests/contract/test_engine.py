@@ -273,7 +273,7 @@ SERVED: dict[str, Serve] = {
     "llamacpp": llamacpp,
     "sglang": partial(behind, "sglang", SGLangStandIn),
     "vllm": vllm("v2"),
-    "vllm-0.26": vllm("v1-named"),
+    "vllm-0.26": vllm("0.26"),
     "llama.cpp-server": openai("llama.cpp", logprobs=True),
     "openai-text": openai("text"),
     "openai-echo": openai("echo", scores=True),

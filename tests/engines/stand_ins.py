@@ -21,7 +21,7 @@ from atts.engines.base import Completion, Engine, GenerateRequest, Sampling, Sco
 from atts.engines.inprocess.engine import InProcessEngine
 
 BLOCK = 16
-VllmVersion = Literal["v2", "v1", "v1-nan", "v1-named", "no-details", "completions"]
+VllmVersion = Literal["v2", "v1", "v1-nan", "0.26", "no-details", "completions"]
 
 SGLANG_REQUEST = {
     "rid",
@@ -320,9 +320,9 @@ class VllmStandIn(StandIn):
         )
         output, reason, at = await self.work(ids, sampling)
         choice: dict[str, Any] = {"index": 0, "finish_reason": reason, "token_ids": output}
-        choice["logprobs"] = None
-        if as_completion or self.version != "v1-named":
-            choice["stop_reason"] = at if isinstance(at, str) else None
+        choice |= {"stop_reason": at if isinstance(at, str) else None, "logprobs": None}
+        if self.version == "0.26" and not as_completion:
+            del choice["stop_reason"]
         if options.get("logprobs") in (0, 1) and "logprob_token_ids" not in options:
             logprobs = await self.logprobs_of(ids, output)
             choice["logprobs"] = {"content": [{"logprob": value} for value in logprobs]}
@@ -374,7 +374,7 @@ class VllmStandIn(StandIn):
         entries = {sampled: -0.5} | logprobs
         top: list[dict[str, Any]]
         top = [{"token_id": i, "logprob": value, "rank": 1} for i, value in entries.items()]
-        if self.version == "v1-named":  # as 0.26 does
+        if self.version == "0.26":
             top = [{"token": f"token_id:{i}", "logprob": value} for i, value in entries.items()]
         return {"token_id": sampled, "logprob": -0.5, "top_logprobs": top[: len(wanted)]}
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,7 @@ def engine_for(url: str, kind: str, timeout_seconds: float = 30.0) -> RemoteEngi
         ("v2", Scoring.TOKEN_IDS, None),
         ("v1", Scoring.PROMPT_LOGPROBS, None),
         ("v1-nan", Scoring.PROMPT_LOGPROBS, None),  # rows without meaning may be no JSON
-        ("v1-named", Scoring.PROMPT_LOGPROBS, None),
+        ("0.26", Scoring.PROMPT_LOGPROBS, None),
         ("no-details", Scoring.RECOMPUTED, "--enable-prompt-tokens-details"),
         ("completions", Scoring.COMPLETIONS, "--enable-scale-out"),
     ],
@@ -227,6 +228,19 @@ async def test_texts_that_are_none_are_refused(
     async with spoiled(tiny, kind, spoil) as engine:
         with pytest.raises(EngineReplyError, match=says):
             await engine.generate(GenerateRequest(some_ids(20), greedy(4)))
+
+
+async def test_a_last_token_that_is_none_is_refused_where_an_end_is_told_by_it(
+    tiny: PreTrainedModel,
+) -> None:
+    def spoil(tree: Json) -> Json:
+        choice = tree["choices"][0] | {"finish_reason": "stop", "token_ids": [5, [6]]}
+        del choice["stop_reason"]
+        return tree | {"choices": [choice]}
+
+    async with spoiled(tiny, "vllm", spoil) as engine:
+        with pytest.raises(EngineReplyError):
+            await engine.generate(GenerateRequest(some_ids(20), replace(greedy(4), stop=("x",))))
 
 
 @pytest.mark.parametrize("kind", list(KINDS))

@@ -30,7 +30,14 @@ from atts.engines.remote import (
     WrittenTokens,
     reply_bytes,
 )
-from atts.engines.replies import UnusableError, checked_cached, checked_load, field, numbers
+from atts.engines.replies import (
+    UnusableError,
+    checked_cached,
+    checked_load,
+    field,
+    is_count,
+    numbers,
+)
 from atts.errors import (
     EngineError,
     EngineReplyError,
@@ -220,7 +227,11 @@ class VllmEngine(RemoteEngine):
         if reason not in ("stop", "length"):
             raise UnusableError(f"finish_reason is {quoted(reason)}")
         # At a stop string the tokens stay; otherwise the last one is what it stopped at.
-        if reason == "stop" and not self._stopped_at_a_string(choice, written):
+        at_string = isinstance(field(choice, "stop_reason"), str)
+        if sampling.stop and "stop_reason" not in choice:  # vLLM 0.26 does not tell
+            last = written[-1] if written and is_count(written[-1]) else None
+            at_string = last not in self.end_ids
+        if reason == "stop" and not at_string:
             written = written[:-1]
         logprobs = None
         if request.logprobs:
@@ -231,11 +242,6 @@ class VllmEngine(RemoteEngine):
                     found = [field(entry, "logprob") for entry in entries]
             logprobs = found[: len(written)] if isinstance(found, list) else found
         return WrittenTokens(written, reason, _cached(reply), logprobs)
-
-    def _stopped_at_a_string(self, choice: Json, written: list[Json]) -> bool:
-        if isinstance(choice, dict) and "stop_reason" not in choice:  # vLLM 0.26 does not tell
-            return bool(written) and written[-1] not in self.end_ids
-        return isinstance(field(choice, "stop_reason"), str)
 
     async def _score(self, ids: list[int], request: ScoreRequest) -> FoundLogprobs:
         start, chain = request.start, request.chain
