@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import yaml
 
-from atts.engines.servers.processes import processes, read_record
+from atts.engines.servers.processes import is_alive, processes, read_record
 from atts.types import Author
 
 ROOT = Path(__file__).parents[2]
@@ -68,23 +68,23 @@ def whole_job(
         file.write_text(yaml.safe_dump(config))
         servers = folder / "servers"
         began = time.monotonic()
-        started: list[int] = []
+        started: list[psutil.Process] = []
         try:
             atts("servers", "up", "-c", file, "--dir", servers, folder=folder)
             print(f"both servers answer after {time.monotonic() - began:.0f} s", flush=True)
-            started = [p.pid for author in AUTHORS for p in processes_of(servers, author)]
+            started = [each for author in AUTHORS for each in processes_of(servers, author)]
             atts("servers", "status", "--dir", servers, folder=folder)
             atts("doctor", "-c", file, folder=folder, check=doctor_must_agree)
             passed = contract(ports, urls_variable)
             whole_run(file, servers, folder)
-            started += [p.pid for p in processes_of(servers, "target")]
+            started += processes_of(servers, "target")
         finally:
             for author in AUTHORS:
                 log = servers / f"{author}.log"
                 if log.exists():
                     shutil.copy(log, Path.cwd() / f"{name}-{author}.log")
             atts("servers", "down", "--dir", servers, folder=folder, check=False)
-        left = [pid for pid in started if runs(pid)]
+        left = [process.pid for process in started if is_alive(process)]
         if left:
             raise SystemExit(f"atts servers down left {left}")
         print("nothing of the servers is left", flush=True)
@@ -103,14 +103,6 @@ def atts(*words: object, folder: Path, check: bool = True) -> None:
 def processes_of(servers: Path, author: Author) -> list[psutil.Process]:
     record = read_record(servers, author)
     return processes(record) if record else []
-
-
-def runs(pid: int) -> bool:
-    """Not if it has ended, and waits only for a slow init to take note of it."""
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def contract(ports: Mapping[Author, int], urls_variable: str) -> bool:

@@ -229,7 +229,7 @@ def processes(record: ServerRecord) -> list[psutil.Process]:
                 found.setdefault(process.pid, process)
         except OSError:  # gone, or not ours to ask about
             continue
-    return [process for process in found.values() if _is_alive(process)]
+    return [process for process in found.values() if is_alive(process)]
 
 
 def _is_leader(process: psutil.Process, record: ServerRecord) -> bool:
@@ -302,7 +302,7 @@ def _wait(
     while waited_for:
         left = began + seconds - time.monotonic()
         _, waited_for = psutil.wait_procs(waited_for, timeout=max(0.0, min(left, TELL_SECONDS)))
-        waited_for = [process for process in waited_for if _is_alive(process)]
+        waited_for = [process for process in waited_for if is_alive(process)]
         if left <= 0:
             break
         if waited_for and tell:
@@ -333,7 +333,8 @@ def first_error(log: Path, secrets: Iterable[str] = ()) -> str | None:
     return found[0] if found else None
 
 
-def _is_alive(process: psutil.Process) -> bool:
+def is_alive(process: psutil.Process) -> bool:
+    """Not if it has ended, and its parent, or a slow init, has only not taken note of it."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
