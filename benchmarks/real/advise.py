@@ -33,13 +33,23 @@ from atts.advice.pilot import DRAFT, TARGET
 from atts.advice.prices import Prices
 from atts.analysis.comparison import NamedRun
 from atts.analysis.report import read_report
-from atts.config import Config, apply_setting, load_config, method_and_settings, parse_config
-from atts.engines.servers.lifecycle import warm_up
+from atts.config import (
+    Config,
+    ModelOptions,
+    apply_setting,
+    load_config,
+    method_and_settings,
+    parse_config,
+)
+from atts.engines.base import GenerateRequest, Sampling
+from atts.engines.loading import remote_engines
 from atts.grading.grader import Grader, VerdictCache
 
 LEVELS = (1, 4, 16, 64, 256)
 WAVES, LEAST = 4, 32
 """Chains are so many times those in flight, and at least so many, if the time lets."""
+WARMING = 48
+"""Tokens that a rival's servers write for each number in flight before they are measured."""
 SHARE = 0.75
 """Of the time that is left, what is planned for: predictions may be wrong."""
 
@@ -101,9 +111,8 @@ async def measure(options: argparse.Namespace) -> None:
     way = options.way or chosen(advice)
     contenders = [Contender(TARGET, TARGET, options.config), Contender(way, way, options.config)]
     if options.rival:  # the pilot and the probe have warmed the others
-        rival = load_config(options.rival, [*options.settings])
         try:
-            await warm_up(rival.target, max(options.in_flight))
+            await written_by(load_config(options.rival, [*options.settings]).target, options)
             contenders.append(Contender("rival", TARGET, options.rival))
         except atts.AttsError as error:
             append(rows, {"way": "rival", "failure": str(error)})
@@ -140,6 +149,26 @@ async def measure(options: argparse.Namespace) -> None:
         append(rows, row)
         print(json.dumps(row), flush=True)
     show(read_rows(rows), advice)
+
+
+async def written_by(model: ModelOptions, options: argparse.Namespace) -> None:
+    """Have a rival's servers compile what they need to write; it is never asked for scores.
+
+    Raises:
+        EngineError: a request failed.
+    """
+    for engine in remote_engines(model):
+        try:
+            await engine.connect()
+            for level in options.in_flight:
+                beginnings = [[seed + 10 + word for word in range(64)] for seed in range(level)]
+                requests = [
+                    GenerateRequest(ids, Sampling(WARMING, 0.8, 1.0, seed=ids[0]))
+                    for ids in beginnings
+                ]
+                await asyncio.gather(*map(engine.generate, requests))
+        finally:
+            await engine.aclose()
 
 
 def chosen(advice: Advice) -> str:
