@@ -12,8 +12,8 @@ Every row is appended to DIR/rows.jsonl at once; the same command goes on with w
 
     python benchmarks/real/advise.py --out DIR --show      what is there (benchmarks/real/advised)
 
-*Of what they did* is what the model says that a chain takes in the mean, told what those that were
-measured wrote: so what is off there are the prices and the model, and not the pilot's chains.
+*Told the chains* is what the model says of the chains that were measured: what is off there are
+the prices and the model, and not that other chains than the pilot's are longer or shorter.
 """
 
 import argparse
@@ -28,12 +28,14 @@ from typing import Any, NamedTuple
 import atts
 from atts.advice.advice import ADVICE, Advice, Prediction
 from atts.advice.advising import advise_on_runs, foretold, read_advice
-from atts.advice.model import Circle, circle_seconds
+from atts.advice.model import Circle, Course, Work, course, curve, pace
 from atts.advice.pilot import DRAFT, TARGET
 from atts.advice.prices import Prices
 from atts.analysis.comparison import NamedRun
 from atts.analysis.report import read_report
+from atts.analysis.tokens import count_tokens
 from atts.config import (
+    IN_THIS_PROCESS,
     Config,
     ModelOptions,
     apply_setting,
@@ -44,8 +46,10 @@ from atts.config import (
 from atts.engines.base import GenerateRequest, Sampling
 from atts.engines.loading import remote_engines
 from atts.grading.grader import Grader, VerdictCache
+from atts.store.run_directory import RecordedRun
 
 LEVELS = (1, 4, 16, 64, 256)
+RIVAL = "rival"
 WAVES, LEAST = 4, 32
 """Chains are so many times those in flight, and at least so many, if the time lets."""
 WARMING = 48
@@ -60,6 +64,11 @@ class Contender(NamedTuple):
     """As ``atts compare`` takes it."""
     config: Path
 
+    @property
+    def is_priced(self) -> bool:
+        """Whether it runs on the servers that were probed."""
+        return self.label != RIVAL
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -68,6 +77,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], dest="settings")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--in-flight", type=int, nargs="+", default=[*LEVELS])
+    parser.add_argument("--chains", type=int, nargs="+", help="of each; default: as time lets")
     parser.add_argument("--seconds", type=float, default=2_400.0, help="for all of it")
     parser.add_argument("--probe-seconds", type=float, default=90.0)
     parser.add_argument("--problems", type=int, default=16, help="of the pilot")
@@ -78,8 +88,10 @@ def main() -> None:
     parser.add_argument("--rival", type=Path, help="a configuration whose target is measured, too")
     parser.add_argument("--auto", action="store_true", help="measure method auto, too")
     options = parser.parse_args()
+    if options.chains and len(options.chains) != len(options.in_flight):
+        parser.error("--chains takes one number for each of --in-flight")
     if options.show:
-        show(read_rows(options.out / "rows.jsonl"), read_advice(options.out / "advise" / ADVICE))
+        show(read_rows(options.out / "rows.jsonl"))
     elif options.config:
         asyncio.run(measure(options))
     else:
@@ -112,10 +124,12 @@ async def measure(options: argparse.Namespace) -> None:
     contenders = [Contender(TARGET, TARGET, options.config), Contender(way, way, options.config)]
     if options.rival:  # the pilot and the probe have warmed the others
         try:
-            await written_by(load_config(options.rival, [*options.settings]).target, options)
-            contenders.append(Contender("rival", TARGET, options.rival))
+            rival = load_config(options.rival, [*options.settings]).target
+            if rival.engine not in IN_THIS_PROCESS:
+                await written_by(rival, options)
+            contenders.append(Contender(RIVAL, TARGET, options.rival))
         except atts.AttsError as error:
-            append(rows, {"way": "rival", "failure": str(error)})
+            append(rows, {"way": RIVAL, "failure": str(error)})
             print(f"without the rival: {error}", flush=True)
     if options.auto:
         contenders.append(Contender("auto", automatic(advice, way), options.config))
@@ -132,10 +146,12 @@ async def measure(options: argparse.Namespace) -> None:
         if left <= 0.0:
             print("the time is up", flush=True)
             break
-        if level not in counts:  # the same chains for all contenders
+        if options.chains:
+            counts[level] = options.chains[options.in_flight.index(level)]
+        elif level not in counts:  # the same chains for all contenders
             counts[level] = affordable(advice, way, level, left * SHARE / (len(todo) - number))
         config = configured(each, options, level, counts[level])
-        row = await run(config, each, level, options.out, left)
+        row = await run(config, each, level, options.out, left, advice.prices)
         foretold = predicted(advice, place, each, level, config)
         if foretold:
             row["predicted_seconds"] = foretold.seconds.estimate
@@ -148,7 +164,7 @@ async def measure(options: argparse.Namespace) -> None:
                 row["error"] = foretold.seconds.estimate / row["wall_seconds"] - 1.0
         append(rows, row)
         print(json.dumps(row), flush=True)
-    show(read_rows(rows), advice)
+    show(read_rows(rows))
 
 
 async def written_by(model: ModelOptions, options: argparse.Namespace) -> None:
@@ -205,7 +221,7 @@ def configured(each: Contender, options: argparse.Namespace, level: int, chains:
     tree = base.model_dump()
     method, settings = method_and_settings(each.way)
     available = base.problems.count or 100
-    problems = max(1, min(available, math.ceil(chains / options.samples)))
+    problems = max(1, min(available, chains))  # those of one problem are much alike
     tree["problems"]["count"] = problems
     tree["samples"] = max(1, math.ceil(chains / problems))
     tree["limits"] |= dict.fromkeys(("chains", "chains_min"), level)
@@ -217,7 +233,12 @@ def configured(each: Contender, options: argparse.Namespace, level: int, chains:
 
 
 async def run(
-    config: Config, each: Contender, level: int, folder: Path, left: float
+    config: Config,
+    each: Contender,
+    level: int,
+    folder: Path,
+    left: float,
+    prices: Prices | None,
 ) -> dict[str, Any]:
     """One run, stopped when the time is up; what it took."""
     place = folder / f"{level}-{each.label.replace('/', '_')[:100]}"
@@ -251,6 +272,9 @@ async def run(
     }
     if summary.accuracy:
         row["accuracy"] = summary.accuracy.model_dump()
+    own = each.is_priced and prices and modelled(report.run, prices, level)
+    if own:
+        row |= {"modelled_seconds": own.seconds, "modelled_chain_seconds": own.chain_seconds}
     decided = sum(1 for chain in chains for _ in chain.decisions)
     row["decisions"] = decided / summary.chains
     row["take_overs"] = tokens.target_requests / summary.chains
@@ -293,23 +317,18 @@ def directory_of(place: Path, way: str) -> Path | None:
     return None
 
 
-def modelled(row: dict[str, Any], prices: Prices) -> float | None:
-    """Seconds of a chain that did what those of a row did, in the mean."""
-    in_flight, decisions = row["in_flight"], row["decisions"]
-    if row["way"] == TARGET:
-        return prices.at(in_flight).target.seconds(float(row["target_written"]))
-    if not decisions or "rate=" not in row["way"]:
+def modelled(run: RecordedRun, prices: Prices, in_flight: int) -> Course | None:
+    """What the model says of chains that are known; None where no model can, as some chains are
+    the target's alone, and some not.
+    """
+    chains = sorted(run.chains, key=lambda chain: chain.started)
+    circle = Circle.of(count_tokens(run.config, chains), run.config.overlaps)
+    if circle and not all(any(chain.decisions) for chain in chains):
         return None
-    rate = float(row["way"].split("rate=")[1].split(",")[0])
-    take_overs = row.get("take_overs", rate * decisions) / decisions
-    circle = Circle(
-        draft_tokens=row["draft_written"] / decisions,
-        scores=1.0,
-        score_tokens=row["target_scored"] / decisions,
-        take_overs=take_overs,
-        take_over_tokens=row["target_written"] / (take_overs * decisions),
-    )
-    return circle_seconds(prices, circle, in_flight).seconds * float(decisions)
+    speed = curve(pace(prices, circle))
+    at = speed(min(in_flight, len(chains)))
+    units = [at.units(Work.of(chain)) for chain in chains]
+    return course(units, in_flight, lambda n: speed(n).seconds, at.fixed)
 
 
 def append(path: Path, row: dict[str, Any]) -> None:
@@ -323,14 +342,13 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def show(rows: Sequence[dict[str, Any]], advice: Advice) -> None:
+def show(rows: Sequence[dict[str, Any]]) -> None:
     alone = {row["in_flight"]: row for row in rows if row["way"] == TARGET}
     print(
-        "| in flight | way | chains | last chain, s | predicted | error | x | tokens/s | error | ",
-        end="",
+        "| in flight | way | chains | last chain, s | predicted | error | told the chains | x | "
+        "tokens/s | error | right | a chain, s | told the chains |"
     )
-    print("right | a chain, s | of what they did |")
-    print("|---|---|---|---|---|---|---|---|---|---|---|---|")
+    print("|" + 13 * "---|")
     for row in sorted(rows, key=lambda row: row.get("in_flight", 0)):
         if "kept_per_second" not in row:
             continue
@@ -343,16 +361,20 @@ def show(rows: Sequence[dict[str, Any]], advice: Advice) -> None:
             f"{row['wall_seconds']:.1f}",
             foretold_seconds(row),
             f"{100 * row['error']:+.0f} %" if "error" in row else "",
+            off(row, "modelled_seconds", "wall_seconds"),
             f"{first['wall_seconds'] / row['wall_seconds']:.2f}" if same else "",
             f"{row['kept_per_second']:,.0f}",
-            f"{100 * foretold / row['kept_per_second'] - 100:+.0f} %"
-            if (foretold := row.get("predicted_tokens_per_second"))
-            else "",
+            off(row, "predicted_tokens_per_second", "kept_per_second"),
             f"{100 * row['accuracy']['estimate']:.1f}" if "accuracy" in row else "",
             f"{row['chain_seconds']:.2f}",
-            f"{model:.2f}" if (model := advice.prices and modelled(row, advice.prices)) else "",
+            off(row, "modelled_chain_seconds", "chain_seconds"),
         ]
         print(f"| {' | '.join(cells)} |")
+
+
+def off(row: dict[str, Any], said: str, was: str) -> str:
+    """By how much the model is off."""
+    return f"{100 * row[said] / row[was] - 100:+.0f} %" if said in row else ""
 
 
 def foretold_seconds(row: dict[str, Any]) -> str:

@@ -270,8 +270,10 @@ def _timed(found: Found, prices: Prices, asked: Asked) -> _Timed:
     pilot = min(found.config.limits.chains, len(works))
     at_pilot = speed(pilot)
     units = [at_pilot.units(work) for work in works]
-    expected = course(units, pilot, lambda n: speed(n).seconds, at_pilot.fixed).chain_seconds
-    factor = found.chain_seconds / expected if expected > 0.0 else 1.0
+    # To the last chain, as what is predicted: with many in flight the mean chain, of which many are
+    # in flight all the time, may be off by another factor than the last ones, which are few.
+    expected = course(units, pilot, lambda n: speed(n).seconds, at_pilot.fixed).seconds
+    factor = found.seconds / expected if expected > 0.0 else 1.0
     if not 1.0 / ON_OTHERS <= factor <= ON_OTHERS:
         factor = 1.0
     return _Timed(found, speed, factor, _room(found, prices, asked.prompt))

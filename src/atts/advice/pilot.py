@@ -78,10 +78,10 @@ class Found(NamedTuple):
         return [Work.of(one) for one in every]
 
     @property
-    def chain_seconds(self) -> float:
-        """Of a chain, in the mean."""
-        seconds = [one.seconds for some in self.chains for one in some]
-        return sum(seconds) / max(1, len(seconds))
+    def seconds(self) -> float:
+        """To the end of the last chain."""
+        every = [one for some in self.chains for one in some]
+        return max(one.done for one in every) - min(one.started for one in every)
 
 
 def usual_ways(config: Config) -> list[str]:
@@ -222,6 +222,13 @@ def _settings(named: NamedRun) -> tuple[str, ...]:
         f"turns.target_tokens={turns.target_tokens}",
         f"turns.draft_segments={turns.draft_segments}",
     )
+
+
+def usual_circle(found: Sequence[Found]) -> Circle | None:
+    """Of the ways in which both models work, that of the middle number of take-overs."""
+    circles = [each.circle for each in found if each.circle]
+    circles.sort(key=lambda circle: circle.take_overs)
+    return circles[len(circles) // 2] if circles else None
 
 
 def segments_of(found: Sequence[Found]) -> tuple[int, int]:

@@ -50,11 +50,13 @@ def prices_table(prices: Prices) -> Sheet:
             Figure("s", _ratios(score, target)),
             Figure("draft beside target, x", [f"{one.draft_beside:.2f}" for one in levels]),
             Figure("target beside draft, x", [f"{one.target_beside:.2f}" for one in levels]),
+            Figure("turn played, x", [f"{one.played:.2f}" for one in levels]),
         ],
         caption="What a token takes, all chains together: written by the draft, by the target, and "
         f"scored, in segments of {SEGMENT} tokens; d and s are the first and the last over the "
         "second. "
-        f"Beside: times as long while the other writes too. {'; '.join(told)}.",
+        "Beside: times as long while the other writes too. Played: whole turns, times as long as "
+        f"the model says. {'; '.join(told)}.",
         corner="in flight",
         as_rows=True,
     )
