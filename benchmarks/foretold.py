@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from atts.advice.model import Circle, Limits, Pace, Work, course, pace
-from atts.advice.playing import Played, Texts
 from atts.advice.prices import Prices
-from atts.advice.probe import LEVELS, probe
+from atts.advice.probe import LEVELS, Played, Texts, probe
 from atts.analysis.tokens import count_tokens
 from atts.api.jobs import OF_A_TRACE
 from atts.config import Config, parse_config
@@ -81,10 +80,8 @@ class Numbered(Texts):
         return Played([self._made, 0, *[segment] * (self._length - 2)], [segment] * self._ahead)
 
 
-def prices_of(
-    hardware: Hardware, config: Config, levels: tuple[int, ...], length: int, circle: Circle | None
-) -> Prices:
-    """What a probe of simulated servers finds; it plays such turns."""
+def prices_of(hardware: Hardware, config: Config, levels: tuple[int, ...], length: int) -> Prices:
+    """What a probe of simulated servers finds."""
 
     async def probed() -> Prices:
         client = SimulatedClient(hardware.client_seconds)
@@ -97,7 +94,7 @@ def prices_of(
         def texts(author: Author, ahead: int) -> Texts:
             return Numbered(author, length, ahead)
 
-        return await probe(models, texts, SEGMENTS, levels, 1e9, False, circle=circle)
+        return await probe(models, texts, SEGMENTS, levels, 1e9, remote=False)
 
     found = run_virtually(probed())
     return found.model_copy(update={"client_seconds": hardware.client_seconds})
@@ -161,10 +158,10 @@ def rows(name: str, workload: Workload, levels: list[int]) -> Iterator[Row]:
             check(outcome)
             kept = [chain.kept("draft") + chain.kept("target") for chain in chains]
             context = 100 + sum(k * k for k in kept) // (2 * sum(kept))
+            prices = prices_of(hardware, each, LEVELS, context)
             chains.sort(key=lambda chain: chain.started)
             tokens = count_tokens(each, chains)
             circle = Circle.of(tokens, each.overlaps)
-            prices = prices_of(hardware, each, LEVELS, context, circle)
             found = pace(prices, circle, Limits(n, n))
             units = [found(n).units(Work.of(chain)) for chain in chains]
             took = course(units, n, partial(seconds, found), found(n).fixed).seconds

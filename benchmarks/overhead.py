@@ -207,6 +207,8 @@ def main() -> None:
     parser.add_argument("--http", action="store_true", help="by SGLang's protocol, in a process")
     parser.add_argument("--tokens", type=int, default=500, help="of a segment")
     parser.add_argument("--turns", type=int, default=8, help="of a chain")
+    parser.add_argument("--rate", type=float, default=0.4, help="of take-overs")
+    parser.add_argument("--overlap", choices=("on", "off"), default="off", help="writing ahead")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--profile", action="store_true", help="print the functions' own times")
     arguments = parser.parse_args()
@@ -214,7 +216,7 @@ def main() -> None:
     found: dict[str, dict[int, Figures]] = {}
     for vocabulary in arguments.vocabulary or ("bundled", "32k"):
         with ExitStack() as stack:
-            served = Served(vocabulary, arguments.tokens, arguments.turns, arguments.http, stack)
+            served = Served(vocabulary, arguments, stack)
             if arguments.profile:
                 profile = cProfile.Profile()
                 profile.runcall(served.run, min(sizes))
@@ -231,11 +233,9 @@ def main() -> None:
 class Served:
     """A pair of models, and runs with them."""
 
-    def __init__(
-        self, vocabulary: str, tokens: int, turns: int, http: bool, stack: ExitStack
-    ) -> None:
+    def __init__(self, vocabulary: str, arguments: argparse.Namespace, stack: ExitStack) -> None:
         """``stack`` ends the servers."""
-        self._tokens, self._turns = tokens, turns
+        self._arguments, tokens = arguments, arguments.tokens
         text = some_reasoning(random.Random(0), 200_000)
         folder = Path(vocabulary)
         if vocabulary == "32k":
@@ -247,7 +247,7 @@ class Served:
             name = f"bundled/{author}" if vocabulary == "bundled" else str(folder)
             tokenizer = self._tokenizers[author] = Tokenizer.load(ModelOptions(model=name))
             ids = tokenizer.encode(text)
-            if http:
+            if arguments.http:
                 url = stack.enter_context(instant_server(ids))
                 self._engines[author] = functools.partial(remote, url)
             else:
@@ -263,7 +263,7 @@ class Served:
         return watch
 
     async def _run(self, in_flight: int, directory: Path, watch: Watch) -> None:
-        config = configuration(in_flight, self._tokens, self._turns)
+        config = configuration(in_flight, self._arguments)
         limits = config.limits
         served: Models = {
             author: Model(
@@ -291,14 +291,20 @@ def _same(engine: Engine) -> Engine:
     return engine
 
 
-def configuration(in_flight: int, tokens: int, turns: int) -> Config:
+def configuration(in_flight: int, arguments: argparse.Namespace) -> Config:
+    tokens = arguments.tokens
     return parse_config(
         {
             "problems": {"count": -(-max(in_flight, FEWEST_CHAINS) // SAMPLES)},
             "samples": SAMPLES,
-            "turns": {"max_turns": turns, "draft_tokens": tokens, "target_tokens": tokens},
-            "take_over": {"control": "online"},
+            "turns": {
+                "max_turns": arguments.turns,
+                "draft_tokens": tokens,
+                "target_tokens": tokens,
+            },
+            "take_over": {"control": "online", "rate": arguments.rate},
             "limits": {
+                "overlap": arguments.overlap,
                 "chains": in_flight,
                 "draft_requests": in_flight,
                 "target_requests": in_flight,

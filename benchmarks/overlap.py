@@ -35,7 +35,7 @@ from atts.config import FORMER_DEFAULTS, Config, parse_config
 from atts.conformal.calibration import Calibration
 from atts.conformal.split import SplitControl
 from atts.engines import limits
-from atts.engines.base import Completion, GenerateRequest, Scored, ScoreRequest
+from atts.engines.base import Completion, GenerateRequest, Need, Scored, ScoreRequest
 from atts.methods import METHODS
 from atts.methods.chain import Model, Models, OpenChain
 from atts.methods.decider import ControlDecider
@@ -52,7 +52,7 @@ DRAFT_SECONDS, TARGET_SECONDS = 2.5, 10.0
 """To write 500 tokens: about 200 tokens/s of an 8B model, and 50 of a 32B model."""
 VARIATION = 0.3
 SCORE_SECONDS = (0.1, 0.5)
-RATES = (0.4, 0.1)
+RATES = (0.7, 0.4, 0.1)
 ANSWERS = 1 / 7
 """Share of the segments that hold an answer: chains of seven segments."""
 PLACES, IN_FLIGHT = 16, (16, 32, 64)
@@ -188,6 +188,9 @@ class Words(NamedTuple):
     def decode_whole_characters(self, ids: list[int]) -> tuple[list[int], str]:
         return ids, "\\boxed{1}" if ids == [1, 2] else " and"
 
+    def is_in_thought(self, _prompt: list[int]) -> bool:
+        return False
+
 
 class Virtual(NamedTuple):
     """What one run in virtual time took."""
@@ -203,11 +206,11 @@ def virtual_run(way: Way, rate: float, score_seconds: float, chains: int, seed: 
     run = partial(_virtual_run, rate=rate, score_seconds=score_seconds, chains=chains, seed=seed)
     if way != "queued":
         return run_virtually(run(way))
-    with mock.patch.object(limits, "until_needed", new=at_once):
+    with mock.patch.object(Need, "put_off", new=at_once):
         return run_virtually(run("on"))
 
 
-async def at_once() -> None:
+async def at_once(_need: Need) -> None:
     """As if every request were needed."""
 
 
@@ -245,6 +248,8 @@ async def _virtual_run(
     ]
     done: list[Chain] = []
     await run_chains(waiting, METHODS["atts"], chains, Clock(), done.append)
+    if failed := [chain.error for chain in done if not chain.is_finished]:
+        raise SystemExit(f"{len(failed)} chains failed: {failed[0]}")
     return Virtual(_now(), draft.written, draft.in_vain, what_was_done(done))
 
 

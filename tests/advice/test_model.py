@@ -98,16 +98,6 @@ def test_one_model_alone_takes_its_line() -> None:
     assert at.units(Work(7)) == 7
 
 
-def test_what_a_played_turn_is_off_by_is_made_good() -> None:
-    plain = servers(1, 16)
-    off = [level.model_copy(update={"played": 2.0}) for level in plain.levels[1:]]
-    told = plain.model_copy(update={"levels": (plain.levels[0], *off)})
-    for n, factor in ((1, 1.0), (4, math.sqrt(2.0)), (16, 2.0), (32, 2.0)):
-        found = circle_seconds(told, CIRCLE, n)
-        assert found.seconds == pytest.approx(factor * circle_seconds(plain, CIRCLE, n).seconds)
-        assert sum(found.shares.values()) == pytest.approx(found.seconds)
-
-
 def test_a_curve_meets_what_it_interpolates() -> None:
     speed = pace(servers(), CIRCLE)
     for n in (1, 5, 8, 9, 50, 200):

@@ -9,9 +9,8 @@ from types import ModuleType
 import pytest
 from fakes import FakeEngine, byte_tokenizer
 
-from atts.advice.model import Circle, circle_seconds, pace
-from atts.advice.playing import Texts
-from atts.advice.probe import probe
+from atts.advice.model import pace
+from atts.advice.probe import Texts, probe
 from atts.engines.base import Completion, GenerateRequest, Load
 from atts.methods.chain import Model, Models
 from atts.simulation.simulate import run_virtually
@@ -96,53 +95,6 @@ def test_what_only_the_first_requests_take_is_left_out() -> None:
     for level in run_virtually(probe(models, texts, (16, 48), (1, 4))).levels:
         assert level.target.seconds(8) == pytest.approx(0.1)
         assert level.target.seconds(64) == pytest.approx(0.1)
-
-
-class Drowsy(FakeEngine):
-    """Takes longer if it had nothing to do for a while."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(lambda _: text * 100, seconds=0.1)
-        self.idle_since = 0.0
-
-    async def generate(self, request: GenerateRequest) -> Completion:
-        clock = asyncio.get_running_loop().time
-        if clock() - self.idle_since > 0.05:
-            await asyncio.sleep(0.06)
-        done = await super().generate(request)
-        self.idle_since = clock()
-        return done
-
-
-def test_turns_are_played_as_they_take_longer_than_what_they_are_made_of() -> None:
-    models = pair()
-    models["draft"] = models["draft"]._replace(engine=Drowsy("x"))
-    circle = Circle(40, 1.0, 40, 0.5, 16)
-
-    def written(_author: Author, ahead: int) -> Texts:
-        words = " ".join(f"{number * number}" for number in range(200))
-        return Texts(list(words.encode()), 30, ahead)
-
-    probing = probe(models, written, (16, 48), (1, 4), 1e9, remote=False, circle=circle)
-    prices = run_virtually(probing)
-    alone = circle_seconds(prices, circle, 1).seconds
-    assert alone == pytest.approx(0.16 + 0.2 + 0.5 * 0.2, rel=0.05)
-    assert prices.levels[0].played == pytest.approx(0.46 / 0.4, rel=0.05)
-    target = models["target"].engine
-    assert isinstance(target, FakeEngine)
-    scored = [before + text for before, text in target.scored]
-    assert len(set(scored)) == len(scored), "nothing is scored twice"
-    assert {len(text) for _, text in target.scored} == {16, 40, 48}
-
-
-def test_turns_for_which_there_is_no_time_are_not_played() -> None:
-    circle = Circle(40, 1.0, 40, 0.5, 16)
-    models = pair(10.0)
-    prices = run_virtually(probe(models, texts, (16, 48), (1, 4), 200.0, circle=circle))
-    assert {level.played for level in prices.levels} == {1.0}
-    target = models["target"].engine
-    assert isinstance(target, FakeEngine)
-    assert {len(text) for _, text in target.scored} == {16, 48}
 
 
 def test_levels_that_would_not_fit_the_time_are_left_out() -> None:

@@ -366,21 +366,24 @@ async def test_a_bug_in_what_is_written_ahead_is_told(caplog: pytest.LogCaptureF
 
 
 @pytest.mark.parametrize(
-    ("engines", "overlap", "overlaps"),
+    ("engines", "rate", "overlap", "overlaps"),
     [
-        (("inprocess", "inprocess"), "auto", False),
-        (("sglang", "inprocess"), "auto", True),
-        (("sglang", "vllm"), "auto", True),
-        (("inprocess", "inprocess"), "on", True),
-        (("sglang", "vllm"), "off", False),
+        (("inprocess", "inprocess"), 0.1, "auto", False),
+        (("sglang", "inprocess"), 0.1, "auto", True),
+        (("sglang", "vllm"), 0.5, "auto", True),
+        (("sglang", "vllm"), 0.7, "auto", False),
+        (("sglang", "vllm"), 0.7, "on", True),
+        (("inprocess", "inprocess"), 0.1, "on", True),
+        (("sglang", "vllm"), 0.1, "off", False),
     ],
 )
-def test_auto_is_on_where_the_models_do_not_share_cores(
-    engines: tuple[str, str], overlap: str, overlaps: bool
+def test_auto_is_on_where_most_stays_and_the_models_do_not_share_cores(
+    engines: tuple[str, str], rate: float, overlap: str, overlaps: bool
 ) -> None:
     tree = {
         "draft": {"engine": engines[0]},
         "target": {"engine": engines[1]},
+        "take_over": {"rate": rate},
         "limits": {"overlap": overlap},
     }
     assert parse_config(tree, "a test").overlaps is overlaps

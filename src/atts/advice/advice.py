@@ -29,14 +29,14 @@ MOST_CHAINS = 2_048
 """Of those that are predicted: more take as much longer."""
 WORTH_IT = 1.05
 """What a way must promise over the target alone to be recommended."""
-ON_OTHERS = 3.0
-"""A pilot's time is at most so many times what the model says of it, or as small a part: beyond
-that it is taken for a cold start."""
+OFF_BY = 0.14
+"""What the model is off by, told what the chains did: a standard deviation, of the logarithm, of 57
+runs of a real pair on SGLang and vLLM (docs/advise.md)."""
 
 
 class Prediction(Record):
     """One way with so many chains in flight. Intervals are those of other chains like the pilot's:
-    95 %, clustered by problem. What the model itself is off by is not in them.
+    95 %, clustered by problem, and of what the model is off by on real servers.
     """
 
     in_flight: int
@@ -67,8 +67,8 @@ class Advised(Record):
     draft_written: float
     target_scored: float
     as_predicted: float | None
-    """The pilot's own time over what the model says of it; predictions are multiplied by it. None
-    where nothing is predicted."""
+    """The pilot's own time to its last chain over what the model says of it: far from 1 the prices
+    do not hold for these chains. None where nothing is predicted."""
     predictions: tuple[Prediction, ...] = ()
     relative: float | None = None
     """Time or cost of a chain in those of the target alone, where no prices are known."""
@@ -135,7 +135,7 @@ class _Timed(NamedTuple):
 
     found: Found
     pace: Callable[[int], Pace]
-    factor: float
+    as_predicted: float | None
     room: int | None
     """Chains whose caches fit."""
 
@@ -161,7 +161,7 @@ def advise(found: Sequence[Found], problems: int, prices: Prices, asked: Asked) 
             predictions.append(_prediction(each, in_flight, chains, seconds, tokens, rival))
         ways.append(
             _advised(each.found).model_copy(
-                update={"predictions": tuple(predictions), "as_predicted": each.factor}
+                update={"predictions": tuple(predictions), "as_predicted": each.as_predicted}
             )
         )
     choice, why = _choice(ways, asked)
@@ -270,13 +270,9 @@ def _timed(found: Found, prices: Prices, asked: Asked) -> _Timed:
     pilot = min(found.config.limits.chains, len(works))
     at_pilot = speed(pilot)
     units = [at_pilot.units(work) for work in works]
-    # To the last chain, as what is predicted: with many in flight the mean chain, of which many are
-    # in flight all the time, may be off by another factor than the last ones, which are few.
     expected = course(units, pilot, lambda n: speed(n).seconds, at_pilot.fixed).seconds
-    factor = found.seconds / expected if expected > 0.0 else 1.0
-    if not 1.0 / ON_OTHERS <= factor <= ON_OTHERS:
-        factor = 1.0
-    return _Timed(found, speed, factor, _room(found, prices, asked.prompt))
+    as_predicted = found.seconds / expected if expected > 0.0 else None
+    return _Timed(found, speed, as_predicted, _room(found, prices, asked.prompt))
 
 
 def _limits(found: Found) -> Limits:
@@ -313,7 +309,7 @@ def _drawn(timed: _Timed, in_flight: int, chains: int) -> tuple[list[float], lis
     for seed in range(REPLICATES):
         works = resampled(units, chains, seed)
         took = course(works, held, lambda n: timed.pace(n).seconds, at_level.fixed).seconds
-        seconds.append(max(took * timed.factor, 1e-9))
+        seconds.append(max(took, 1e-9))
         speeds.append(sum(resampled(kept, chains, seed)) / seconds[-1])
     return seconds, speeds
 
@@ -326,6 +322,8 @@ def _prediction(
     tokens: list[float],
     rival: list[float],
 ) -> Prediction:
+    ratios = [theirs / ours for theirs, ours in zip(rival, seconds, strict=True)]
+    itself = Interval(estimate=1.0, low=1.0, high=1.0)
     full = timed.room is not None and timed.room < in_flight
     last = _interval(seconds)
     return Prediction(
@@ -333,7 +331,7 @@ def _prediction(
         chains=chains,
         seconds=last.model_copy(update={"high": max(last.high, _at_its_limit(timed))}),
         tokens_per_second=_interval(tokens),
-        speedup=_interval([theirs / ours for theirs, ours in zip(rival, seconds, strict=True)]),
+        speedup=itself if seconds is rival else _interval(ratios),
         limited_by="the cache" if full else timed.pace(in_flight).limited_by,
     )
 
@@ -347,12 +345,17 @@ def _at_its_limit(timed: _Timed) -> float:
         return 0.0
     alone = timed.pace(1)
     most = turns.max_turns * (1 if found.circle else turns.draft_tokens + turns.target_tokens)
-    return (most * alone.seconds + alone.fixed) * timed.factor
+    return most * alone.seconds + alone.fixed
 
 
 def _interval(values: Sequence[float]) -> Interval:
-    low, middle, high = np.quantile(values, [0.025, 0.5, 0.975])
-    return Interval(estimate=float(middle), low=float(low), high=float(high))
+    """Of drawn values, and as much wider as the model is off."""
+    low, middle, high = map(float, np.quantile(values, [0.025, 0.5, 0.975]))
+    if low <= 0.0:  # tokens of chains that have none
+        return Interval(estimate=middle, low=low, high=high)
+    off = 1.96 * OFF_BY
+    below, above = (math.hypot(math.log(ratio), off) for ratio in (middle / low, high / middle))
+    return Interval(estimate=middle, low=middle * math.exp(-below), high=middle * math.exp(above))
 
 
 def _able(ways: Sequence[Advised], bound: float) -> list[Advised]:

@@ -5,17 +5,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from atts.advice.advice import ADVICE, Advice, Advised, Asked, advise, advise_relatively
-from atts.advice.pilot import (
-    Found,
-    Pilot,
-    findings,
-    fly,
-    prepare_pilot,
-    segments_of,
-    usual_circle,
-)
-from atts.advice.playing import Texts
-from atts.advice.probe import probe
+from atts.advice.pilot import Found, Pilot, findings, fly, prepare_pilot, segments_of
+from atts.advice.probe import Texts, probe
 from atts.analysis.comparison import NamedRun
 from atts.config import IN_THIS_PROCESS, Config, apply_setting, parse_config
 from atts.errors import ConfigError, StoreError
@@ -114,7 +105,6 @@ async def measure(
             plan.seconds,
             remote,
             lambda what: say(f"Probing the engines: {what}"),
-            usual_circle(found),
         )
     levels = plan.levels[: len(prices.levels)]  # of those asked for, the first are probed
     advice = advise(found, problems, prices, Asked(levels, plan.chains, plan.bound, prompt))

@@ -173,8 +173,7 @@ def circle_seconds(prices: Prices, circle: Circle, n: float, limits: Limits = NO
     A request meets the other n - 1 chains as they spend their time (mean value analysis, in the
     approximation of Bard and Schweitzer), and takes what it took when as many were measured. Scores
     go before tokens that are being written, as a server computes prompts first: where they take a
-    share u of its time, writing takes 1 / (1 - u) times as long. What the model is off by where
-    turns were played is made good.
+    share u of its time, writing takes 1 / (1 - u) times as long.
     """
     alone = prices.levels[0]
     drafting = alone.draft.seconds(circle.draft_tokens)
@@ -218,8 +217,7 @@ def circle_seconds(prices: Prices, circle: Circle, n: float, limits: Limits = NO
         "writing": writing,
         "the client": max(0.0, total - drafting - scoring - writing),
     }
-    off = prices.at(n).played
-    return Turn(total * off, {station: share * off for station, share in shares.items()})
+    return Turn(total, shares)
 
 
 def _busy(others: float) -> float:

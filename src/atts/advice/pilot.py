@@ -224,13 +224,6 @@ def _settings(named: NamedRun) -> tuple[str, ...]:
     )
 
 
-def usual_circle(found: Sequence[Found]) -> Circle | None:
-    """Of the ways in which both models work, that of the middle number of take-overs."""
-    circles = [each.circle for each in found if each.circle]
-    circles.sort(key=lambda circle: circle.take_overs)
-    return circles[len(circles) // 2] if circles else None
-
-
 def segments_of(found: Sequence[Found]) -> tuple[int, int]:
     """Tokens of the shortest and the longest segments that are scored, in the mean of a way."""
     lengths = [each.circle.score_tokens for each in found if each.circle and each.circle.scores]

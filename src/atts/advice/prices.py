@@ -52,9 +52,6 @@ class Level(Record):
     """Times as long as that while the target works as well: 2 where they share one GPU evenly."""
     target_beside: float = 1.0
     """The same of the target, while the draft works."""
-    played: float = 1.0
-    """Seconds of whole turns of so many chains, which were played, over what the model says of
-    them."""
 
 
 LINES = ("draft", "target", "score", "draft_long", "target_long")
@@ -121,7 +118,6 @@ def _between(low: Level, high: Level, share: float) -> Level:
         **lines,
         draft_beside=between(low.draft_beside, high.draft_beside, share),
         target_beside=between(low.target_beside, high.target_beside, share),
-        played=between(low.played, high.played, share),
     )
 
 

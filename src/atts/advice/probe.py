@@ -2,30 +2,23 @@
 
 Chains are played: each sends one request after the other, as those of a run do, through the same
 client. The text is that of real problems, so that speculative decoding meets what it will meet.
-Whole turns are played as well, for what the model of them is off by. Times are those of the event
-loop, so that a simulated engine can be probed in its virtual time.
+Times are those of the event loop, so that a simulated engine can be probed in its virtual time.
 """
 
 import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import cycle, islice
 from typing import NamedTuple
 
-from atts.advice.model import Circle
-from atts.advice.playing import (
-    MOST_TURNS,
-    Played,
-    Texts,
-    of_a_turn,
-    request,
-    turns_over_model,
-)
 from atts.advice.prices import Level, Line, Prices
 from atts.engines.base import (
     ChainMark,
     Engine,
+    GenerateRequest,
     Metered,
+    Sampling,
     ScoreRequest,
 )
 from atts.errors import EngineError
@@ -39,8 +32,40 @@ ROUNDS, LONG_ROUNDS, MOST_ROUNDS = 3, 2, 8
 DRAFTS, WRITES = 0.15, 0.35
 """Of the time that a level has, most that the draft and the target write alone; both together, and
 scores, need the rest."""
-TURNING = 0.3
-"""Of the time that a level has, most that turns are played."""
+
+
+class Played(NamedTuple):
+    """What a chain of the probe is made of."""
+
+    prefix: list[int]
+    ahead: Sequence[int]
+    """What its scored segments are cut from."""
+
+
+class Texts:
+    """Different beginnings for every chain of a probe, in one model's token ids."""
+
+    def __init__(self, ids: Sequence[int], length: int, ahead: int) -> None:
+        """``ids``: of real text, as long as may be; ``length``: tokens of a beginning, and
+        ``ahead``: of what follows it.
+        """
+        self._ids = list(ids)
+        self._digits = sorted({*ids})
+        self._length, self._ahead = length, ahead
+        self._made = 0
+
+    def chains(self, count: int) -> list[Played]:
+        """So many, of which none was given before."""
+        return [self._next() for _ in range(count)]
+
+    def _next(self) -> Played:
+        self._made += 1
+        start = (self._made * 7919) % len(self._ids)
+        around = list(islice(cycle(self._ids), start, start + self._length + self._ahead))
+        # The number of the chain in front: what the text repeats must not be found in the cache.
+        base, number = len(self._digits), self._made
+        digits = [self._digits[number // base**place % base] for place in range(4)]
+        return Played(digits + around[: self._length], around[self._length :])
 
 
 class _Asked(NamedTuple):
@@ -78,7 +103,6 @@ async def probe(
     seconds: float = 90.0,
     remote: bool = True,
     told: Callable[[str], None] = lambda _: None,
-    circle: Circle | None = None,
 ) -> Prices:
     """Measure what requests take at several numbers in flight.
 
@@ -94,7 +118,6 @@ async def probe(
         remote: whether this process only asks, so that its own time is the client's, and servers
             have other work with a request than to write.
         told: is told what is being measured.
-        circle: of the turns that are played, where the time lets; None: none are.
 
     Raises:
         EngineError: a model could not serve a request.
@@ -106,8 +129,7 @@ async def probe(
     found: list[Level] = []
     prefill = hits = 0.0
     own: list[float] = []
-    scored = ROUNDS * sum(segments)
-    ahead = scored + (MOST_TURNS * of_a_turn(circle) if circle else 0)
+    ahead = ROUNDS * sum(segments)
     played = {author: texts(author, ahead) for author in models}
     rooms = {author: await _room(model.engine) for author, model in models.items()}
     for number, in_flight in enumerate(levels):
@@ -148,17 +170,6 @@ async def probe(
             )
         )
         least.append(clock() - level_began - work.spared)
-        if circle:
-            so_far = Prices(
-                levels=tuple(found),
-                client_seconds=min(own) if remote else 0.0,
-                draft_room=rooms["draft"],
-                target_room=rooms["target"],
-            )
-            chains = [*zip(ours, theirs, strict=True)]
-            most = share * TURNING
-            off = await turns_over_model(models, chains, circle, scored, so_far, most)
-            found[-1] = found[-1].model_copy(update={"played": off})
     return Prices(
         levels=tuple(found),
         client_seconds=min(own) if remote else 0.0,
@@ -207,8 +218,14 @@ async def _computed(engine: Engine, chains: Sequence[Played]) -> float:
     """Have the beginnings of all computed and kept; the seconds of a token."""
     clock = asyncio.get_running_loop().time
     began = clock()
-    await asyncio.gather(*(engine.generate(request(each.prefix, 1, 0)) for each in chains))
+    await asyncio.gather(*(engine.generate(_request(each.prefix, 1, 0)) for each in chains))
     return (clock() - began) / sum(len(each.prefix) for each in chains)
+
+
+def _request(
+    ids: list[int], tokens: int, seed: int, mark: ChainMark | None = None
+) -> GenerateRequest:
+    return GenerateRequest(ids, Sampling(tokens, 0.8, 1.0, seed), mark)
 
 
 async def _writing(
@@ -246,7 +263,7 @@ def _writer(engine: Engine, tokens: int, rounds: int) -> _Chain:
         ids, mark, asked = list(chain.prefix), ChainMark(), []
         for turn in range(rounds):
             began = clock()
-            done = await engine.generate(request(ids, tokens, number + turn, mark))
+            done = await engine.generate(_request(ids, tokens, number + turn, mark))
             asked.append(
                 _Asked(clock() - began, len(done.token_ids), done.cached_tokens / len(ids))
             )

@@ -414,8 +414,8 @@ class LimitsOptions(Options):
     """Requests in flight on the target's engine."""
     overlap: Overlap = "auto"
     """Whether the draft writes the next segment while the target scores the last one; what it
-    wrote is thrown away if the target takes over. ``auto``: on, unless both models run inside
-    this process and share its cores."""
+    wrote is thrown away if the target takes over. ``auto``: on, unless ``take_over.rate`` says that
+    this is more often than not, or both models run inside this process and share its cores."""
     attempts: int = Field(default=5, ge=1)
     """Tries of a request that fails in a passing way."""
     backoff_seconds: float = Field(default=0.5, ge=0.0)

@@ -50,6 +50,9 @@ _WHAT_A_CALIBRATION_IS_BOUND_TO: dict[str, Any] = {
     "server": {"quantization": True, "cache_dtype": True},
 }
 
+OFTEN_IN_VAIN = 0.5
+"""Take-over rate above which the draft does not write ahead: less than half of it would stay."""
+
 _WHAT_TURNS_ARE = TurnsOptions.model_fields.keys() - {"draft_segments"}
 
 Group = TypeVar("Group", bound=Options)
@@ -161,7 +164,8 @@ class Config(Options):
     def overlaps(self) -> bool:
         """Whether the draft writes ahead while the target scores; see ``limits.overlap``."""
         if self.limits.overlap == "auto":
-            return not {self.draft.engine, self.target.engine} <= IN_THIS_PROCESS
+            served = not {self.draft.engine, self.target.engine} <= IN_THIS_PROCESS
+            return served and self.take_over.rate <= OFTEN_IN_VAIN
         return self.limits.overlap == "on"
 
     def digest(self) -> str:

@@ -1,6 +1,6 @@
 """Advice as tables: what the pilot showed, what is predicted, and what requests take."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from atts.advice.advice import Advice, Advised, Prediction
 from atts.advice.prices import Level, Line, Prices
@@ -50,13 +50,11 @@ def prices_table(prices: Prices) -> Sheet:
             Figure("s", _ratios(score, target)),
             Figure("draft beside target, x", [f"{one.draft_beside:.2f}" for one in levels]),
             Figure("target beside draft, x", [f"{one.target_beside:.2f}" for one in levels]),
-            Figure("turn played, x", [f"{one.played:.2f}" for one in levels]),
         ],
         caption="What a token takes, all chains together: written by the draft, by the target, and "
         f"scored, in segments of {SEGMENT} tokens; d and s are the first and the last over the "
         "second. "
-        "Beside: times as long while the other writes too. Played: whole turns, times as long as "
-        f"the model says. {'; '.join(told)}.",
+        f"Beside: times as long while the other writes too. {'; '.join(told)}.",
         corner="in flight",
         as_rows=True,
     )
@@ -118,9 +116,16 @@ def predictions_table(advice: Advice) -> Sheet:
             Figure("limited by", [one.limited_by for _, one in rows], is_words=True),
         ],
         caption=f"Predicted of the ways above, {chains:,} chains each: to the end of the last one. "
-        "Intervals are those of other chains like the pilot's, without what the model is off by.",
+        "Intervals are those of other chains like the pilot's, and of what the model is off by on "
+        f"real servers.{_pilots(named)}",
         as_rows=True,
     )
+
+
+def _pilots(named: Mapping[str, Advised]) -> str:
+    """How far the pilot's own time was from what the model says of it."""
+    told = [f"{name} {way.as_predicted:.2f}" for name, way in named.items() if way.as_predicted]
+    return f" The pilot took, over what the model says of it: {', '.join(told)}." if told else ""
 
 
 def _told(rows: Sequence[tuple[str, Prediction]], name: str, digits: int) -> list[str]:
