@@ -132,6 +132,43 @@ async def test_no_reply_at_all() -> None:
             await ask(pool)
 
 
+async def cancelled(pool: Connections) -> None:
+    """A request whose connection is cut while it waits."""
+    task = asyncio.create_task(ask(pool))
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+NO_REPLY = b""
+
+
+@pytest.mark.parametrize("seconds", [20.0, 0.0])
+async def test_what_takes_the_place_of_a_cancelled_request_goes_to_the_same_server(
+    monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """If that was there just now."""
+    monkeypatch.setattr(connections, "SAME_SERVER_SECONDS", seconds)
+    async with served(OK, NO_REPLY, OK, NO_REPLY, OK) as (_, pool):
+        await ask(pool)
+        for _ in range(2):
+            await cancelled(pool)
+            await ask(pool)
+        assert pool.opened == (1 if seconds else 3)
+
+
+async def test_after_a_connection_was_lost_another_server_may_be_there() -> None:
+    async with served(OK, NO_REPLY, OK, closes=True) as (server, pool):
+        await ask(pool)
+        while pool.open:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        server.closes = False
+        await cancelled(pool)
+        await ask(pool)
+        assert pool.opened == 3
+
+
 async def test_of_a_longer_reply_the_beginning_is_kept_and_the_connection_is_not() -> None:
     async with served(OK, OK) as (_, pool):
         assert await ask(pool, most_bytes=1) == Reply(200, {"content-length": "2"}, b"o", False)

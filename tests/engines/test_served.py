@@ -155,6 +155,40 @@ async def test_a_server_that_comes_back_as_it_was_is_asked_once(
     await stand_in.engine.aclose()
 
 
+@pytest.mark.parametrize("kind", list(KINDS))
+async def test_a_server_is_not_asked_again_for_every_request_that_is_cancelled(
+    tiny: PreTrainedModel, kind: str
+) -> None:
+    """Of SGLang the question goes to the scheduler, and who waits for its answer is held up."""
+    stand_in = KINDS[kind][1](tiny)
+    asked: list[str] = []
+
+    @web.middleware
+    async def count(request: web.Request, handler: Any) -> web.StreamResponse:  # noqa: ANN401
+        asked.append(request.path)
+        reply: web.StreamResponse = await handler(request)
+        return reply
+
+    stand_in.app.middlewares.append(count)
+    async with serving(stand_in.app) as url:
+        engine = engine_at(url, kind)
+        await engine.generate(GenerateRequest(some_ids(9), greedy(2)))
+        known = asked.count("/v1/models")
+        for n in range(5):
+            sent = len(asked)
+            ahead = asyncio.create_task(
+                engine.generate(GenerateRequest(some_ids(9, n), greedy(300)))
+            )
+            while len(asked) == sent:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+            ahead.cancel()
+            await asyncio.wait([ahead])
+            await engine.generate(GenerateRequest(some_ids(9, n), greedy(2)))
+        assert asked.count("/v1/models") <= known + 1, "SGLang is told by another connection"
+        await engine.aclose()
+    await stand_in.engine.aclose()
+
+
 async def test_those_who_wait_for_an_answer_get_the_error_of_who_asked() -> None:
     """They do not ask one after the other; a server that hangs would hold the last for hours."""
     asked = 0

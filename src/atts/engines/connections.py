@@ -6,6 +6,7 @@ cookies, proxies, forms and tracing, none of which an engine wants.
 """
 
 import asyncio
+import math
 import ssl
 from collections import deque
 from typing import NamedTuple
@@ -16,6 +17,9 @@ import httptools
 CONNECT_SECONDS = 15.0
 KEEP_ALIVE_SECONDS = 4.0
 """Idle connections are closed before uvicorn closes them, which is after five seconds."""
+
+SAME_SERVER_SECONDS = 1.0
+"""So shortly after a reply the server is the same: none ends and another begins meanwhile."""
 
 MOST_OF_AN_ERROR = 65_536
 """Bytes that are read of a reply with another status than 200."""
@@ -54,8 +58,13 @@ class Connections:
         if parts.scheme == "https":
             self._tls = ssl.create_default_context()
         self.opened = 0
-        """How many were opened so far."""
-        self._open: set[_Connection] = set()
+        """How many were opened so far that may lead to another server than those before: not those
+        in place of what was cancelled, as it is with every take-over while the draft writes ahead.
+        """
+        self.heard = -math.inf
+        """When a reply came, if no connection was lost since."""
+        self.open: set[_Connection] = set()
+        self._cancelled = 0
         self._idle: deque[_Connection] = deque()  # the one that was used last is last
         self._sweep: asyncio.TimerHandle | None = None
 
@@ -80,11 +89,13 @@ class Connections:
         timer = loop.call_at(until, connection.fail, TimeoutError())
         try:
             reply = await connection.exchange(request, most_bytes)
-        except BaseException:
+        except BaseException as error:
             connection.close()
+            self._cancelled += isinstance(error, asyncio.CancelledError)
             raise
         finally:
             timer.cancel()
+        self.heard = loop.time()
         if connection.is_reusable:
             self._put_back(connection, loop)
         else:
@@ -95,7 +106,7 @@ class Connections:
         """Close all; what is in flight fails."""
         if self._sweep:
             self._sweep.cancel()
-        for connection in list(self._open):
+        for connection in list(self.open):
             connection.close()
         await asyncio.sleep(0)  # in which the transports let go of their sockets
 
@@ -112,12 +123,15 @@ class Connections:
         # Without happy_eyeballs_delay, by which Python 3.11 loses sockets where it is cancelled.
         async with asyncio.timeout_at(min(until, loop.time() + CONNECT_SECONDS)):
             _, connection = await loop.create_connection(
-                lambda: _Connection(self._open),
+                lambda: _Connection(self),
                 self._host,
                 self._port or (443 if self._tls else 80),
                 ssl=self._tls,
             )
-        self.opened += 1
+        if self._cancelled and loop.time() - self.heard < SAME_SERVER_SECONDS:
+            self._cancelled -= 1
+        else:
+            self.opened += 1
         return connection
 
     def _put_back(self, connection: "_Connection", loop: asyncio.AbstractEventLoop) -> None:
@@ -139,7 +153,7 @@ class Connections:
 class _Connection(asyncio.Protocol):
     """One connection. Its methods without a word are called by asyncio and by httptools."""
 
-    def __init__(self, of: "set[_Connection]") -> None:
+    def __init__(self, of: Connections) -> None:
         self._all = of
         self.is_closed = False
         self.is_reusable = False
@@ -184,11 +198,13 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - for the type
         self._transport = transport
-        self._all.add(self)
+        self._all.open.add(self)
 
     def connection_lost(self, error: Exception | None) -> None:
+        if not self.is_closed:  # by the server
+            self._all.heard = -math.inf
         self.is_closed = True
-        self._all.discard(self)
+        self._all.open.discard(self)
         if not self._waiting or self._waiting.done():
             return
         if not self._status:

@@ -117,7 +117,7 @@ class HttpClient:
 
     @property
     def connections(self) -> int:
-        """How many were opened so far; a new one may lead to another server than those before."""
+        """How many were opened so far that may lead to another server than those before."""
         return self._connections.opened if self._connections else 0
 
     async def get(self, path: str, timeout_seconds: float | None = None) -> Json:
