@@ -30,8 +30,9 @@ import yaml
 
 from atts.config import Config, load_config
 from atts.engines.loading import server_urls
+from atts.types import Author
 
-AUTHORS = ("draft", "target")
+AUTHORS: tuple[Author, ...] = ("draft", "target")
 PORTS_APART = 10
 EMPTY_CACHE = {"sglang": "/flush_cache", "vllm": "/reset_prefix_cache"}
 GRACE_SECONDS = 30.0
@@ -78,7 +79,7 @@ def lane_settings(config_file: Path, number: int) -> list[str]:
     """Settings that move a pair's servers to the ports of a lane."""
     config = load_config(config_file)
     return [
-        f"{author}.server.port={getattr(config, author).server.port + PORTS_APART * number}"
+        f"{author}.server.port={config.options_of(author).server.port + PORTS_APART * number}"
         for author in AUTHORS
     ]
 
@@ -129,7 +130,7 @@ async def empty_caches(config: Config) -> None:
     """So that no run finds its predecessor's prefixes, or a cache that those have broken up."""
     async with aiohttp.ClientSession() as session:
         for author in AUTHORS:
-            model = getattr(config, author)
+            model = config.options_of(author)
             if model.engine in EMPTY_CACHE:
                 for url in server_urls(model):
                     async with session.post(url + EMPTY_CACHE[model.engine]) as reply:

@@ -48,7 +48,7 @@ async def _check(config: Config) -> list[Check]:
     checks = []
     with err().status("checking") as status:
         for author in authors_of(config):
-            options = config.draft if author == "draft" else config.target
+            options = config.options_of(author)
             async for check in check_model(author, options, config.prompt):
                 status.update(f"checked {safe_markup(f'{author}: {check.name}')}")
                 checks.append(check)

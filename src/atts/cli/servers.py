@@ -22,7 +22,6 @@ from atts.engines.servers.lifecycle import (
     FOLDER,
     answers,
     compile_deep_gemm,
-    model_options,
     warm_up,
 )
 from atts.engines.servers.placed import DEFAULT, path_of, read_placement
@@ -288,7 +287,7 @@ def warm(
         if missing or not wanted:
             start_servers(config, missing, directory)
         for author in wanted:
-            seconds = ending.run(warm_up(model_options(config, author), config.limits.chains))
+            seconds = ending.run(warm_up(config.options_of(author), config.limits.chains))
             say(f"{author}: warm after {seconds:.0f} s")
     finally:
         lifecycle.down(directory, missing)

@@ -74,9 +74,9 @@ def solve(
     line is the answer.
     """
     config = load_config(config_file, settings)
-    named = {"draft": draft, "target": target}
+    named: dict[Author, str | None] = {"draft": draft, "target": target}
     changes: dict[str, Any] = {
-        author: getattr(config, author).model_copy(update={"model": model})
+        author: config.options_of(author).model_copy(update={"model": model})
         for author, model in named.items()
         if model is not None
     }

@@ -113,7 +113,7 @@ class Crew:
         self._watching: asyncio.Task[None] | None = None
         self._failure: AttsError | None = None
         self._changed = asyncio.Event()
-        names = (getattr(config, author).api_key_env for author in authors)
+        names = (config.options_of(author).api_key_env for author in authors)
         self._environment = {
             name: os.environ[name] for name in names if name and name in os.environ
         }

@@ -8,7 +8,6 @@ from pathlib import Path
 from atts.cluster import servers
 from atts.config import Config
 from atts.engines.servers import lifecycle
-from atts.engines.servers.lifecycle import model_options
 from atts.engines.servers.placed import (
     forget_placement,
     read_placement,
@@ -60,7 +59,7 @@ def _left(config: Config, author: Author, folder: Path) -> tuple[str, ...]:
         return ()
     try:
         found = servers.status(folder, author)
-        if placement.settings == settings_of(model_options(config, author)) and all(
+        if placement.settings == settings_of(config.options_of(author)) and all(
             kept and kept.is_answering for _, kept in found
         ):
             return tuple(server.url for server, _ in found)

@@ -8,7 +8,6 @@ from pydantic import SecretStr
 
 from atts.config import Config, ModelOptions
 from atts.engines.loading import api_key
-from atts.engines.servers.lifecycle import model_options
 from atts.engines.servers.plan import MODULES, is_loopback
 from atts.errors import ConfigError
 from atts.types import Author
@@ -43,7 +42,7 @@ def plan_placements(
     """
     plans, faults = [], []
     for author in authors:
-        options = model_options(config, author)
+        options = config.options_of(author)
         server = options.server
         if options.engine not in MODULES:
             continue

@@ -74,7 +74,7 @@ def _on(node: Node, in_process: bool) -> list[Place]:
 
 def in_process(config: Config, authors: Iterable[Author]) -> bool:
     """Whether a worker has one of these models in itself."""
-    return any(getattr(config, author).engine in IN_THIS_PROCESS for author in authors)
+    return any(config.options_of(author).engine in IN_THIS_PROCESS for author in authors)
 
 
 def check_addresses(config: Config, authors: Iterable[Author], nodes: Iterable[Node]) -> None:
@@ -89,7 +89,7 @@ def check_addresses(config: Config, authors: Iterable[Author], nodes: Iterable[N
     from atts.engines.loading import server_urls
 
     for author in authors:
-        options = getattr(config, author)
+        options = config.options_of(author)
         if options.engine in IN_THIS_PROCESS:
             continue
         for url in server_urls(options):
@@ -118,6 +118,6 @@ def shared_out(config: Config, authors: Iterable[Author], workers: int) -> Confi
     changed = {
         f"{author}_requests": -(-getattr(limits, f"{author}_requests") // workers)
         for author in authors
-        if getattr(config, author).engine not in IN_THIS_PROCESS
+        if config.options_of(author).engine not in IN_THIS_PROCESS
     }
     return config.model_copy(update={"limits": limits.model_copy(update=changed)})

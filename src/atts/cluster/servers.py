@@ -19,7 +19,7 @@ from atts.cluster.connection import LOCAL, connected, knock
 from atts.cluster.placement_plan import PlacementPlan, plan_placements
 from atts.config import Config, ModelOptions
 from atts.engines.servers.keeper import Keeper, Kept
-from atts.engines.servers.lifecycle import AUTHORS, Progress, is_running, model_options
+from atts.engines.servers.lifecycle import AUTHORS, Progress, is_running
 from atts.engines.servers.placed import (
     PlacedServer,
     Placement,
@@ -90,7 +90,7 @@ async def up(
         placed: list[Placement] = []
         try:
             for plan in plans:
-                settings = settings_of(model_options(config, plan.author))
+                settings = settings_of(config.options_of(plan.author))
                 placed.append(_placement(plan, ray.get_runtime_context().gcs_address, settings))
                 write_placement(directory, placed[-1])
             began = time.monotonic()

@@ -34,6 +34,7 @@ from atts.config.options import (
     TurnsOptions,
 )
 from atts.errors import ConfigError
+from atts.types import Author
 
 _WHERE_IT_IS_SERVED: dict[str, Any] = {
     **dict.fromkeys(("urls", "api_key_env", "served_as", "timeout_seconds"), True),
@@ -159,6 +160,10 @@ class Config(Options):
             if isinstance(group, kind):
                 return group
         raise ConfigError(f"{kind.__name__} are the options of no method that is registered")
+
+    def options_of(self, author: Author) -> ModelOptions:
+        """Those of one of the two models."""
+        return self.draft if author == "draft" else self.target
 
     @property
     def overlaps(self) -> bool:

@@ -145,7 +145,7 @@ class OpenChain:
         self.tokens = 0
         """Tokens written that became part of the chain, each in its author's vocabulary."""
         self._doubted = 0  # up to here, no answer ends the chain
-        self._ends = united_ends(getattr(config, author).thought_ends for author in models)
+        self._ends = united_ends(config.options_of(author).thought_ends for author in models)
         first: Author = "draft" if "draft" in models else "target"
         self.begins_in_thought = models[first].tokenizer.is_in_thought(self.token_ids[first])
         """Whether the prompt has opened a thought."""
@@ -224,7 +224,7 @@ class OpenChain:
     ) -> Sampling:
         """How a model samples; ``stop`` are texts beside those of the configuration."""
         options = self.config.sampling
-        own = (self.config.draft if author == "draft" else self.config.target).sampling
+        own = self.config.options_of(author).sampling
         temperature = options.temperature if own.temperature is None else own.temperature
         top_p = options.top_p if own.top_p is None else own.top_p
         return Sampling(max_tokens, temperature, top_p, seed, options.stop + stop)

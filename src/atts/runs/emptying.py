@@ -8,7 +8,7 @@ from atts.config import Config
 from atts.engines.base import emptied
 from atts.engines.loading import remote_engines
 from atts.engines.replicas import Replicas
-from atts.engines.servers.lifecycle import model_options, started_here
+from atts.engines.servers.lifecycle import started_here
 from atts.engines.servers.placed import placed_at, placed_urls
 from atts.engines.servers.plan import MODULES
 from atts.errors import ServerError
@@ -40,7 +40,7 @@ async def empty_caches(
     """
     found: dict[Author, bool] = {}
     for author in authors:
-        options = model_options(config, author)
+        options = config.options_of(author)
         is_served = options.engine in MODULES
         if not config.limits.empty_caches and not (is_served and _is_ours(config, author, folders)):
             continue
@@ -58,7 +58,7 @@ async def empty_caches(
 
 
 def _is_ours(config: Config, author: Author, folders: Collection[Path]) -> bool:
-    options = model_options(config, author)
+    options = config.options_of(author)
     try:
         placed = not options.urls and bool(placed_urls(options))
         return placed or any(

@@ -199,7 +199,7 @@ class _Regrade:
         self._run = run
         self._old = run.grades
         authors = authors_of(run.config)
-        self._ends = united_ends(getattr(run.config, author).thought_ends for author in authors)
+        self._ends = united_ends(run.config.options_of(author).thought_ends for author in authors)
         # A run does not record its prompts, but its chains show whether those opened a thought.
         self._in_thought = begin_in_thought((chain.text for chain in run.chains), self._ends)
         self._problems = {problem.id: problem for problem in run.problems}

@@ -26,7 +26,6 @@ from atts.engines.servers.lifecycle import (
     answers,
     down,
     is_running,
-    model_options,
     up,
     warm_up,
 )
@@ -245,7 +244,7 @@ async def _run_pair(
     outcomes: list[EntryOutcome] = []
     try:
         reached = await servers.up(pair, config, authors, folder / FOLDER, say)
-        urls = {author: model_options(reached, author).urls for author in AUTHORS}
+        urls = {author: reached.options_of(author).urls for author in AUTHORS}
         async with opening(reached, authors) as models:
             for entry, setup in setups:
                 setup = replace(setup, config=with_urls(setup.config, urls))
@@ -267,8 +266,7 @@ def described(config: Config, authors: Sequence[Author]) -> list[Author]:
     return [
         author
         for author in authors
-        if not (options := model_options(config, author)).urls
-        and options.engine not in IN_THIS_PROCESS
+        if not (options := config.options_of(author)).urls and options.engine not in IN_THIS_PROCESS
     ]
 
 
@@ -276,7 +274,7 @@ async def warm(pair: str, config: Config, authors: Sequence[Author], say: Say) -
     """Have servers compile what a run needs, so that no entry pays for it before the others."""
     for author in authors:
         try:
-            seconds = await warm_up(model_options(config, author), config.limits.chains)
+            seconds = await warm_up(config.options_of(author), config.limits.chains)
             say(f"{pair}: the {author}'s servers are warm after {seconds:.0f} s")
         except AttsError as error:  # the entries try again, and say what fails
             say(f"{pair}: the {author}'s servers could not be warmed: {error}")
@@ -291,7 +289,7 @@ class ServersHere:
         """Start them; the configuration says already where they are."""
         ours: list[Author] = []
         for author in described(config, authors):
-            options = model_options(config, author)
+            options = config.options_of(author)
             url = server_urls(options)[0]
             if is_running(folder, author):
                 say(f"{pair}: the {author}'s server still runs, which this suite started before")

@@ -53,7 +53,7 @@ class Listener:
         beneath: Watcher | None,
     ) -> None:
         authors = list(chain.models)
-        ends = united_ends(getattr(chain.config, author).thought_ends for author in authors)
+        ends = united_ends(chain.config.options_of(author).thought_ends for author in authors)
         self._chain = chain
         self._hear = hear
         self._turn_done = turn_done

@@ -157,10 +157,10 @@ class Solver:
                     f"method={config.method} needs the {author}, which is not open here; take a "
                     f"method that does without, or open it"
                 )
-            if getattr(config, author).model != getattr(self.config, author).model:
+            if config.options_of(author).model != self.config.options_of(author).model:
                 raise ConfigError(
-                    f"{author}.model={getattr(config, author).model} is not open here, but "
-                    f"{getattr(self.config, author).model}"
+                    f"{author}.model={config.options_of(author).model} is not open here, but "
+                    f"{self.config.options_of(author).model}"
                 )
         return self._deciders.of(config)
 

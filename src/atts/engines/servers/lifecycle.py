@@ -76,7 +76,7 @@ async def up(
                 running.append(start(plan, directory))
         async with asyncio.TaskGroup() as waiting:
             for server in running:
-                options = model_options(config, server.record.author)
+                options = config.options_of(server.record.author)
                 waiting.create_task(_until_it_answers(options, server, progress))
     except BaseException as error:
         await asyncio.to_thread(down, directory, [server.record.author for server in running])
@@ -92,7 +92,7 @@ def _left_running(config: Config, authors: Collection[Author], directory: Path) 
     for author in authors:
         record = read_record(directory, author)
         if record and processes(record):
-            if record.settings == settings_of(model_options(config, author)):
+            if record.settings == settings_of(config.options_of(author)):
                 found.append(Running(record))
             else:
                 down(directory, [author])
@@ -134,11 +134,6 @@ def started_here(options: ModelOptions, author: Author, directory: Path) -> bool
     """
     record = read_record(directory, author)
     return record is not None and server_urls(options) == (record.url,) and bool(processes(record))
-
-
-def model_options(config: Config, author: Author) -> ModelOptions:
-    """The options of a model."""
-    return config.draft if author == "draft" else config.target
 
 
 async def answers(url: str, model: str, api_key_env: str | None = None) -> bool:

@@ -58,7 +58,7 @@ def plan_servers(config: Config, authors: Collection[Author]) -> list[ServerPlan
     """
     plans, faults, ports = [], [], []
     for author in authors:
-        options = config.draft if author == "draft" else config.target
+        options = config.options_of(author)
         if options.engine not in MODULES:  # it computes here, or others start its server
             continue
         if options.urls and options.urls != (local_url(options),):
