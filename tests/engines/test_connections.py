@@ -158,6 +158,20 @@ async def test_what_takes_the_place_of_a_cancelled_request_goes_to_the_same_serv
         assert pool.opened == (1 if seconds else 3)
 
 
+async def test_a_connection_takes_the_place_of_one_cancelled_request_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where it was counted, because the server had not been heard for long."""
+    async with served(OK, NO_REPLY, OK, OK) as (_, pool):
+        await ask(pool)
+        await cancelled(pool)
+        monkeypatch.setattr(connections, "SAME_SERVER_SECONDS", 0.0)
+        await ask(pool)
+        monkeypatch.setattr(connections, "SAME_SERVER_SECONDS", 20.0)
+        await pool.send(GET, 1_000, 20.0, fresh=True)
+        assert pool.opened == 3
+
+
 async def test_after_a_connection_was_lost_another_server_may_be_there() -> None:
     async with served(OK, NO_REPLY, OK, closes=True) as (server, pool):
         await ask(pool)

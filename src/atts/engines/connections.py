@@ -128,9 +128,9 @@ class Connections:
                 self._port or (443 if self._tls else 80),
                 ssl=self._tls,
             )
-        if self._cancelled and loop.time() - self.heard < SAME_SERVER_SECONDS:
-            self._cancelled -= 1
-        else:
+        replaces = self._cancelled > 0
+        self._cancelled -= replaces
+        if not replaces or loop.time() - self.heard >= SAME_SERVER_SECONDS:
             self.opened += 1
         return connection
 
@@ -154,7 +154,7 @@ class _Connection(asyncio.Protocol):
     """One connection. Its methods without a word are called by asyncio and by httptools."""
 
     def __init__(self, of: Connections) -> None:
-        self._all = of
+        self._of = of
         self.is_closed = False
         self.is_reusable = False
         self.idle_since = 0.0
@@ -198,13 +198,13 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - for the type
         self._transport = transport
-        self._all.open.add(self)
+        self._of.open.add(self)
 
     def connection_lost(self, error: Exception | None) -> None:
         if not self.is_closed:  # by the server
-            self._all.heard = -math.inf
+            self._of.heard = -math.inf
         self.is_closed = True
-        self._all.open.discard(self)
+        self._of.open.discard(self)
         if not self._waiting or self._waiting.done():
             return
         if not self._status:
