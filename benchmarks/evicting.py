@@ -2,11 +2,11 @@
 
     python benchmarks/evicting.py SITE [--chains 100 400 1600 6400] [--room 64]
 
-SITE is the folder that holds the package ``sglang`` (0.5.12); nothing of it is run but the cache,
-in whose place of kernels and metrics stands nothing. The cache holds finished chains, either as
-ATTS leaves them (short segments, of which some were cut and written anew) or in one piece each. A
-server makes room so before nearly every step once its cache is full. The many tuples of a call also
-set off the collection of garbage, which looks at the whole tree.
+SITE is the folder that holds the package ``sglang`` (0.5.12), of which the cache alone is run,
+without kernels and metrics. It holds finished chains, either as ATTS leaves them (short segments,
+of which some were cut and written anew) or in one piece each. A server makes room so before nearly
+every step once its cache is full. The many tuples of a call also set off the collection of garbage,
+which looks at the whole tree.
 """
 
 import argparse

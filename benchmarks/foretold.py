@@ -7,12 +7,11 @@ alone: lengths, take-overs and lines are known. Real servers are ``benchmarks/re
 """
 
 import argparse
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from atts.advice.model import Circle, Limits, Pace, Work, course, pace
+from atts.advice.model import Circle, Limits, Work, course_of, pace
 from atts.advice.prices import Prices
 from atts.advice.probe import LEVELS, Played, Texts, probe
 from atts.analysis.tokens import count_tokens
@@ -100,10 +99,6 @@ def prices_of(hardware: Hardware, config: Config, levels: tuple[int, ...], lengt
     return found.model_copy(update={"client_seconds": hardware.client_seconds})
 
 
-def seconds(found: Callable[[int], Pace], n: int) -> float:
-    return found(n).seconds
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("traces", type=Path)
@@ -163,8 +158,7 @@ def rows(name: str, workload: Workload, levels: list[int]) -> Iterator[Row]:
             tokens = count_tokens(each, chains)
             circle = Circle.of(tokens, each.overlaps)
             found = pace(prices, circle, Limits(n, n))
-            units = [found(n).units(Work.of(chain)) for chain in chains]
-            took = course(units, n, partial(seconds, found), found(n).fixed).seconds
+            took = course_of([Work.of(chain) for chain in chains], n, found).seconds
             error = took / outcome.wall_seconds - 1.0
             yield Row(n, method, outcome.wall_seconds, took, error, found(n).limited_by)
 

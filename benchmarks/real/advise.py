@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import atts
 from atts.advice.advice import ADVICE, Advice, Prediction
 from atts.advice.advising import advise_on_runs, foretold, read_advice
-from atts.advice.model import Circle, Course, Work, course, curve, pace
+from atts.advice.model import Circle, Course, Work, course_of, curve, pace
 from atts.advice.pilot import DRAFT, TARGET
 from atts.advice.prices import Prices
 from atts.analysis.comparison import NamedRun
@@ -140,15 +140,13 @@ async def measure(options: argparse.Namespace) -> None:
         for each in contenders
         if (each.label, level) not in done
     ]
-    counts: dict[int, int] = {}
+    counts: dict[int, int] = dict(zip(options.in_flight, options.chains or (), strict=False))
     for number, (level, each) in enumerate(todo):
         left = options.seconds - (time.monotonic() - began)
         if left <= 0.0:
             print("the time is up", flush=True)
             break
-        if options.chains:
-            counts[level] = options.chains[options.in_flight.index(level)]
-        elif level not in counts:  # the same chains for all contenders
+        if level not in counts:  # the same chains for all contenders
             counts[level] = affordable(advice, way, level, left * SHARE / (len(todo) - number))
         config = configured(each, options, level, counts[level])
         row = await run(config, each, level, options.out, left, advice.prices)
@@ -325,10 +323,7 @@ def modelled(run: RecordedRun, prices: Prices, in_flight: int) -> Course | None:
     circle = Circle.of(count_tokens(run.config, chains), run.config.overlaps)
     if circle and not all(any(chain.decisions) for chain in chains):
         return None
-    speed = curve(pace(prices, circle))
-    at = speed(min(in_flight, len(chains)))
-    units = [at.units(Work.of(chain)) for chain in chains]
-    return course(units, in_flight, lambda n: speed(n).seconds, at.fixed)
+    return course_of([Work.of(chain) for chain in chains], in_flight, curve(pace(prices, circle)))
 
 
 def append(path: Path, row: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from atts.advice.model import (
     Pace,
     Work,
     course,
+    course_of,
     curve,
     pace,
     relative_cost,
@@ -266,12 +267,8 @@ def _wall(found: Found) -> float | None:
 
 def _timed(found: Found, prices: Prices, asked: Asked) -> _Timed:
     speed = curve(pace(prices, found.circle, _limits(found), found.author))
-    works = found.in_order
-    pilot = min(found.config.limits.chains, len(works))
-    at_pilot = speed(pilot)
-    units = [at_pilot.units(work) for work in works]
-    expected = course(units, pilot, lambda n: speed(n).seconds, at_pilot.fixed).seconds
-    as_predicted = found.seconds / expected if expected > 0.0 else None
+    expected = course_of(found.in_order, found.config.limits.chains, speed).seconds
+    as_predicted = found.figures.summary.wall_seconds / expected if expected > 0.0 else None
     return _Timed(found, speed, as_predicted, _room(found, prices, asked.prompt))
 
 
@@ -322,8 +319,10 @@ def _prediction(
     tokens: list[float],
     rival: list[float],
 ) -> Prediction:
-    ratios = [theirs / ours for theirs, ours in zip(rival, seconds, strict=True)]
-    itself = Interval(estimate=1.0, low=1.0, high=1.0)
+    if seconds is rival:  # the target alone
+        speedup = Interval(estimate=1.0, low=1.0, high=1.0)
+    else:
+        speedup = _interval([theirs / ours for theirs, ours in zip(rival, seconds, strict=True)])
     full = timed.room is not None and timed.room < in_flight
     last = _interval(seconds)
     return Prediction(
@@ -331,7 +330,7 @@ def _prediction(
         chains=chains,
         seconds=last.model_copy(update={"high": max(last.high, _at_its_limit(timed))}),
         tokens_per_second=_interval(tokens),
-        speedup=itself if seconds is rival else _interval(ratios),
+        speedup=speedup,
         limited_by="the cache" if full else timed.pace(in_flight).limited_by,
     )
 

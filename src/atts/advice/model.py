@@ -286,6 +286,19 @@ def course(
     return Course(now + waves * fixed_seconds, spent / max(1, ended))
 
 
+def course_of(works: Sequence[Work], in_flight: int, speed: Callable[[int], Pace]) -> Course:
+    """How chains go whose work is known, in this order.
+
+    Args:
+        works: of each chain.
+        in_flight: most of them at a time.
+        speed: see ``pace``.
+    """
+    at = speed(min(in_flight, len(works)))
+    units = [at.units(work) for work in works]
+    return course(units, in_flight, lambda n: speed(n).seconds, at.fixed)
+
+
 def resampled(values: Sequence[Sequence[float]], chains: int, seed: int) -> list[float]:
     """So many chains like those of a pilot: of problems drawn with replacement, theirs.
 

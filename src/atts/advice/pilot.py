@@ -77,12 +77,6 @@ class Found(NamedTuple):
         every = sorted((one for some in self.chains for one in some), key=lambda one: one.started)
         return [Work.of(one) for one in every]
 
-    @property
-    def seconds(self) -> float:
-        """To the end of the last chain."""
-        every = [one for some in self.chains for one in some]
-        return max(one.done for one in every) - min(one.started for one in every)
-
 
 def usual_ways(config: Config) -> list[str]:
     """What is tried unless the user says otherwise: several rates, modes and lengths."""
